@@ -1,0 +1,178 @@
+"""Collecting: environments + who acts -> states and teacher answers in the replay.
+
+Two fixed halves of the environments: while one half's emulators run, the networks answer for the other half.
+Everything random comes from one generator, so the same seed gives the same data.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlkd.policy import Policy, Rule, decide, to_cpu
+from rlkd.policy.compute import Precision, autocast
+from rlkd.recipe import Environment, Source
+from rlkd.replay import Replay
+from rlkd.vector import Stepper, make_vec
+
+
+@dataclass(slots=True)
+class Seconds:
+    """Where a collecting thread's wall time went, in seconds."""
+
+    inference: float = 0.0
+    environment: float = 0.0
+    """Waiting for emulators that were not done yet."""
+    storing: float = 0.0
+
+
+@dataclass(slots=True)
+class _Half:
+    """One half of the environments, between two of its steps."""
+
+    stepper: Stepper
+    envs: np.ndarray
+    """Which rows of the replay it fills."""
+    observation: np.ndarray
+    first: np.ndarray
+    over: np.ndarray
+    """Rows whose observation is an episode's last one: nothing is decided or kept there."""
+    state: Tensor | None
+    in_flight: bool = False
+
+
+class Collector:
+    """Plays a teacher (and students) and fills a replay, round by round."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        teacher: Policy,
+        source: Source,
+        *,
+        seed: int,
+        precision: Precision = "auto",
+    ) -> None:
+        """Start the environments.
+
+        Args:
+            environment: where.
+            teacher: answers every state; acts by its own rule.
+            source: how many states, who acts, how much noise.
+            seed: of environments and actions.
+            precision: of the networks' answers; `auto` takes bfloat16 for pixels where the processor has it.
+        """
+        self.teacher, self.source, self.precision = teacher, source, precision
+        self.generator = np.random.default_rng(seed)
+        self.seconds = Seconds()
+        self.steps = 0
+        """Agent steps played so far, over all environments."""
+        half = source.num_envs // 2
+        self.halves = []
+        for k in range(2):
+            stepper = Stepper(make_vec(environment, half, seed + k * half))
+            self.halves.append(
+                _Half(
+                    stepper,
+                    np.arange(half) + k * half,
+                    stepper.reset(),
+                    np.ones(half, bool),
+                    np.zeros(half, bool),
+                    teacher.initial_state(half),
+                )
+            )
+
+    def collect(self, replay: Replay, round_number: int, students: Sequence[Policy]) -> None:
+        """Play one round: until the replay holds its share of the states.
+
+        Args:
+            replay: filled up to `states * (round_number + 1) / rounds`.
+            round_number: from 0.
+            students: environment i is played by student i modulo their number wherever the teacher does not act.
+        """
+        source = self.source
+        total = replay.capacity * replay.num_envs
+        target = total * (round_number + 1) // source.rounds
+        first, last = source.teacher_fraction
+        share = first + (last - first) * (round_number / max(source.rounds - 1, 1))
+        if share < 1 and not students:
+            raise ValueError("a teacher_fraction below 1 needs students to act")
+        while len(replay) < target:
+            for half in self.halves:
+                if half.in_flight:
+                    self._receive(half)
+                if len(replay) < target:
+                    self._act(half, replay, share, students)
+        for half in self.halves:
+            if half.in_flight:
+                self._receive(half)
+
+    def close(self) -> None:
+        """Release the environments."""
+        for half in self.halves:
+            half.stepper.close()
+
+    def _act(self, half: _Half, replay: Replay, share: float, students: Sequence[Policy]) -> None:
+        """Ask the teacher, keep state and answer, decide, and start the step."""
+        started = time.perf_counter()
+        with (
+            torch.inference_mode(),
+            autocast(self.teacher.device, self.precision, pixels=_pixels(self.teacher)),
+        ):
+            output = to_cpu(self.teacher(half.observation, half.state, half.first))
+        half.state = output.state
+        n, rule = len(half.observation), self.teacher.spec.rule
+        draws = self.generator.random((n, 4 + 2 * self.teacher.spec.actions))
+        action = decide(output, rule, draws[:, 2:])
+        if share < 1:
+            for k, student in enumerate(students):
+                rows = (draws[:, 0] >= share) & (half.envs % len(students) == k)
+                if rows.any():
+                    action[rows] = self._student_action(
+                        student, half.observation[rows], rule, draws[rows, 2:]
+                    )
+        action = self._with_noise(action, draws[:, 1], draws[:, -1])
+        answered = time.perf_counter()
+        keep = ~half.over
+        replay.append(
+            half.envs[keep], half.observation[keep], half.first[keep], output.flat[torch.from_numpy(keep)]
+        )
+        half.stepper.send(self.teacher.to_environment(action))
+        half.in_flight = True
+        self.steps += int(keep.sum())
+        self.seconds.inference += answered - started
+        self.seconds.storing += time.perf_counter() - answered
+
+    def _receive(self, half: _Half) -> None:
+        started = time.perf_counter()
+        step = half.stepper.receive()
+        half.observation, half.first = step.observation, step.first
+        half.over = step.ended & half.stepper.next_step
+        half.in_flight = False
+        self.seconds.environment += time.perf_counter() - started
+
+    def _student_action(
+        self, student: Policy, observation: np.ndarray, rule: Rule, uniforms: np.ndarray
+    ) -> np.ndarray:
+        with torch.inference_mode(), autocast(student.device, self.precision, pixels=_pixels(student)):
+            return decide(to_cpu(student(observation)), rule, uniforms)
+
+    def _with_noise(self, action: np.ndarray, chance: np.ndarray, draw: np.ndarray) -> np.ndarray:
+        """Replace an action by a uniformly random one with probability epsilon."""
+        noisy = chance < self.source.epsilon
+        if not noisy.any():
+            return action
+        spec = self.teacher.spec
+        if spec.discrete:
+            return np.where(noisy, (draw * spec.actions).astype(np.int64), action)
+        low, high = (np.array(bound, np.float32) for bound in (spec.action_low, spec.action_high))
+        random = self.generator.random(action.shape).astype(np.float32)
+        random = 2 * random - 1 if spec.kind == "squashed_gaussian" else low + random * (high - low)
+        return np.where(noisy[:, None], random, action)
+
+
+def _pixels(policy: Policy) -> bool:
+    return policy.spec.network.encoder == "conv"

@@ -1,0 +1,84 @@
+"""What a stopped distillation run needs to go on: all students' weights, optimisers and random streams, in one file.
+
+The replay is not kept: a teacher-driven one is collected again from the same seeds, bit by bit.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from rlkd import storage
+from rlkd.distill.student import Student
+from rlkd.errors import StorageError
+
+FILE = "students.checkpoint.safetensors"
+
+
+def save_students(run: Path, students: Sequence[Student], *, identity: str) -> None:
+    """Write the checkpoint of a run folder, whole or not at all."""
+    tensors: dict[str, torch.Tensor] = {}
+    records = []
+    for place, student in enumerate(students):
+        for name, tensor in student.network.state_dict().items():
+            tensors[f"{place}.network.{name}"] = tensor
+        for index, values in student.optimiser.state_dict()["state"].items():
+            tensors |= {f"{place}.optimiser.{index}.{name}": value for name, value in values.items()}
+        records.append(
+            {
+                "name": student.plan.name,
+                "steps": student.steps,
+                "losses": student.losses,
+                "seconds": student.seconds,
+                "generator": student.generator.bit_generator.state,
+            }
+        )
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    record = json.dumps({"identity": identity, "students": records})
+    storage.write_bytes(run / FILE, safetensors.torch.save(plain, metadata={"record": record}))
+
+
+def load_students(run: Path, students: Sequence[Student], *, identity: str) -> None:
+    """Put a stopped run's state into freshly made students; nothing happens where there is no checkpoint.
+
+    Raises:
+        StorageError: damaged, or of another run.
+    """
+    path = run / FILE
+    if not path.exists():
+        return
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as opened:
+            record = json.loads((opened.metadata() or {})["record"])
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a mapping
+        names = [entry["name"] for entry in record["students"]]
+        if record["identity"] != identity or names != [student.plan.name for student in students]:
+            raise StorageError(
+                f"{run} holds a run with another teacher, recipe, seed or students; name another --run, "
+                "or repeat its command to go on with it"
+            )
+        for place, (student, entry) in enumerate(zip(students, record["students"], strict=True)):
+            _restore(student, entry, {k: v for k, v in tensors.items() if k.startswith(f"{place}.")}, f"{place}.")
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
+        raise StorageError(f"{path}: damaged; delete it to start this run afresh") from None
+
+
+def _restore(student: Student, entry: dict[str, object], tensors: dict[str, torch.Tensor], prefix: str) -> None:
+    weights = f"{prefix}network."
+    student.network.load_state_dict(
+        {name.removeprefix(weights): tensor for name, tensor in tensors.items() if name.startswith(weights)}
+    )
+    states: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(f"{prefix}optimiser."):
+            index, _, key = name.removeprefix(f"{prefix}optimiser.").partition(".")
+            states.setdefault(int(index), {})[key] = tensor
+    groups = student.optimiser.state_dict()["param_groups"]
+    student.optimiser.load_state_dict({"state": states, "param_groups": groups})
+    student.steps = int(str(entry["steps"]))
+    student.seconds = float(str(entry["seconds"]))
+    student.losses = list(entry["losses"])  # type: ignore[call-overload]  # a list of numbers, from JSON
+    student.generator.bit_generator.state = entry["generator"]

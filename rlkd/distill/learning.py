@@ -1,0 +1,127 @@
+"""The rounds of a distillation run: collect round k + 1 while the students learn from rounds up to k.
+
+The lag is exactly one round, students and collector have random streams of their own, and rows of the replay are read
+only after their round is over: the result does not depend on which thread is faster.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from os import cpu_count
+from pathlib import Path
+
+import numpy as np
+
+from rlkd import metrics, storage
+from rlkd.collect import Collector
+from rlkd.distill.checkpoint import load_students, save_students
+from rlkd.distill.student import Student
+from rlkd.distill.terms import reported_temperature
+from rlkd.evaluate import agreement, mean_kl
+from rlkd.policy import Policy
+from rlkd.policy.compute import Precision
+from rlkd.recipe import Distill, Environment, recipe_hash
+from rlkd.replay import Replay
+
+CURVE_STATES = 512  # held-out states behind each point of a learning curve
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What stays the same during a run."""
+
+    teacher: Policy
+    """Who answers."""
+    environment: Environment
+    """Where."""
+    recipe: Distill
+    """How."""
+    seed: int
+    """Of everything random in collecting and learning."""
+    precision: Precision
+    """Of collecting and learning."""
+    probes: np.ndarray
+    """[S, ...]: states that the teacher visited in its evaluation; never trained on."""
+    run: Path
+    """The run's folder."""
+
+    @property
+    def identity(self) -> str:
+        """What a run folder must share with a run that goes on in it."""
+        parts = (recipe_hash(self.recipe), recipe_hash(self.environment), self.teacher.spec.hash, str(self.seed))
+        return storage.sha256(" ".join(parts).encode())
+
+
+def learn_rounds(
+    setting: Setting, replay: Replay, students: Sequence[Student], stop: metrics.StopSignal
+) -> tuple[int, dict[str, float]]:
+    """Fill the replay and train all students on it.
+
+    Returns:
+        Agent steps played, and busy seconds by role: the roles overlap, so they add up to more than the wall time.
+    """
+    recipe = setting.recipe
+    load_students(setting.run, students, identity=setting.identity)
+    resumed = students[0].steps
+    recorder = metrics.Recorder(setting.run, resume_step=resumed + 1 if resumed else 0)
+    collector = Collector(
+        setting.environment, setting.teacher, recipe.source, seed=setting.seed, precision=setting.precision
+    )
+    total = recipe.gradient_steps * len(students)
+    workers = max(1, cpu_count() or 1)
+    try:
+        with (
+            ThreadPoolExecutor(1) as collecting,
+            ThreadPoolExecutor(workers) as learning,
+            metrics.bar("collect and learn, gradient steps", total) as bar,
+        ):
+            rows = np.empty(0, np.int64)
+            for number in range(recipe.source.rounds + 1):
+                pending: list[Future[None]] = []
+                if number < recipe.source.rounds:
+                    acting = [student.snapshot() for student in students if student.plan.control == "none"]
+                    pending.append(collecting.submit(collector.collect, replay, number, acting))
+                goal = steps_after(number, recipe)
+                for student in students:
+                    pending.append(
+                        learning.submit(student.learn, replay, rows, goal, setting.precision, stop)
+                    )
+                while wait(pending, timeout=0.5).not_done:
+                    note = f"{len(replay):,} states" + (", stopping" if stop.asked else "")
+                    bar.update(sum(student.steps for student in students), note)
+                for future in pending:
+                    future.result()
+                rows = replay.rows()
+                if number and students[0].steps > resumed:
+                    recorder.write(students[0].steps, _curves(setting, students))
+                if stop.asked or (number and number < recipe.source.rounds):
+                    save_students(setting.run, students, identity=setting.identity)
+                stop.check(f"run {setting.run} is saved; the same command goes on")
+            save_students(setting.run, students, identity=setting.identity)
+    finally:
+        recorder.close()
+        collector.close()
+    busy = {
+        "collecting: inference": collector.seconds.inference,
+        "collecting: waiting for emulators": collector.seconds.environment,
+        "collecting: storing": collector.seconds.storing,
+    }
+    return collector.steps, busy | {f"learning: {s.plan.name}": s.seconds for s in students}
+
+
+def steps_after(rounds: int, recipe: Distill) -> int:
+    """Gradient steps that are due once `rounds` rounds of data are there: each round adds in proportion to its data."""
+    every = recipe.source.rounds
+    return recipe.gradient_steps * rounds * (rounds + 1) // (every * (every + 1))
+
+
+def _curves(setting: Setting, students: Sequence[Student]) -> dict[str, float]:
+    probes = setting.probes[:: max(1, len(setting.probes) // CURVE_STATES)]
+    temperature = reported_temperature(setting.recipe, setting.teacher.spec.kind)
+    values = {}
+    for student in students:
+        policy, name = student.snapshot(), student.plan.name
+        values[f"{name}/loss"] = student.losses[-1] if student.losses else float("nan")
+        values[f"{name}/kl"] = mean_kl(policy, setting.teacher, probes, teacher_temperature=temperature)
+        values[f"{name}/agreement"] = agreement(policy, setting.teacher, probes)
+    return values

@@ -1,0 +1,117 @@
+"""One student: its network, its optimiser, its own order of minibatches."""
+
+import time
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from rlkd.distill.terms import HARD_LABELS, student_kind, total_loss
+from rlkd.metrics import StopSignal
+from rlkd.policy import Policy, PolicyNetwork, PolicySpec
+from rlkd.policy.compute import Precision, autocast
+from rlkd.recipe import Distill, Network
+from rlkd.replay import Replay
+
+Control = Literal["none", "hard_labels", "shuffled_teacher"]
+MAX_GRADIENT_NORM = 10.0  # far above what a healthy run sees; stops a single bad batch
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a student is to be."""
+
+    name: str
+    """What tables and files call it."""
+    network: Network
+    """Its shape."""
+    control: Control = "none"
+    """`hard_labels` learns from the teacher's greedy actions alone, `shuffled_teacher` from answers to other states."""
+
+
+class Student:
+    """Learns from a replay, some gradient steps at a time."""
+
+    def __init__(self, plan: Plan, recipe: Distill, teacher: PolicySpec, *, seed: int, device: torch.device) -> None:
+        """Draw initial weights.
+
+        Args:
+            plan: what it is to be.
+            recipe: how it learns.
+            teacher: record of the teacher; rule, action meanings, normaliser and environment go on to the student.
+            seed: of weights and minibatches.
+            device: where it learns.
+        """
+        self.plan, self.recipe, self.teacher_kind = plan, recipe, teacher.kind
+        self.terms = HARD_LABELS if plan.control == "hard_labels" else recipe.terms
+        kind = student_kind(self.terms, teacher.kind)
+        network = PolicyNetwork(plan.network, teacher.observation_shape, kind, teacher.actions)
+        network.initialise(torch.Generator().manual_seed(seed), for_rl=False)
+        self.network = network.to(device, memory_format=torch.channels_last)
+        self.spec = replace(
+            teacher,
+            name=plan.name,
+            kind=kind,
+            network=plan.network,
+            precision="float32",
+            origin="rlkd distill",
+            parents=(teacher.hash,),
+        )
+        self.device = device
+        self.optimiser = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, foreach=True)
+        self.generator = np.random.default_rng(seed)
+        self.steps = 0
+        """Gradient steps taken."""
+        self.losses: list[float] = []
+        """Mean loss of each round, nats or squared units."""
+        self.seconds = 0.0
+
+    def learn(
+        self, replay: Replay, rows: np.ndarray, goal: int, precision: Precision, stop: StopSignal | None = None
+    ) -> None:
+        """Take gradient steps on minibatches drawn from some states of the replay.
+
+        Args:
+            replay: states and teacher answers.
+            rows: [S] addresses of the states to learn from.
+            goal: how many steps it is to have taken in all afterwards.
+            precision: `auto` takes bfloat16 for pixels where the processor has it.
+            stop: when set, learning ends at the next step.
+        """
+        started, before = time.perf_counter(), self.steps
+        normalise = self.spec.normaliser
+        # One fixed wrong answer for each state, the same after a resume.
+        shuffled = np.random.default_rng(len(rows)).permutation(len(rows))
+        total = torch.zeros((), device=self.device)
+        while self.steps < goal and not (stop and stop.asked):
+            done = self.steps / self.recipe.gradient_steps
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.recipe.learning_rate * (1 - 0.9 * done)
+            picks = self.generator.integers(len(rows), size=self.recipe.batch_size)
+            observation, answers = replay.read(rows[picks])
+            if self.plan.control == "shuffled_teacher":
+                answers = replay.read(rows[shuffled[picks]])[1]
+            if normalise is not None:
+                observation = torch.from_numpy(normalise(observation.numpy()))
+            with autocast(self.device, precision, pixels=self.network.pixels):
+                output = self.network(observation.to(self.device))
+            loss = total_loss(self.terms, self.teacher_kind, answers.to(self.device), output).mean()
+            self.optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+            nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM, foreach=True)
+            self.optimiser.step()
+            total += loss.detach()
+            self.steps += 1
+        if self.steps > before:
+            self.losses.append(float(total) / (self.steps - before))
+        self.seconds += time.perf_counter() - started
+
+    def snapshot(self) -> Policy:
+        """The student as it is now, with weights of its own, so that it can act while it learns."""
+        network = PolicyNetwork(
+            self.spec.network, self.spec.observation_shape, self.spec.kind, self.spec.actions
+        )
+        network.load_state_dict({name: tensor.cpu() for name, tensor in self.network.state_dict().items()})
+        return Policy(network, self.spec)

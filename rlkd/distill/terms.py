@@ -1,0 +1,84 @@
+"""The loss of a distillation recipe: a sum of terms, type-checked when the recipe meets its teacher.
+
+L(student) = sum_j coefficient_j * divergence_j(teacher's answer, student's answer), one value per sample.
+A divergence's name is looked up in `total_loss`; to add one, write it in `rlkd.losses`, add its branch here and its
+name to `Term.divergence`.
+"""
+
+import torch
+from torch import Tensor
+
+from rlkd.errors import MismatchError
+from rlkd.losses import cross_entropy, forward_kl, gaussian_kl, mse
+from rlkd.policy import Kind, Output, discrete_logits, unflatten
+from rlkd.recipe import Distill, Term
+
+TEMPERATURE: dict[Kind, float] = {"q": 0.01, "categorical": 1.0, "gaussian": 1.0, "squashed_gaussian": 1.0}
+"""Teacher temperature where a term sets none: 0.01 for Q-values (Rusu et al., arXiv:1511.06295), 1 for policies."""
+HARD_LABELS = (Term(divergence="cross_entropy"),)
+
+
+def teacher_temperature(term: Term, teacher: Kind) -> float:
+    """The term's own temperature, or the default of the teacher's kind."""
+    return TEMPERATURE[teacher] if term.teacher_temperature is None else term.teacher_temperature
+
+
+def reported_temperature(recipe: Distill, teacher: Kind) -> float:
+    """The temperature under which KL to the teacher is reported: that of the first KL term, else the default."""
+    kl = [term for term in recipe.terms if term.divergence == "forward_kl"]
+    return teacher_temperature(kl[0], teacher) if kl else TEMPERATURE[teacher]
+
+
+def student_kind(terms: tuple[Term, ...], teacher: Kind) -> Kind:
+    """What a student's outputs mean: Q-values where every term regresses Q-values, else the policy's parameters.
+
+    Raises:
+        MismatchError: a term cannot be taken of this kind of teacher; both parts are named.
+    """
+    for term in terms:
+        if term.divergence == "cross_entropy" and teacher not in ("q", "categorical"):
+            raise MismatchError(f"divergence 'cross_entropy' needs discrete actions, the teacher's are '{teacher}'")
+        tempered = teacher_temperature(term, teacher) != 1 or term.student_temperature != 1
+        if term.divergence == "forward_kl" and teacher not in ("q", "categorical") and tempered:
+            raise MismatchError(f"a temperature does not fit 'forward_kl' of a '{teacher}' teacher; leave it at 1")
+    if teacher == "q":
+        return "q" if all(term.divergence == "mse" for term in terms) else "categorical"
+    return teacher
+
+
+def total_loss(terms: tuple[Term, ...], teacher: Kind, answers: Tensor, student: Output) -> Tensor:
+    """[B]: the summed loss of each sample; the gradient flows to the student only.
+
+    Args:
+        terms: of a recipe that `student_kind` has accepted.
+        teacher: kind of the teacher's outputs.
+        answers: [B, P], the teacher's flat outputs from the replay.
+        student: its outputs for the same B observations.
+    """
+    params = {name: tensor.float() for name, tensor in student.params.items()}
+    target = unflatten(teacher, answers)
+    total = torch.zeros(len(answers), device=answers.device)
+    for term in terms:
+        total = total + term.coefficient * _divergence(term, teacher, target, student.kind, params)
+    return total
+
+
+def _divergence(
+    term: Term, teacher: Kind, target: dict[str, Tensor], kind: Kind, params: dict[str, Tensor]
+) -> Tensor:
+    if teacher in ("gaussian", "squashed_gaussian"):
+        if term.divergence == "mse":
+            return term.scale * mse(target["mean"], params["mean"], centre=False)
+        return term.scale * gaussian_kl(target["mean"], target["log_std"], params["mean"], params["log_std"])
+    wanted, own = discrete_logits(teacher, target), discrete_logits(kind, params)
+    if term.divergence == "cross_entropy":
+        return term.scale * cross_entropy(wanted, own / term.student_temperature)
+    if term.divergence == "mse":
+        return term.scale * mse(wanted, own, centre=kind != "q")
+    return forward_kl(
+        wanted,
+        own,
+        teacher_temperature=teacher_temperature(term, teacher),
+        student_temperature=term.student_temperature,
+        scale=term.scale,
+    )

@@ -1,0 +1,48 @@
+"""How alike two policies answer on given states."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlkd.evaluate.players import FIXED_BATCH, padded_answer
+from rlkd.losses import forward_kl, gaussian_kl
+from rlkd.policy import Policy, discrete_logits, unflatten
+
+
+def answers(policy: Policy, states: np.ndarray) -> Tensor:
+    """[S, P]: the policy's flat outputs in float32, in batches of one fixed size; recurrent policies start afresh."""
+    with torch.inference_mode():
+        return torch.cat(
+            [
+                padded_answer(policy, states[k : k + FIXED_BATCH], policy.initial_state(FIXED_BATCH)).flat
+                for k in range(0, len(states), FIXED_BATCH)
+            ]
+        )
+
+
+def agreement(policy: Policy, teacher: Policy, states: np.ndarray) -> float:
+    """Share of states where both have the same greedy action (discrete), or the mean actions' R^2 (continuous)."""
+    own, other = (unflatten(p.spec.kind, answers(p, states)) for p in (policy, teacher))
+    if teacher.spec.discrete:
+        same = discrete_logits(policy.spec.kind, own).argmax(-1) == discrete_logits(
+            teacher.spec.kind, other
+        ).argmax(-1)
+        return float(same.double().mean())
+    error = (own["mean"] - other["mean"]).square().mean()
+    return float(1 - error / other["mean"].var(0).mean())
+
+
+def mean_kl(policy: Policy, teacher: Policy, states: np.ndarray, *, teacher_temperature: float) -> float:
+    """Mean KL(teacher || policy) over states, nats; the teacher's temperature is the one that training used."""
+    own, other = (unflatten(p.spec.kind, answers(p, states)) for p in (policy, teacher))
+    if not teacher.spec.discrete:
+        kl = gaussian_kl(other["mean"], other["log_std"], own["mean"], own["log_std"])
+    else:
+        kl = forward_kl(
+            discrete_logits(teacher.spec.kind, other).double(),
+            discrete_logits(policy.spec.kind, own).double(),
+            teacher_temperature=teacher_temperature,
+            student_temperature=1.0,
+            scale=1.0,
+        )
+    return float(kl.mean())

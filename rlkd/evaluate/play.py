@@ -1,0 +1,147 @@
+"""Evaluation: policy + protocol -> raw scores of whole games, one seed and one random stream for each episode.
+
+Scores do not depend on how many environments play side by side: every episode starts from its own seed, draws from
+its own stream, and inference runs in float32 on batches of one fixed size.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlkd import metrics
+from rlkd.data import Evaluation
+from rlkd.errors import MismatchError
+from rlkd.evaluate.players import PolicyPlayer, RandomPlayer, Seat, Table
+from rlkd.policy import Policy, Rule
+from rlkd.policy.compute import one_thread_per_role
+from rlkd.policy.load import check_fits
+from rlkd.recipe import Environment
+from rlkd.vector import Stepper, make_vec
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """An evaluation and, if asked for, states that were visited in it."""
+
+    evaluation: Evaluation
+    """The scores."""
+    states: np.ndarray
+    """[S, ...]: observations drawn uniformly from each episode, in order of episodes; empty if none were asked for."""
+
+
+def evaluate(
+    policy: Policy,
+    environment: Environment | None = None,
+    *,
+    episodes: int | None = None,
+    rule: Rule | None = None,
+    num_envs: int = 16,
+    first_seed: int | None = None,
+    keep_states: int = 0,
+    title: str | None = None,
+) -> Played:
+    """Play whole episodes and count raw scores.
+
+    Args:
+        policy: who plays.
+        environment: where; None takes the policy's own.
+        episodes: how many; None takes the protocol's.
+        rule: how actions are picked; None takes the policy's own.
+        num_envs: environments side by side; changes the speed, not the scores.
+        first_seed: environment seed of the first episode; None takes the protocol's.
+        keep_states: how many visited states to return, spread evenly over episodes.
+        title: of the progress bar; None takes the policy's name.
+
+    Raises:
+        MismatchError: the policy does not fit the environment, or nobody said where it plays.
+    """
+    environment = environment_of(policy, environment)
+    rule = rule or policy.spec.rule
+    player = PolicyPlayer(policy, rule)
+    name = policy.spec.name
+    played = _play(
+        player, environment, episodes, num_envs, first_seed, keep_states, title or f"evaluate {name}"
+    )
+    spec = policy.spec
+    evaluation = dataclasses.replace(
+        played.evaluation,
+        policy=name,
+        rule=str(rule),
+        parameters=spec.parameters,
+        weight_bytes=spec.weight_bytes,
+        hash=spec.hash,
+    )
+    return Played(evaluation, played.states)
+
+
+def evaluate_random(
+    environment: Environment,
+    *,
+    episodes: int | None = None,
+    num_envs: int = 16,
+    first_seed: int | None = None,
+) -> Evaluation:
+    """Scores of uniformly random actions, on the same episodes."""
+    return _play(
+        RandomPlayer(environment), environment, episodes, num_envs, first_seed, 0, "random play"
+    ).evaluation
+
+
+def environment_of(policy: Policy, environment: Environment | None) -> Environment:
+    """Where a policy plays: the recipe given, if it fits, or the policy's own."""
+    if environment is None:
+        environment = policy.spec.environment
+        if environment is None:
+            raise MismatchError(f"{policy.spec.name} does not say where it plays; name it with --env")
+    check_fits(policy.spec, environment, where=policy.spec.name)
+    return environment
+
+
+def _play(
+    player: PolicyPlayer | RandomPlayer,
+    environment: Environment,
+    episodes: int | None,
+    num_envs: int,
+    first_seed: int | None,
+    keep_states: int,
+    title: str,
+) -> Played:
+    one_thread_per_role()
+    protocol = environment.protocol
+    count = episodes or protocol.episodes
+    start = protocol.first_seed if first_seed is None else first_seed
+    keep = -(-keep_states // count)
+    queue = (Seat(k, start + k, player.draws, keep) for k in range(count))
+    sizes = [size for size in (-(-min(num_envs, count) // 2), min(num_envs, count) // 2) if size]
+    tables = [Table(Stepper(make_vec(environment, size, start)), player) for size in sizes]
+    finished: list[Seat] = []
+    try:
+        with metrics.bar(title, count) as bar:
+            while len(finished) < count:
+                for table in tables:
+                    if table.in_flight:
+                        finished += table.receive()
+                        bar.update(
+                            len(finished), f"score {np.mean([s.score for s in finished] or [np.nan]):.1f}"
+                        )
+                    table.fill(queue)
+                    if any(seat is not None for seat in table.seats):
+                        table.send()
+    finally:
+        for table in tables:
+            if table.in_flight:
+                table.stepper.receive()
+            table.stepper.close()
+    finished.sort(key=lambda seat: seat.episode)
+    states = [state for seat in finished for state in seat.states][:keep_states]
+    evaluation = Evaluation(
+        policy="random",
+        environment=environment.id,
+        protocol=protocol.name,
+        rule="uniform",
+        scores=tuple(seat.score for seat in finished),
+        steps=tuple(seat.step for seat in finished),
+        seeds=tuple(seat.seed for seat in finished),
+    )
+    return Played(evaluation, np.stack(states) if states else np.empty(0))

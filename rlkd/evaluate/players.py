@@ -1,0 +1,164 @@
+"""Who plays in an evaluation, and where: players, seats with their own random streams, tables of environments."""
+
+from collections.abc import Iterator
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlkd.policy import Output, Policy, Rule, decide, to_cpu
+from rlkd.recipe import Environment
+from rlkd.vector import Stepper, make
+
+FIXED_BATCH = 8  # rows of every forward pass, padded if need be
+BLOCK = 512  # steps for which an episode's uniforms are drawn at once
+
+
+class PolicyPlayer:
+    """Actions of a policy for a few rows at a time."""
+
+    def __init__(self, policy: Policy, rule: Rule) -> None:
+        self.policy, self.rule = policy, rule
+        self.draws = max(2, 2 * policy.spec.actions)
+
+    def start(self, rows: int) -> Tensor | None:
+        return self.policy.initial_state(rows)
+
+    def act(
+        self, observation: np.ndarray, state: Tensor | None, uniforms: np.ndarray
+    ) -> tuple[np.ndarray, Tensor | None]:
+        actions, states = [], []
+        for k in range(0, len(observation), FIXED_BATCH):
+            part = slice(k, k + FIXED_BATCH)
+            output = padded_answer(self.policy, observation[part], None if state is None else state[part])
+            actions.append(decide(output, self.rule, uniforms[part]))
+            states.append(output.state)
+        following = None if state is None else torch.cat([s for s in states if s is not None])
+        return self.policy.to_environment(np.concatenate(actions)), following
+
+
+class RandomPlayer:
+    """Uniformly random actions."""
+
+    def __init__(self, environment: Environment) -> None:
+        env = make(environment)
+        space = env.action_space
+        env.close()
+        self.discrete = isinstance(space, gymnasium.spaces.Discrete)
+        self.space = space
+        self.draws = 1 if self.discrete else int(np.prod(space.shape or (1,)))
+
+    def start(self, rows: int) -> Tensor | None:
+        return None
+
+    def act(
+        self, observation: np.ndarray, state: Tensor | None, uniforms: np.ndarray
+    ) -> tuple[np.ndarray, Tensor | None]:
+        if isinstance(self.space, gymnasium.spaces.Discrete):
+            return (uniforms[:, 0] * int(self.space.n)).astype(np.int64), None
+        assert isinstance(self.space, gymnasium.spaces.Box)
+        low, high = self.space.low, self.space.high
+        return (low + uniforms * (high - low)).astype(np.float32), None
+
+
+class Seat:
+    """One environment's current episode: its random streams and its sample of visited states."""
+
+    def __init__(self, episode: int, seed: int, draws: int, keep: int) -> None:
+        self.episode, self.seed, self.width, self.keep = episode, seed, draws, keep
+        self.actions = np.random.default_rng([seed, 1])
+        self.picks = np.random.default_rng([seed, 2])
+        self.block = np.empty((0, draws))
+        self.step, self.score = 0, 0.0
+        self.states: list[np.ndarray] = []
+
+    def uniforms(self) -> np.ndarray:
+        """[U]: this step's uniforms of this episode."""
+        at = self.step % BLOCK
+        if at == 0:
+            self.block = self.actions.random((BLOCK, self.width))
+        return np.asarray(self.block[at])
+
+    def visit(self, observation: np.ndarray) -> None:
+        """Reservoir sampling: after the episode, each of its states was kept with the same chance."""
+        if len(self.states) < self.keep:
+            self.states.append(observation.copy())
+        elif self.keep and (place := int(self.picks.integers(self.step + 1))) < self.keep:
+            self.states[place] = observation.copy()
+
+
+class Table:
+    """One half of the environments and the episodes on its seats."""
+
+    def __init__(self, stepper: Stepper, player: PolicyPlayer | RandomPlayer) -> None:
+        self.stepper, self.player = stepper, player
+        self.seats: list[Seat | None] = [None] * stepper.num_envs
+        self.observation = np.empty(0)
+        self.state = player.start(stepper.num_envs)
+        self.in_flight = False
+
+    def fill(self, queue: Iterator[Seat]) -> None:
+        """Start waiting episodes on empty seats."""
+        fresh = np.zeros(len(self.seats), bool)
+        seeds = []
+        for row, seat in enumerate(self.seats):
+            if seat is None and (new := next(queue, None)) is not None:
+                self.seats[row], fresh[row] = new, True
+                seeds.append(new.seed)
+        if fresh.any():
+            self.observation = self._reset(fresh, np.array(seeds, np.int64))
+            if self.state is not None:
+                self.state = self.state * torch.from_numpy(~fresh)[:, None]
+
+    def _reset(self, fresh: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+        if self.observation.size == 0 and not fresh.all():
+            # A first reset must be of all rows; seats without an episode idle from here on.
+            padded = np.zeros(len(fresh), np.int64)
+            padded[fresh] = seeds
+            return self.stepper.reset(padded)
+        return self.stepper.reset_rows(fresh, seeds)
+
+    def send(self) -> None:
+        """Decide for every row and start the step."""
+        idle = np.zeros(self.player.draws)
+        uniforms = np.stack([idle if seat is None else seat.uniforms() for seat in self.seats])
+        for seat, observation in zip(self.seats, self.observation, strict=True):
+            if seat is not None:
+                seat.visit(observation)
+        action, self.state = self.player.act(self.observation, self.state, uniforms)
+        self.stepper.send(action)
+        self.in_flight = True
+
+    def receive(self) -> list[Seat]:
+        """Wait for the step; returns the episodes that ended."""
+        step = self.stepper.receive()
+        self.in_flight = False
+        self.observation = step.observation
+        done = []
+        for row, seat in enumerate(self.seats):
+            if seat is not None:
+                seat.score += float(step.reward[row])
+                seat.step += 1
+                if step.ended[row]:
+                    done.append(seat)
+                    self.seats[row] = None
+        self.stepper.finished.clear()
+        return done
+
+
+def padded_answer(policy: Policy, observation: np.ndarray, state: Tensor | None) -> Output:
+    """The answer to at most FIXED_BATCH rows, computed on exactly FIXED_BATCH rows."""
+    rows = len(observation)
+    missing = FIXED_BATCH - rows
+    if missing:
+        observation = np.concatenate(
+            [observation, np.zeros((missing, *observation.shape[1:]), observation.dtype)]
+        )
+        if state is not None:
+            state = torch.cat([state[:rows], state.new_zeros(missing, state.shape[1])])
+    with torch.inference_mode():
+        output = to_cpu(policy(observation, state))
+    params = {name: tensor[:rows] for name, tensor in output.params.items()}
+    following = None if output.state is None else output.state[:rows]
+    return Output(output.kind, params, None, None, following)

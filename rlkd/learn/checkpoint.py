@@ -1,0 +1,85 @@
+"""What a training run needs to go on: weights, optimiser and counters, in one safetensors file written whole."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from rlkd import storage
+from rlkd.errors import StorageError
+from rlkd.policy import PolicyNetwork
+from rlkd.recipe import build, to_table
+
+FILE = "checkpoint.safetensors"
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """How far a run is. The only mutable record: the training loop owns it."""
+
+    recipe_hash: str
+    """Of environment and agent; a run folder belongs to one."""
+    seed: int
+    """Of the run."""
+    steps: int = 0
+    """Agent steps that were learnt from or skipped as resets, over all environments."""
+    rollouts: int = 0
+    """Rollouts learnt from."""
+    seconds: float = 0.0
+    """Wall time spent so far, over all attempts."""
+    scores: tuple[float, ...] = ()
+    """Raw scores of the last 100 finished episodes."""
+
+
+def save_checkpoint(
+    run: Path, network: PolicyNetwork, optimiser: torch.optim.Optimizer, progress: Progress
+) -> None:
+    """Write the checkpoint of a run folder, whole or not at all."""
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    state = optimiser.state_dict()["state"]
+    for index, values in state.items():
+        tensors |= {f"optimiser.{index}.{name}": value for name, value in values.items()}
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    content = safetensors.torch.save(plain, metadata={"progress": json.dumps(to_table(progress))})
+    storage.write_bytes(run / FILE, content)
+
+
+def load_checkpoint(
+    run: Path, network: PolicyNetwork, optimiser: torch.optim.Optimizer, *, recipe_hash: str, seed: int
+) -> Progress:
+    """Fill network and optimiser from the run's checkpoint and return its progress; fresh where there is none.
+
+    Raises:
+        StorageError: damaged, or of a run with another recipe or seed.
+    """
+    path = run / FILE
+    if not path.exists():
+        return Progress(recipe_hash=recipe_hash, seed=seed)
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as opened:
+            record = json.loads((opened.metadata() or {})["progress"])
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a mapping
+        progress = build(Progress, record, where=str(path))
+        network.load_state_dict(_below(tensors, "network."))
+    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError):
+        raise StorageError(f"{path}: damaged; delete it to start this run afresh") from None
+    if (progress.recipe_hash, progress.seed) != (recipe_hash, seed):
+        raise StorageError(
+            f"{run} holds a run with another recipe or seed ({progress.seed}); "
+            "name another --run, or repeat its command to go on with it"
+        )
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _below(tensors, "optimiser.").items():
+        index, _, key = name.partition(".")
+        states.setdefault(int(index), {})[key] = tensor
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": states, "param_groups": groups})
+    return progress
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

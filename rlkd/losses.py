@@ -1,0 +1,179 @@
+"""Losses, returns and advantages.
+
+Every function is pure: tensors in, tensors out, no module, no state, no logging. Losses return one value per sample;
+averaging and weighting belong to the caller, so no loss can hide its reduction.
+
+Shapes: B batch, A discrete actions, D action dimensions, T time, N environments.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def forward_kl(
+    teacher: Tensor, student: Tensor, *, teacher_temperature: float, student_temperature: float, scale: float
+) -> Tensor:
+    """KL divergence from the tempered teacher policy to the tempered student policy.
+
+    `scale * sum_a p(a) (log p(a) - log q(a))` with `p = softmax(teacher / teacher_temperature)` and
+    `q = softmax(student / student_temperature)`. Policy Distillation is (0.01, 1, 1) on Q-values, Hinton (T, T, T^2).
+
+    Args:
+        teacher: [B, A] logits or Q-values, treated as constant.
+        student: [B, A] logits or Q-values.
+        teacher_temperature: above 0; below 1 sharpens.
+        student_temperature: above 0.
+        scale: multiplies the result.
+
+    Returns:
+        [B], nats times scale. The gradient flows to `student` only.
+
+    Source:
+        Rusu et al., arXiv:1511.06295; Hinton et al., arXiv:1503.02531.
+    """
+    _check_pair(teacher, student)
+    for value in (teacher_temperature, student_temperature):
+        if not value > 0:
+            raise ValueError(f"temperatures must be above 0, got {value}")
+    log_p = F.log_softmax(teacher.detach() / teacher_temperature, dim=-1)
+    log_q = F.log_softmax(student / student_temperature, dim=-1)
+    return scale * (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+
+
+def cross_entropy(teacher: Tensor, student: Tensor) -> Tensor:
+    """Negative log-likelihood, under the student, of the teacher's greedy action (label H1).
+
+    Args:
+        teacher: [B, A] logits or Q-values; only the highest one of each row matters.
+        student: [B, A] logits.
+
+    Returns:
+        [B], nats. The gradient flows to `student` only.
+
+    Source:
+        The NLL loss of Rusu et al., arXiv:1511.06295.
+    """
+    _check_pair(teacher, student)
+    return F.cross_entropy(student, teacher.argmax(dim=-1), reduction="none")
+
+
+def mse(teacher: Tensor, student: Tensor, *, centre: bool) -> Tensor:
+    """Squared error between the two outputs, averaged over actions.
+
+    Args:
+        teacher: [B, A] logits, Q-values or action means, treated as constant.
+        student: [B, A], the same.
+        centre: subtract each row's mean first. Logits mean the same after a shift, Q-values do not.
+
+    Returns:
+        [B], in squared units of the outputs. The gradient flows to `student` only.
+
+    Source:
+        The MSE loss of Rusu et al., arXiv:1511.06295.
+    """
+    _check_pair(teacher, student)
+    teacher = teacher.detach()
+    if centre:
+        teacher = teacher - teacher.mean(dim=-1, keepdim=True)
+        student = student - student.mean(dim=-1, keepdim=True)
+    return (student - teacher).square().mean(dim=-1)
+
+
+def gaussian_kl(teacher_mean: Tensor, teacher_log_std: Tensor, student_mean: Tensor, student_log_std: Tensor) -> Tensor:
+    """KL divergence from one diagonal Gaussian policy to another, in closed form.
+
+    Also the divergence of two tanh-squashed Gaussians: an invertible map of both changes no KL.
+
+    Args:
+        teacher_mean, teacher_log_std: [B, D], treated as constant.
+        student_mean, student_log_std: [B, D].
+
+    Returns:
+        [B], nats, summed over D.
+    """
+    _check_pair(teacher_mean, student_mean)
+    teacher_mean, teacher_log_std = teacher_mean.detach(), teacher_log_std.detach()
+    ratio = (2 * (teacher_log_std - student_log_std)).exp()
+    distance = (teacher_mean - student_mean).square() * (-2 * student_log_std).exp()
+    return 0.5 * (ratio + distance - 1 - 2 * (teacher_log_std - student_log_std)).sum(dim=-1)
+
+
+def generalised_advantages(
+    reward: Tensor, value: Tensor, terminated: Tensor, valid: Tensor, *, discount: float, gae_lambda: float
+) -> Tensor:
+    """Advantages by exponentially weighted temporal differences, over next-step resets.
+
+    Row t of an episode's last step bootstraps from `value[t + 1]`, the value of the episode's last observation, unless
+    it terminated. The step after it only resets: it is not valid, has no advantage, and stops the sum, so that nothing
+    leaks from one episode into the one before.
+
+    Args:
+        reward: [T, N].
+        value: [T + 1, N], of the observation before each step and after the last one.
+        terminated: [T, N] bool.
+        valid: [T, N] bool, False for reset steps.
+        discount: per step, in [0, 1].
+        gae_lambda: in [0, 1].
+
+    Returns:
+        [T, N], 0 where not valid. No gradient.
+
+    Source:
+        Schulman et al., arXiv:1506.02438.
+    """
+    running = (~terminated).to(value.dtype)
+    played = valid.to(value.dtype)
+    delta = reward + discount * running * value[1:] - value[:-1]
+    advantage = torch.zeros_like(reward)
+    following = torch.zeros_like(reward[0])
+    for t in range(len(reward) - 1, -1, -1):
+        following = (delta[t] + discount * gae_lambda * running[t] * following) * played[t]
+        advantage[t] = following
+    return advantage.detach()
+
+
+def ppo_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, *, clip: float) -> Tensor:
+    """Clipped surrogate loss, to be minimised.
+
+    Args:
+        log_prob: [B], of the taken action under the learner.
+        old_log_prob: [B], under the policy that acted.
+        advantage: [B].
+        clip: half width of the trust interval of the ratio.
+
+    Returns:
+        [B].
+
+    Source:
+        Schulman et al., arXiv:1707.06347, equation 7.
+    """
+    ratio = (log_prob - old_log_prob).exp()
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+
+
+def categorical_entropy(logits: Tensor) -> Tensor:
+    """[B]: entropy of softmax(logits [B, A]), nats."""
+    log_p = F.log_softmax(logits, dim=-1)
+    return -(log_p.exp() * log_p).sum(dim=-1)
+
+
+def gaussian_log_prob(mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:
+    """[B]: log density of `action` [B, D] under a diagonal Gaussian, nats."""
+    z = (action - mean) * (-log_std).exp()
+    return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(dim=-1)
+
+
+def gaussian_entropy(log_std: Tensor) -> Tensor:
+    """[B]: entropy of a diagonal Gaussian with log_std [B, D], nats."""
+    return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(dim=-1)
+
+
+def _check_pair(teacher: Tensor, student: Tensor) -> None:
+    if teacher.ndim != 2 or teacher.shape != student.shape:
+        raise ValueError(
+            "teacher and student must both be [batch, actions], "
+            f"got {list(teacher.shape)} and {list(student.shape)}"
+        )

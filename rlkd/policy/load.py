@@ -1,0 +1,94 @@
+"""Any policy file to a `Policy`: ours, shipped by name, or a Stable-Baselines3 zip."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from rlkd.errors import MismatchError, PolicyFileError
+from rlkd.policy import file
+from rlkd.policy.policy import Policy
+from rlkd.policy.spec import PolicySpec
+from rlkd.recipe import Environment, shipped
+from rlkd.recipe.read import suggest
+from rlkd.vector import action_meanings, as_recipe, spaces
+
+
+def load(path: str | Path, device: str = "cpu", *, env: str | Environment | None = None) -> Policy:
+    """The policy in a file. Nothing in the file is executed.
+
+    Args:
+        path: an rlkd .safetensors file, `policy:NAME` for a shipped one, or a Stable-Baselines3 .zip.
+        device: where its network runs.
+        env: the environment it plays in, for files that do not say.
+
+    Raises:
+        PolicyFileError: missing, damaged, or of a kind that is not read.
+        UnsafeFileError: a file that wants more than numbers decoded.
+        MismatchError: the policy does not fit `env`.
+    """
+    text = str(path)
+    if text.startswith("policy:"):
+        path = _shipped(text.removeprefix("policy:"))
+    path = Path(path)
+    if path.suffix == ".zip":
+        from rlkd.policy.sb3 import read_zip
+
+        policy = read_zip(path, device=device)
+    elif path.suffix == ".safetensors":
+        spec, weights = file.read(path)
+        network = file.build_network(spec)
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError:
+            raise PolicyFileError(f"{path}: its weights do not fit its network; the file is damaged") from None
+        policy = Policy(network, spec, device=device)
+    else:
+        raise PolicyFileError(f"{path}: not a policy; rlkd reads .safetensors files and Stable-Baselines3 .zip files")
+    return policy if env is None else attach(policy, as_recipe(env), where=text)
+
+
+def from_sb3(model: Any, *, env: str | Environment | None = None) -> Policy:
+    """The policy of a live Stable-Baselines3 model (ppo, a2c or dqn with CnnPolicy or MlpPolicy); weights are copied."""
+    from rlkd.policy.sb3 import from_model
+
+    policy = from_model(model)
+    return policy if env is None else attach(policy, as_recipe(env), where=type(model).__name__)
+
+
+def attach(policy: Policy, recipe: Environment, *, where: str) -> Policy:
+    """The policy with `recipe` as its environment.
+
+    Raises:
+        MismatchError: observations, actions or the game differ.
+    """
+    check_fits(policy.spec, recipe, where=where)
+    meanings = action_meanings(recipe)
+    spec = dataclasses.replace(policy.spec, environment=recipe, action_meanings=meanings)
+    return Policy(policy.network, spec, device=str(policy.device))
+
+
+def check_fits(spec: PolicySpec, recipe: Environment, *, where: str) -> None:
+    """Raise MismatchError unless a policy of `spec` can play in `recipe`."""
+    own = spec.environment
+    if own is not None and (own.source, own.id) != (recipe.source, recipe.id):
+        raise MismatchError(f"{where} was made for {own.id}, not for {recipe.id}; pass the environment it knows")
+    shape, discrete, actions = spaces(recipe)
+    if shape != spec.observation_shape:
+        raise MismatchError(
+            f"{where} reads observations of shape {list(spec.observation_shape)}, {recipe.id} gives {list(shape)}"
+        )
+    if discrete != spec.discrete or actions != spec.actions:
+        kinds = {True: "discrete actions", False: "action dimensions"}
+        raise MismatchError(
+            f"{where} has {spec.actions} {kinds[spec.discrete]}, {recipe.id} takes {actions} {kinds[discrete]}"
+        )
+    meanings = action_meanings(recipe)
+    if spec.action_meanings and meanings and spec.action_meanings != meanings:
+        raise MismatchError(f"{where} numbers its actions {list(spec.action_meanings)}, {recipe.id} {list(meanings)}")
+
+
+def _shipped(name: str) -> Path:
+    known = {entry.name: entry.path for entry in shipped("policies")}
+    if name not in known:
+        raise PolicyFileError(f"no shipped policy '{name}'{suggest(name, known)}")
+    return known[name]

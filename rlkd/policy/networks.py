@@ -1,0 +1,139 @@
+"""Networks: one definition for teacher and student, built from a `Network` recipe.
+
+observation -> scale -> encoder -> hidden layers -> optional recurrent core -> one linear head (and a critic).
+The four networks of Policy Distillation (Rusu et al., arXiv:1511.06295) are `conv` with 1,693,362, 427,874,
+113,346 and 61,954 parameters at 18 actions.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rlkd.errors import MismatchError
+from rlkd.policy.output import PARAMS, Kind, Output
+from rlkd.recipe import Network
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+
+
+class PolicyNetwork(nn.Module):
+    """[B, *observation] -> `Output`.
+
+    uint8 pixels [B, C, H, W] are scaled to [0, 1]; vectors [B, D] pass as they are (whiten them before).
+    """
+
+    def __init__(self, recipe: Network, observation_shape: Sequence[int], kind: Kind, actions: int) -> None:
+        super().__init__()
+        self.kind: Kind = kind
+        self.actions = actions
+        self.pixels = recipe.encoder == "conv"
+        shape = tuple(observation_shape)
+        if self.pixels != (len(shape) == 3):
+            raise MismatchError(f"encoder '{recipe.encoder}' cannot read observations of shape {list(shape)}")
+        self.encoder, width = _encoder(recipe, shape)
+        self.core = nn.GRUCell(width, recipe.core_width) if recipe.core == "gru" else None
+        width = recipe.core_width if self.core is not None else width
+        state_independent = kind == "gaussian"  # as in PPO implementations: one log_std per action dimension
+        outputs = actions if state_independent else actions * len(PARAMS[kind])
+        self.head = nn.Linear(width, outputs)
+        self.log_std = nn.Parameter(torch.zeros(actions)) if state_independent else None
+        self.critic_encoder: nn.Module | None = None
+        self.critic: nn.Linear | None = None
+        if recipe.value == "shared":
+            self.critic = nn.Linear(width, 1)
+        elif recipe.value == "separate":
+            self.critic_encoder, critic_width = _encoder(recipe, shape)
+            self.critic = nn.Linear(critic_width, 1)
+
+    def forward(self, observation: Tensor, state: Tensor | None = None) -> Output:
+        """The answer to one batch.
+
+        Args:
+            observation: [B, *observation_shape], uint8 for pixels, float32 for vectors.
+            state: [B, W] recurrent state, zeros at the start of an episode; None for feed-forward networks.
+        """
+        x = observation
+        if self.pixels:
+            dtype = self.head.weight.dtype
+            if torch.is_autocast_enabled(x.device.type):
+                dtype = torch.get_autocast_dtype(x.device.type)
+            # Dividing, not multiplying by 1/255: the same bits as Stable-Baselines3.
+            x = x.to(dtype).div_(255.0).contiguous(memory_format=torch.channels_last)
+        features = self.encoder(x)
+        if self.core is not None:
+            features = state = self.core(features, state)
+        raw = self.head(features)
+        if self.log_std is not None:
+            params = {"mean": raw, "log_std": self.log_std.expand_as(raw)}
+        else:
+            names = PARAMS[self.kind]
+            params = dict(zip(names, raw.chunk(len(names), dim=-1), strict=True))
+        value = None
+        if self.critic is not None:
+            seen = features if self.critic_encoder is None else self.critic_encoder(x)
+            value = self.critic(seen).squeeze(-1)
+        return Output(self.kind, params, value, features, state)
+
+    def initialise(self, generator: torch.Generator, *, for_rl: bool) -> None:
+        """Draw all weights from `generator`.
+
+        Orthogonal with gain sqrt(2) and zero biases; for policy-gradient learning the head starts at gain 0.01,
+        so that the first policy is uniform, and the critic at gain 1 (Huang et al. 2022, 37 details of PPO).
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.orthogonal_(module.weight, math.sqrt(2), generator=generator)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # our layers all have one
+            elif isinstance(module, nn.GRUCell):
+                for weight in (module.weight_ih, module.weight_hh):
+                    nn.init.orthogonal_(weight, generator=generator)
+                nn.init.zeros_(module.bias_ih)
+                nn.init.zeros_(module.bias_hh)
+        nn.init.orthogonal_(self.head.weight, 0.01 if for_rl else 1.0, generator=generator)
+        if self.critic is not None:
+            nn.init.orthogonal_(self.critic.weight, 1.0, generator=generator)
+
+
+def acting_parameters(network: PolicyNetwork) -> int:
+    """Numbers on the path from observation to action; critics do not count."""
+    return sum(p.numel() for name, p in network.named_parameters() if not name.startswith("critic"))
+
+
+def acting_flops(network: PolicyNetwork, observation_shape: Sequence[int]) -> int:
+    """Floating-point operations of one decision, a multiply-add counted as two, biases and activations left out."""
+    flops = 0
+    shape = tuple(observation_shape)
+    for module in network.encoder:
+        if isinstance(module, nn.Conv2d):
+            kernel, stride = int(module.kernel_size[0]), int(module.stride[0])
+            height, width = ((size - kernel) // stride + 1 for size in shape[1:])
+            shape = (module.out_channels, height, width)
+            flops += 2 * height * width * module.weight.numel()
+        elif isinstance(module, nn.Linear):
+            flops += 2 * module.weight.numel()
+    if network.core is not None:
+        flops += 2 * (network.core.weight_ih.numel() + network.core.weight_hh.numel())
+    return flops + 2 * network.head.weight.numel()
+
+
+def _encoder(recipe: Network, shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
+    """Convolutions and hidden layers, and the width of what comes out."""
+    layers: list[nn.Module] = []
+    activation = ACTIVATIONS[recipe.activation]
+    if recipe.encoder == "conv":
+        channels, height, width = shape
+        for out, kernel, stride in zip(recipe.channels, recipe.kernels, recipe.strides, strict=True):
+            layers += [nn.Conv2d(channels, out, kernel, stride), activation()]
+            channels, height, width = out, (height - kernel) // stride + 1, (width - kernel) // stride + 1
+            if min(height, width) < 1:
+                raise MismatchError(f"observations of shape {list(shape)} are too small for these convolutions")
+        layers.append(nn.Flatten())
+        size = channels * height * width
+    else:
+        size = shape[0]
+    for hidden in recipe.hidden:
+        layers += [nn.Linear(size, hidden), activation()]
+        size = hidden
+    return nn.Sequential(*layers), size

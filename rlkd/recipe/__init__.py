@@ -1,0 +1,40 @@
+"""Recipes: TOML files under `agents/` and `envs/` as frozen, checked, hashable values."""
+
+from rlkd.recipe.environment import Emulator, Environment, Protocol, View
+from rlkd.recipe.find import Shipped, data_root, dump, load, load_any, resolve, shipped
+from rlkd.recipe.kinds import (
+    Distill,
+    Generations,
+    Network,
+    Ppo,
+    Recipe,
+    Sb3,
+    Source,
+    Term,
+)
+from rlkd.recipe.read import build, recipe_hash, to_table
+
+__all__ = [
+    "Distill",
+    "Emulator",
+    "Environment",
+    "Generations",
+    "Network",
+    "Ppo",
+    "Protocol",
+    "Recipe",
+    "Sb3",
+    "Shipped",
+    "Source",
+    "Term",
+    "View",
+    "build",
+    "data_root",
+    "dump",
+    "load",
+    "load_any",
+    "recipe_hash",
+    "resolve",
+    "shipped",
+    "to_table",
+]

@@ -1,0 +1,114 @@
+"""The environment recipe: all that changes the picture or the score. Under each field stands its meaning."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rlkd.recipe.read import require
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Emulator:
+    """How an Atari game is played, apart from its picture. Absent for environments that are not Atari."""
+
+    action_set: Literal["minimal", "full"]
+    """The game's own actions, or all 18."""
+    frame_skip: int
+    """Emulator frames per agent step; the action is repeated."""
+    sticky_probability: float
+    """Chance that a frame repeats the previous action. Machado et al., arXiv:1709.06009: 0.25."""
+    noop_max: int
+    """A new game starts with up to this many emulator frames of NOOP, drawn from the episode's seed."""
+    fire_on_reset: bool
+    """Press FIRE once after a reset where the game has the action."""
+    lives: Literal["game", "life"]
+    """What a learner takes as the end of an episode: the game, or a lost life (the game goes on, as in Mnih
+    et al. 2015). Scores always count the whole game."""
+
+    def __post_init__(self) -> None:
+        require(self.frame_skip >= 1, f"frame_skip must be at least 1, got {self.frame_skip}")
+        require(self.noop_max >= 0, f"noop_max must be at least 0, got {self.noop_max}")
+        require(
+            0 <= self.sticky_probability < 1,
+            f"sticky_probability must be in [0, 1), got {self.sticky_probability}",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """How an emulator screen of 210 x 160 becomes an observation [stack, height, width], uint8."""
+
+    max_over_last: Literal[1, 2]
+    """Pixel-wise maximum over this many last frames of a step; 2 removes sprite flicker."""
+    crop: tuple[int, int]
+    """First and last row kept, before resizing; (0, 210) keeps all."""
+    grey: Literal["palette", "luminance", "mean"]
+    """ALE's grey palette; Rec. 709 weights 0.2126, 0.7152, 0.0722 on RGB; or the plain mean of RGB."""
+    resize: Literal["area", "bilinear"]
+    """OpenCV INTER_AREA, or INTER_LINEAR without antialiasing."""
+    height: int
+    """Rows of the observation, in pixels."""
+    width: int
+    """Columns of the observation, in pixels."""
+    stack: int
+    """Frames in one observation, `frame_skip` emulator frames apart."""
+    stack_order: Literal["oldest_first", "newest_first"]
+    """Where the newest frame stands."""
+    stack_padding: Literal["zeros", "repeat"]
+    """What stands for frames before the episode began: zeros, or its first frame."""
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width", "stack"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1")
+        require(
+            0 <= self.crop[0] < self.crop[1] <= 210,
+            f"crop must be rows first < last within 0..210, got {list(self.crop)}",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """How policies are scored here: raw score, whole game, every episode with its own seed."""
+
+    name: str
+    """What results are filed under; two results compare only under one name."""
+    episodes: int = 100
+    """Episodes per score."""
+    first_seed: int = 1_000_000
+    """Episode k plays with environment seed `first_seed + k`; training never uses these."""
+
+    def __post_init__(self) -> None:
+        require(self.episodes >= 1, f"episodes must be at least 1, got {self.episodes}")
+        require(self.first_seed >= 0, f"first_seed must be at least 0, got {self.first_seed}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """Where a policy plays: everything that changes the picture or the score."""
+
+    source: Literal["ale", "gymnasium"]
+    """`ale`: an Atari game. `gymnasium`: any registered gymnasium id."""
+    id: str
+    """ROM name ("ms_pacman") or gymnasium id ("CartPole-v1")."""
+    frame_cap: int
+    """Emulator frames (Atari) or steps after which an episode is truncated."""
+    protocol: Protocol
+    """The evaluation protocol."""
+    emulator: Emulator | None = None
+    """Atari only."""
+    views: dict[str, View] = field(default_factory=dict)
+    """Atari only: observation views by name; `pixels` is what policies read."""
+    options: dict[str, bool | int | float | str] = field(default_factory=dict)
+    """gymnasium only: keyword arguments of `gymnasium.make`."""
+
+    def __post_init__(self) -> None:
+        atari = self.source == "ale"
+        require(self.frame_cap >= 1, f"frame_cap must be at least 1, got {self.frame_cap}")
+        require(atari == (self.emulator is not None), "[emulator] belongs to source = 'ale', and only there")
+        pixels = "pixels" in self.views if atari else not self.views
+        require(pixels, "[views.pixels] belongs to source = 'ale', and only there")
+        require(not (atari and self.options), "options belong to source = 'gymnasium'")
+
+    @property
+    def frame_skip(self) -> int:
+        """Emulator frames per agent step; 1 where there is no emulator."""
+        return self.emulator.frame_skip if self.emulator else 1

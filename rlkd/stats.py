@@ -1,0 +1,85 @@
+"""Intervals and comparisons: teacher-normalised score, its bootstrap interval, share of failed episodes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A point estimate and its 95 % interval."""
+
+    point: float
+    """The estimate."""
+    low: float
+    """2.5 % quantile of the bootstrap."""
+    high: float
+    """97.5 % quantile of the bootstrap."""
+
+    def __str__(self) -> str:
+        return f"{self.point:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def mean_interval(scores: Sequence[float], *, seed: int = 0) -> Estimate:
+    """Mean of one policy's episode scores; the interval resamples episodes."""
+    values = np.asarray(scores, float)
+    means = _resampled_means([values], np.random.default_rng(seed))
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Estimate(float(values.mean()), float(low), float(high))
+
+
+def normalised_score(
+    students: Sequence[Sequence[float]], teacher: Sequence[float], random: Sequence[float], *, seed: int = 0
+) -> Estimate:
+    """Teacher-normalised score, (student - random) / (teacher - random), as the mean over training seeds.
+
+    The interval resamples training seeds first, then episodes inside each; teacher's and random's episodes too.
+
+    Args:
+        students: one sequence of episode scores for each training seed.
+        teacher: its episode scores.
+        random: episode scores of uniformly random play.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: teacher and random score the same on average, so that nothing can be normalised.
+    """
+    base, top = float(np.mean(random)), float(np.mean(teacher))
+    if top == base:
+        raise ValueError(f"teacher and random play both score {base:g}: nothing to normalise by")
+    arrays = [np.asarray(scores, float) for scores in students]
+    point = (float(np.mean([scores.mean() for scores in arrays])) - base) / (top - base)
+    generator = np.random.default_rng(seed)
+    student_means = _resampled_means(arrays, generator)
+    teacher_means = _resampled_means([np.asarray(teacher, float)], generator)
+    random_means = _resampled_means([np.asarray(random, float)], generator)
+    span = teacher_means - random_means
+    ratios = (student_means - random_means) / np.where(span == 0, np.nan, span)
+    low, high = np.nanquantile(ratios, [0.025, 0.975])
+    return Estimate(point, float(low), float(high))
+
+
+def failed_share(scores: Sequence[float], teacher: Sequence[float], random: Sequence[float]) -> float:
+    """Share of episodes on random's side of the midpoint between random and teacher. An average hides them."""
+    base, top = float(np.mean(random)), float(np.mean(teacher))
+    normalised = (np.asarray(scores, float) - base) / (top - base)
+    return float(np.mean(normalised < 0.5))
+
+
+def _resampled_means(seeds: Sequence[np.ndarray], generator: np.random.Generator) -> np.ndarray:
+    """[RESAMPLES]: bootstrap means; seeds are drawn with replacement, then episodes inside each drawn seed."""
+    means_by_seed = []
+    for scores in seeds:
+        counts = generator.multinomial(
+            len(scores), np.full(len(scores), 1 / len(scores)), (len(seeds), RESAMPLES)
+        )
+        means_by_seed.append(
+            counts @ scores / len(scores)
+        )  # [draw slot, RESAMPLES]: fresh episodes for each slot
+    table = np.stack(means_by_seed)  # [seed, draw slot, RESAMPLES]
+    picks = generator.integers(len(seeds), size=(len(seeds), RESAMPLES))
+    slots, columns = np.arange(len(seeds))[:, None], np.arange(RESAMPLES)[None]
+    return np.asarray(table[picks, slots, columns].mean(0))

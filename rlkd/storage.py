@@ -1,0 +1,113 @@
+"""Files that are whole or not there, and run folders.
+
+A file appears under its final name only after its bytes are on the disk: temporary name, fsync, rename, fsync of the
+folder. A crash at any point leaves the previous file or the new one. Checksums detect damage, not malice.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rlkd.errors import StorageError
+
+MAX_JSON_BYTES = 64 * 1024 * 1024
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Put `content` under `path`, all of it or nothing.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise StorageError(_explain(error, path, len(content))) from None
+
+
+def write_json(path: Path, value: object) -> None:
+    """Put a JSON document under `path`, all of it or nothing."""
+    write_bytes(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """The JSON document under `path`.
+
+    Raises:
+        StorageError: missing, unreadable, too large or not JSON.
+    """
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise StorageError(f"{path}: larger than {MAX_JSON_BYTES} bytes; not one of our files")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StorageError(_explain(error, path, 0)) from None
+    except (ValueError, RecursionError):
+        raise StorageError(f"{path}: damaged, not a JSON document") from None
+
+
+def sha256(content: bytes) -> str:
+    """SHA-256 in 64 hex digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+@contextmanager
+def run_folder(path: Path) -> Iterator[Path]:
+    """A run folder, made if missing and locked while the block runs, so that two runs never write into one.
+
+    The lock goes with the process, also after kill -9: nothing stale has to be cleaned up.
+
+    Raises:
+        StorageError: another process writes there, or the folder cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StorageError(_explain(error, path, 0)) from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+            raise StorageError(f"{path} is in use by process {owner}; wait for it or name another --run") from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        for stump in path.rglob(".*.tmp"):  # left by a crash in the middle of a write
+            stump.unlink(missing_ok=True)
+        yield path
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _explain(error: OSError, path: Path, size: int) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{path}: the disk is full, {size} bytes are needed; free some space and run the same command again"
+    if isinstance(error, FileNotFoundError):
+        return f"{path}: no such file"
+    return f"{path}: {error.strerror or error}"

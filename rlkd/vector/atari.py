@@ -1,0 +1,156 @@
+"""One Atari game with every preprocessing choice of a recipe, on the plain emulator interface.
+
+This is the reference and the fallback: ale-py's C++ vector environment plays the default view faster, and a test
+holds the two to identical transitions.
+"""
+
+from typing import Any, ClassVar
+
+import ale_py
+import cv2
+import gymnasium
+import numpy as np
+from ale_py import roms
+
+from rlkd.errors import RecipeError
+from rlkd.recipe import Environment, View
+
+ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # its banner would drown our own lines
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
+
+
+class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
+    """One Atari game: observations uint8 [stack, height, width], rewards raw, `info["lives"]` after every step.
+
+    A reset with a seed reloads the game, so that the episode depends on the seed alone: emulator, sticky actions
+    and the number of no-ops. Frame for frame it does what ale-py's C++ vector environment does, its oddities too:
+    FIRE comes first and counts as one of the no-ops, whose number is drawn from 0 to `noop_max - 1`; the frame on
+    which an episode ends is never seen, so that the last picture is made of frames before it. The seed of a
+    no-op count means the same in both where the C++ standard library is GNU's, as in ale-py's Linux wheels.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 15}
+
+    def __init__(self, recipe: Environment, render_mode: str | None = None) -> None:
+        if recipe.emulator is None:
+            raise ValueError(f"{recipe.id} is not an Atari game")
+        self.recipe, self.emulator, self.view = recipe, recipe.emulator, recipe.views["pixels"]
+        self.render_mode = render_mode
+        self.rom = rom_path(recipe.id)
+        self.ale = ale_py.ALEInterface()
+        self.ale.setFloat("repeat_action_probability", self.emulator.sticky_probability)
+        self.ale.loadROM(self.rom)
+        minimal = self.emulator.action_set == "minimal"
+        self.actions = self.ale.getMinimalActionSet() if minimal else self.ale.getLegalActionSet()
+        shape = (self.view.stack, self.view.height, self.view.width)
+        self.observation_space = gymnasium.spaces.Box(0, 255, shape, np.uint8)
+        self.action_space = gymnasium.spaces.Discrete(len(self.actions))
+        self.stacked = np.zeros(shape, np.uint8)
+        self.screens = [self._screen(), self._screen()]
+        self.frames = 0
+        self.noop_bits = np.random.RandomState()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """First observation of a new game, after no-ops and FIRE; a seed makes the whole game repeatable."""
+        super().reset(seed=seed)
+        if seed is not None:
+            self.ale.setInt("random_seed", seed)
+            self.ale.loadROM(self.rom)
+            self.noop_bits = np.random.RandomState(seed)
+        self.ale.reset_game()
+        noops = self._noops()
+        if self.emulator.fire_on_reset and ale_py.Action.FIRE in self.actions:
+            self.ale.act(ale_py.Action.FIRE)
+            noops -= 1
+        for _ in range(noops):
+            self.ale.act(ale_py.Action.NOOP)
+            if self.ale.game_over():
+                self.ale.reset_game()
+        self.frames = 0
+        self.screens[0] = self._screen()
+        self.screens[1] = np.zeros_like(self.screens[0])
+        frame = self._picture()
+        self.stacked[:] = 0 if self.view.stack_padding == "zeros" else frame
+        self._push(frame)
+        return self.stacked.copy(), {"lives": self.ale.lives()}
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Repeat one action for `frame_skip` frames, or until the game ends or is cut."""
+        reward = 0.0
+        terminated = truncated = False
+        for left in reversed(range(self.emulator.frame_skip)):
+            reward += self.ale.act(self.actions[int(action)])
+            self.frames += 1
+            terminated = self.ale.game_over(with_truncation=False)
+            truncated = self.frames >= self.recipe.frame_cap and not terminated
+            if terminated or truncated:
+                break
+            if left < 2:
+                self.screens[left] = self._screen()
+        self._push(self._picture())
+        return self.stacked.copy(), reward, terminated, truncated, {"lives": self.ale.lives()}
+
+    def render(self) -> np.ndarray:
+        """The game's own screen, uint8 [210, 160, 3]."""
+        return np.asarray(self.ale.getScreenRGB())
+
+    def _noops(self) -> int:
+        """Uniform in 0 .. noop_max - 1, by std::mt19937 and libstdc++'s way of drawing (Lemire, arXiv:1805.10941)."""
+        most = max(self.emulator.noop_max, 1)
+        while True:
+            product = int(self.noop_bits.randint(2**32, dtype=np.uint32)) * most
+            if product % 2**32 >= 2**32 % most:
+                return product >> 32
+
+    def _screen(self) -> np.ndarray:
+        if self.view.grey == "palette":
+            return np.asarray(self.ale.getScreenGrayscale())
+        return np.asarray(self.ale.getScreenRGB())
+
+    def _picture(self) -> np.ndarray:
+        """uint8 [height, width]: maximum, grey, crop, resize, in this order."""
+        if self.view.max_over_last == 2:
+            # In place, so that a step cut short shows what it had before and not the step before alone.
+            np.maximum(self.screens[0], self.screens[1], out=self.screens[0])
+        return picture(self.screens[0], self.view)
+
+    def _push(self, frame: np.ndarray) -> None:
+        if self.view.stack_order == "oldest_first":
+            self.stacked[:-1] = self.stacked[1:]
+            self.stacked[-1] = frame
+        else:
+            self.stacked[1:] = self.stacked[:-1]
+            self.stacked[0] = frame
+
+
+def picture(screen: np.ndarray, view: View) -> np.ndarray:
+    """uint8 [height, width] from a screen, uint8 [210, 160] (palette grey) or [210, 160, 3]."""
+    if view.grey == "luminance":
+        screen = (screen.astype(np.float32) @ LUMINANCE).astype(np.uint8)
+    elif view.grey == "mean":
+        screen = screen.mean(-1, dtype=np.float32).astype(np.uint8)
+    screen = screen[view.crop[0] : view.crop[1]]
+    filters = {"area": cv2.INTER_AREA, "bilinear": cv2.INTER_LINEAR}
+    return np.asarray(cv2.resize(screen, (view.width, view.height), interpolation=filters[view.resize]))
+
+
+def rom_path(game: str) -> str:
+    """Path of the ROM that ale-py carries; RecipeError when there is none of that name."""
+    path = roms.get_rom_path(game) if game in roms.get_all_rom_ids() else None
+    if path is None:
+        raise RecipeError(f"ale-py has no game '{game}'; names are lower case with underscores, like 'ms_pacman'")
+    return str(path)
+
+
+def cpp_can_play(recipe: Environment) -> bool:
+    """Whether ale-py's C++ vector environment expresses everything in the recipe."""
+    if recipe.emulator is None:
+        return False
+    view = recipe.views["pixels"]
+    return (
+        view.crop == (0, 210)
+        and (view.grey, view.resize) == ("palette", "area")
+        and (view.stack_order, view.stack_padding) == ("oldest_first", "zeros")
+    )

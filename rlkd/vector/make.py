@@ -1,0 +1,175 @@
+"""`make` and `make_vec`: a recipe name, a .toml file or a raw gymnasium id to environments."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import gymnasium
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+from rlkd import recipe as recipes
+from rlkd.errors import RecipeError
+from rlkd.recipe import Environment, Protocol
+from rlkd.vector.atari import AtariGame, cpp_can_play, rom_path
+
+Backend = Literal["auto", "ale", "ale_same_step", "sync", "async"]
+
+
+def as_recipe(env: str | Environment) -> Environment:
+    """The environment recipe that `env` means: a recipe, a shipped name, a path, or a raw gymnasium id.
+
+    Raises:
+        RecipeError: neither a recipe nor a registered gymnasium id.
+    """
+    if isinstance(env, Environment):
+        return env
+    try:
+        return recipes.load(env, Environment)
+    except RecipeError as unknown:
+        if env.endswith(".toml") or "ambiguous" in str(unknown):
+            raise
+        _register()
+        spec = gymnasium.registry.get(env)
+        if spec is None:
+            raise RecipeError(f"{unknown}; nor is '{env}' a registered gymnasium id") from None
+    steps = spec.max_episode_steps or 1_000_000
+    protocol = Protocol(name=f"{steps}-steps")
+    return Environment(source="gymnasium", id=env, frame_cap=steps, protocol=protocol)
+
+
+def make(env: str | Environment, *, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
+    """One environment.
+
+    Args:
+        env: recipe name, path of a .toml, or a raw gymnasium id.
+        render_mode: as in gymnasium; "rgb_array" gives pictures by `render()`.
+    """
+    recipe = as_recipe(env)
+    if recipe.source == "ale":
+        return AtariGame(recipe, render_mode)
+    _register()
+    return _make_gymnasium(recipe, render_mode)
+
+
+def make_vec(
+    env: str | Environment, num_envs: int, seed: int, *, backend: Backend = "auto", threads: int = 0
+) -> VectorEnv[Any, Any, Any]:
+    """Many environments stepped together, seeded and reset; `metadata["autoreset_mode"]` says how rows reset.
+
+    Args:
+        env: recipe name, path of a .toml, or a raw gymnasium id.
+        num_envs: how many.
+        seed: row i starts from `seed + i`.
+        backend: `auto` takes ale-py's C++ environment where it can express the recipe, else gymnasium's SyncVectorEnv
+            for cheap environments and AsyncVectorEnv for Atari. The others are for tests and comparisons.
+        threads: emulator threads of the C++ environment; 0 takes one for each core.
+    """
+    recipe = as_recipe(env)
+    if num_envs < 1:
+        raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+    if backend == "auto":
+        backend = "ale" if cpp_can_play(recipe) else ("sync" if recipe.source == "gymnasium" else "async")
+    vector: VectorEnv[Any, Any, Any]
+    if backend in ("ale", "ale_same_step"):
+        vector = _ale(recipe, num_envs, backend, threads)
+    else:
+        if recipe.source == "ale":
+            rom_path(recipe.id)
+        thunks: list[Callable[[], gymnasium.Env[Any, Any]]] = [partial(make, recipe) for _ in range(num_envs)]
+        kind = SyncVectorEnv if backend == "sync" else AsyncVectorEnv
+        vector = kind(thunks, autoreset_mode=AutoresetMode.NEXT_STEP)
+    vector.reset(seed=seed)
+    return vector
+
+
+def action_meanings(recipe: Environment) -> tuple[str, ...]:
+    """Names of the discrete actions, in order; empty where the environment does not name them."""
+    if recipe.source == "ale":
+        return tuple(action.name for action in AtariGame(recipe).actions)
+    return _CLASSIC_ACTIONS.get(recipe.id, ())
+
+
+_CLASSIC_ACTIONS = {
+    "CartPole-v1": ("LEFT", "RIGHT"),
+    "Acrobot-v1": ("TORQUE_MINUS", "NONE", "TORQUE_PLUS"),
+    "MountainCar-v0": ("LEFT", "NONE", "RIGHT"),
+    "LunarLander-v3": ("NONE", "LEFT_ENGINE", "MAIN_ENGINE", "RIGHT_ENGINE"),
+}
+
+
+def _ale(recipe: Environment, num_envs: int, backend: str, threads: int) -> VectorEnv[Any, Any, Any]:
+    from ale_py.vector_env import AtariVectorEnv
+
+    emulator, view = recipe.emulator, recipe.views.get("pixels")
+    if emulator is None or view is None or not cpp_can_play(recipe):
+        raise ValueError(f"ale-py's C++ environment cannot express the recipe of {recipe.id}; take 'async'")
+    rom_path(recipe.id)
+    mode = AutoresetMode.NEXT_STEP if backend == "ale" else AutoresetMode.SAME_STEP
+    vector = AtariVectorEnv(
+        recipe.id,
+        num_envs,
+        num_threads=threads or min(num_envs, os.cpu_count() or 1),
+        max_num_frames_per_episode=recipe.frame_cap,
+        repeat_action_probability=emulator.sticky_probability,
+        full_action_space=emulator.action_set == "full",
+        autoreset_mode=mode,
+        img_height=view.height,
+        img_width=view.width,
+        stack_num=view.stack,
+        frameskip=emulator.frame_skip,
+        maxpool=view.max_over_last == 2,
+        noop_max=emulator.noop_max,
+        use_fire_reset=emulator.fire_on_reset,
+        # The environment's own clipping loses the raw score and its episodic_life starts a whole new game,
+        # so both stay off: rewards are clipped in the learner, lives handled in `Stepper`.
+        reward_clipping=False,
+        episodic_life=False,
+        life_loss_info=False,
+    )
+    # It writes its mode into gymnasium's class attribute, where the next environment overwrites it for both.
+    vector.metadata = {"autoreset_mode": mode}
+    return vector
+
+
+def _make_gymnasium(recipe: Environment, render_mode: str | None) -> gymnasium.Env[Any, Any]:
+    try:
+        return gymnasium.make(
+            recipe.id, render_mode=render_mode, max_episode_steps=recipe.frame_cap, **recipe.options
+        )
+    except (gymnasium.error.Error, TypeError) as error:
+        raise RecipeError(f"gymnasium cannot make '{recipe.id}': {error}") from None
+
+
+def _register() -> None:
+    import ale_py
+
+    gymnasium.register_envs(ale_py)
+
+
+def spaces(recipe: Environment) -> tuple[tuple[int, ...], bool, int]:
+    """Observation shape, whether actions are discrete, and how many actions (or action dimensions) there are."""
+    env = make(recipe)
+    try:
+        space, observation = env.action_space, env.observation_space
+        if not isinstance(observation, gymnasium.spaces.Box):
+            raise RecipeError(f"{recipe.id}: observations must be a Box, got {type(observation).__name__}")
+        if isinstance(space, gymnasium.spaces.Discrete):
+            return observation.shape, True, int(space.n)
+        if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
+            return observation.shape, False, space.shape[0]
+        raise RecipeError(f"{recipe.id}: actions must be Discrete or a flat Box, got {space}")
+    finally:
+        env.close()
+
+
+def action_bounds(recipe: Environment) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Lower and upper bounds of continuous actions; empty where actions are discrete."""
+    env = make(recipe)
+    try:
+        space = env.action_space
+        if not isinstance(space, gymnasium.spaces.Box):
+            return (), ()
+        return tuple(float(low) for low in space.low), tuple(float(high) for high in space.high)
+    finally:
+        env.close()

@@ -1,0 +1,138 @@
+"""One convention for stepping and resetting, whatever vectorised environment lies below."""
+
+from typing import Any, cast
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from rlkd.data import Episode, Step
+
+
+class Stepper:
+    """Steps a vectorised environment and gives `Step` records; keeps whole-game scores.
+
+    `send` starts a step and `receive` waits for it, so that inference for one half of the environments can hide
+    behind the emulators of the other half.
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        self.env = env
+        self.num_envs = env.num_envs
+        self.next_step = _autoreset_mode(env) is AutoresetMode.NEXT_STEP
+        self.finished: list[Episode] = []
+        """Episodes that ended since the caller last emptied this list, in order of ending."""
+        self._over = np.zeros(self.num_envs, bool)
+        self._score = np.zeros(self.num_envs)
+        self._steps = np.zeros(self.num_envs, np.int64)
+        self._lives = np.zeros(self.num_envs, np.int64)
+        self._actions: np.ndarray | None = None
+
+    def reset(self, seeds: np.ndarray | None = None) -> np.ndarray:
+        """First observations, [N, ...], uint8 or float32.
+
+        Args:
+            seeds: [N] int, one for each row; None goes on with the streams that `make_vec` seeded.
+        """
+        every = np.ones(self.num_envs, bool)
+        return self.reset_rows(every, seeds) if seeds is not None else self._restart(self.env.reset(), every)
+
+    def reset_rows(self, rows: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+        """Start new episodes on some rows, each from its own seed; the other rows stay as they are.
+
+        Args:
+            rows: [N] bool.
+            seeds: one int for each True in `rows`.
+
+        Returns:
+            [N, ...]: the observations of all rows.
+        """
+        if _is_ale(self.env):
+            options = None if rows.all() else {"reset_mask": rows}
+            reset = self.env.reset(seed=cast(Any, np.asarray(seeds, np.int64)), options=options)
+        else:
+            by_row: list[int | None] = [None] * self.num_envs
+            for row, seed in zip(np.flatnonzero(rows), seeds, strict=True):
+                by_row[row] = int(seed)
+            reset = self.env.reset(seed=cast(Any, by_row), options={"reset_mask": rows})
+        return self._restart(reset, rows)
+
+    def send(self, actions: np.ndarray) -> None:
+        """Start one step with actions [N] or [N, D]."""
+        if _is_ale(self.env):
+            cast(Any, self.env).send(np.ascontiguousarray(actions, np.int64))
+        elif hasattr(self.env, "step_async"):
+            self.env.step_async(actions)
+        else:
+            self._actions = actions
+
+    def receive(self) -> Step:
+        """Wait for the step that `send` started."""
+        if _is_ale(self.env):
+            result = cast(Any, self.env).recv()
+        elif hasattr(self.env, "step_wait"):
+            result = self.env.step_wait()
+        else:
+            result = self.env.step(self._actions)
+        observation, reward, terminated, truncated, info = result
+        valid = ~self._over if self.next_step else np.ones(self.num_envs, bool)
+        # Copies, because some sources hand out views of buffers that the next step overwrites.
+        reward = np.where(valid, reward, 0.0)
+        terminated, truncated = terminated & valid, truncated & valid
+        ended = terminated | truncated
+        arrived = observation = _as_input(observation)
+        if not self.next_step and ended.any():
+            # Rows of running episodes hold stale memory in some sources: only rows that ended are read.
+            arrived = observation.copy()
+            final = info["final_obs"]
+            for row in np.flatnonzero(ended):
+                arrived[row] = final[row]
+        first = ended if not self.next_step else ~valid
+        lives = np.asarray(info.get("lives", np.zeros(self.num_envs)), np.int64)
+        life_lost = valid & ~ended & (lives < self._lives)
+        self._lives = lives.copy()
+        self._account(valid, reward, ended)
+        self._over = ended if self.next_step else np.zeros(self.num_envs, bool)
+        return Step(observation, arrived, reward, terminated, truncated, life_lost, valid, first)
+
+    def step(self, actions: np.ndarray) -> Step:
+        """`send` and `receive` in one call."""
+        self.send(actions)
+        return self.receive()
+
+    def close(self) -> None:
+        """Release emulators and worker processes."""
+        self.env.close()
+
+    def _restart(self, reset: tuple[Any, dict[str, Any]], rows: np.ndarray) -> np.ndarray:
+        observation, info = reset
+        self._over[rows] = False
+        self._score[rows] = 0
+        self._steps[rows] = 0
+        lives = np.asarray(info.get("lives", np.zeros(self.num_envs)), np.int64)
+        self._lives[rows] = lives[rows]
+        return _as_input(observation)
+
+    def _account(self, valid: np.ndarray, reward: np.ndarray, ended: np.ndarray) -> None:
+        self._score += reward
+        self._steps += valid
+        for row in np.flatnonzero(ended):
+            self.finished.append(Episode(float(self._score[row]), int(self._steps[row])))
+        self._score[ended] = 0
+        self._steps[ended] = 0
+
+
+def _as_input(observation: Any) -> np.ndarray:
+    """A fresh array that networks read: uint8 stays, every other number becomes float32."""
+    dtype = np.uint8 if observation.dtype == np.uint8 else np.float32
+    return np.array(observation, dtype=dtype)
+
+
+def _is_ale(env: VectorEnv[Any, Any, Any]) -> bool:
+    return hasattr(env, "ale")
+
+
+def _autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
+    mode = AutoresetMode(env.metadata["autoreset_mode"])
+    if mode is AutoresetMode.DISABLED:
+        raise ValueError("environments with autoreset disabled cannot be stepped by rlkd")
+    return mode
