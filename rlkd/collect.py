@@ -131,15 +131,11 @@ class Collector:
             for k, student in enumerate(students):
                 rows = (draws[:, 0] >= share) & (half.envs % len(students) == k)
                 if rows.any():
-                    action[rows] = self._student_action(
-                        student, half.observation[rows], rule, draws[rows, 2:]
-                    )
+                    action[rows] = self._student_action(student, half.observation[rows], rule, draws[rows, 2:])
         action = self._with_noise(action, draws[:, 1], draws[:, -1])
         answered = time.perf_counter()
         keep = ~half.over
-        replay.append(
-            half.envs[keep], half.observation[keep], half.first[keep], output.flat[torch.from_numpy(keep)]
-        )
+        replay.append(half.envs[keep], half.observation[keep], half.first[keep], output.flat[torch.from_numpy(keep)])
         half.stepper.send(self.teacher.to_environment(action))
         half.in_flight = True
         self.steps += int(keep.sum())
@@ -154,9 +150,7 @@ class Collector:
         half.in_flight = False
         self.seconds.environment += time.perf_counter() - started
 
-    def _student_action(
-        self, student: Policy, observation: np.ndarray, rule: Rule, uniforms: np.ndarray
-    ) -> np.ndarray:
+    def _student_action(self, student: Policy, observation: np.ndarray, rule: Rule, uniforms: np.ndarray) -> np.ndarray:
         with torch.inference_mode(), autocast(student.device, self.precision, pixels=_pixels(student)):
             return decide(to_cpu(student(observation)), rule, uniforms)
 

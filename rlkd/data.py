@@ -39,7 +39,8 @@ class Step:
     @property
     def ended(self) -> np.ndarray:
         """[N] bool: terminated or truncated."""
-        return self.terminated | self.truncated
+        ended: np.ndarray = self.terminated | self.truncated
+        return ended
 
 
 @dataclass(frozen=True, slots=True)

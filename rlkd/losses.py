@@ -1,7 +1,7 @@
 """Losses, returns and advantages.
 
-Every function is pure: tensors in, tensors out, no module, no state, no logging. Losses return one value per sample;
-averaging and weighting belong to the caller, so no loss can hide its reduction.
+Every function is pure: tensors in, tensors out, no module, no state, no logging. Losses return one value per
+sample; averaging and weighting belong to the caller, so no loss can hide its reduction.
 
 Shapes: B batch, A discrete actions, D action dimensions, T time, N environments.
 """
@@ -19,7 +19,8 @@ def forward_kl(
     """KL divergence from the tempered teacher policy to the tempered student policy.
 
     `scale * sum_a p(a) (log p(a) - log q(a))` with `p = softmax(teacher / teacher_temperature)` and
-    `q = softmax(student / student_temperature)`. Policy Distillation is (0.01, 1, 1) on Q-values, Hinton (T, T, T^2).
+    `q = softmax(student / student_temperature)`. Policy Distillation is (0.01, 1, 1) on Q-values,
+    Hinton (T, T, T^2).
 
     Args:
         teacher: [B, A] logits or Q-values, treated as constant.
@@ -106,9 +107,9 @@ def generalised_advantages(
 ) -> Tensor:
     """Advantages by exponentially weighted temporal differences, over next-step resets.
 
-    Row t of an episode's last step bootstraps from `value[t + 1]`, the value of the episode's last observation, unless
-    it terminated. The step after it only resets: it is not valid, has no advantage, and stops the sum, so that nothing
-    leaks from one episode into the one before.
+    Row t of an episode's last step bootstraps from `value[t + 1]`, the value of the episode's last
+    observation, unless it terminated. The step after it only resets: it is not valid, has no advantage, and
+    stops the sum, so that nothing leaks from one episode into the one before.
 
     Args:
         reward: [T, N].
@@ -174,6 +175,5 @@ def gaussian_entropy(log_std: Tensor) -> Tensor:
 def _check_pair(teacher: Tensor, student: Tensor) -> None:
     if teacher.ndim != 2 or teacher.shape != student.shape:
         raise ValueError(
-            "teacher and student must both be [batch, actions], "
-            f"got {list(teacher.shape)} and {list(student.shape)}"
+            f"teacher and student must both be [batch, actions], got {list(teacher.shape)} and {list(student.shape)}"
         )

@@ -1,7 +1,7 @@
 """What a run tells the person who waits: progress with ETA, `metrics.jsonl`, TensorBoard.
 
-The JSONL file is the record; TensorBoard is a view of it. Both count agent steps on the x axis and both are cut back
-to the last checkpoint when a run resumes, so that one run gives one curve.
+The JSONL file is the record; TensorBoard is a view of it. Both count agent steps on the x axis and both are
+cut back to the last checkpoint when a run resumes, so that one run gives one curve.
 """
 
 import json
@@ -19,6 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from rlkd import storage
 from rlkd.errors import Stopped, StorageError
 
 
@@ -30,21 +31,24 @@ class Recorder:
 
         Args:
             folder: the run folder.
-            resume_step: first step to come; later lines of an earlier attempt are dropped.
+            resume_step: first step to come; what an earlier attempt wrote from there on is dropped.
+
+        Raises:
+            StorageError: the disk is full, or the folder cannot be written.
         """
         from torch.utils.tensorboard.writer import SummaryWriter
 
         path = folder / "metrics.jsonl"
         kept = [line for line in read_metrics(folder) if line["step"] < resume_step]
+        storage.write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         try:
-            path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
             self._lines = path.open("a", encoding="utf-8")
         except OSError as error:
             raise StorageError(f"{path}: {error.strerror}") from None
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step or None)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Record scalars by tag, for example {"rollout/ep_rew_mean": 12.5}, at an agent step; NaN is left out."""
+        """Record scalars by tag, {"rollout/ep_rew_mean": 12.5}, at an agent step; NaN is left out."""
         finite = {tag: float(value) for tag, value in values.items() if math.isfinite(value)}
         try:
             self._lines.write(json.dumps({"step": step, "time": round(time.time(), 3), **finite}) + "\n")
@@ -102,19 +106,23 @@ class _PlainBar(Bar):
         self._title, self._total = title, total
         self._start = time.monotonic()
         self._next = self._start + 30
+        self._before: float | None = None
 
     def update(self, completed: float, note: str = "") -> None:
         now = time.monotonic()
-        if now < self._next:
+        if self._before is None:
+            # A resumed run starts with much done: the time left comes from this attempt's speed alone.
+            self._start, self._before = now, completed
+        if now < self._next or completed <= self._before:
             return
         self._next = now + 30
-        left = (now - self._start) * (self._total - completed) / max(completed, 1e-9)
+        left = (now - self._start) * (self._total - completed) / (completed - self._before)
         share = f"{completed:,.0f} of {self._total:,.0f}"
         print(f"{self._title}: {share}, about {left / 60:.1f} min left  {note}", file=sys.stderr, flush=True)
 
 
 class StopSignal:
-    """SIGINT and SIGTERM set a flag; the run saves at its next step boundary. A second signal ends it at once."""
+    """SIGINT and SIGTERM set a flag; the run saves at its next boundary. A second signal ends it at once."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -133,7 +141,7 @@ def stop_signal() -> Iterator[StopSignal]:
         yield stop
         return
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, _frame: FrameType | None) -> None:
         if stop.asked:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)

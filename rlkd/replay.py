@@ -46,9 +46,7 @@ class Replay:
         self._frames = torch.zeros((num_envs * stride, *frame), dtype=dtype)
         size = self._frames[0].numel()
         windows = num_envs * stride - (self.stack - 1)
-        self._windows = self._frames.as_strided(
-            (windows, self.stack, *frame), (size, size, *self._frames.stride()[1:])
-        )
+        self._windows = self._frames.as_strided((windows, self.stack, *frame), (size, size, *self._frames.stride()[1:]))
         self._answers = torch.zeros((windows, outputs))
         self._age = np.zeros(windows, np.uint8)
         self.filled = np.zeros(num_envs, np.int64)
@@ -87,9 +85,7 @@ class Replay:
     def rows(self, per_env: np.ndarray | None = None) -> np.ndarray:
         """Addresses of all states, or of the first `per_env[i]` of each environment, int64."""
         counts = self.filled if per_env is None else per_env
-        return np.concatenate(
-            [first + np.arange(n) for first, n in zip(self._first_rows, counts, strict=True)]
-        )
+        return np.concatenate([first + np.arange(n) for first, n in zip(self._first_rows, counts, strict=True)])
 
     def read(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Observations [B, ...] exactly as they were acted on, and teacher answers [B, P] float32."""

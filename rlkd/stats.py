@@ -73,12 +73,8 @@ def _resampled_means(seeds: Sequence[np.ndarray], generator: np.random.Generator
     """[RESAMPLES]: bootstrap means; seeds are drawn with replacement, then episodes inside each drawn seed."""
     means_by_seed = []
     for scores in seeds:
-        counts = generator.multinomial(
-            len(scores), np.full(len(scores), 1 / len(scores)), (len(seeds), RESAMPLES)
-        )
-        means_by_seed.append(
-            counts @ scores / len(scores)
-        )  # [draw slot, RESAMPLES]: fresh episodes for each slot
+        counts = generator.multinomial(len(scores), np.full(len(scores), 1 / len(scores)), (len(seeds), RESAMPLES))
+        means_by_seed.append(counts @ scores / len(scores))  # [draw slot, RESAMPLES]: fresh episodes for each slot
     table = np.stack(means_by_seed)  # [seed, draw slot, RESAMPLES]
     picks = generator.integers(len(seeds), size=(len(seeds), RESAMPLES))
     slots, columns = np.arange(len(seeds))[:, None], np.arange(RESAMPLES)[None]

@@ -1,7 +1,8 @@
 """Files that are whole or not there, and run folders.
 
-A file appears under its final name only after its bytes are on the disk: temporary name, fsync, rename, fsync of the
-folder. A crash at any point leaves the previous file or the new one. Checksums detect damage, not malice.
+A file appears under its final name only after its bytes are on the disk: temporary name, fsync, rename, fsync
+of the folder. A crash at any point leaves the previous file or the new one. Checksums detect damage, not
+malice.
 """
 
 import errno
@@ -87,11 +88,15 @@ def run_folder(path: Path) -> Iterator[Path]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-            raise StorageError(f"{path} is in use by process {owner}; wait for it or name another --run") from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        for stump in path.rglob(".*.tmp"):  # left by a crash in the middle of a write
-            stump.unlink(missing_ok=True)
+            where_to = "wait for it or name another --run"
+            raise StorageError(f"{path} is in use by process {owner}; {where_to}") from None
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            for stump in path.rglob(".*.tmp"):  # left by a crash in the middle of a write
+                stump.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(_explain(error, path, 0)) from None
         yield path
     finally:
         os.close(descriptor)
@@ -107,7 +112,8 @@ def _sync_folder(folder: Path) -> None:
 
 def _explain(error: OSError, path: Path, size: int) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{path}: the disk is full, {size} bytes are needed; free some space and run the same command again"
+        needed = f"{size} bytes are needed" if size else "not one byte more fits"
+        return f"{path}: the disk is full, {needed}; free some space and run the same command again"
     if isinstance(error, FileNotFoundError):
         return f"{path}: no such file"
     return f"{path}: {error.strerror or error}"

@@ -1,0 +1,5 @@
+"""Reinforcement learning: makes the teachers."""
+
+from rlkd.learn.command import train
+
+__all__ = ["train"]

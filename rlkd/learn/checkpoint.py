@@ -1,4 +1,4 @@
-"""What a training run needs to go on: weights, optimiser and counters, in one safetensors file written whole."""
+"""What a training run needs to go on: weights, optimiser, counters; one safetensors file, written whole."""
 
 import json
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rlkd import storage
-from rlkd.errors import StorageError
+from rlkd.errors import RlkdError, StorageError
 from rlkd.policy import PolicyNetwork
 from rlkd.recipe import build, to_table
 
@@ -51,7 +51,7 @@ def save_checkpoint(
 def load_checkpoint(
     run: Path, network: PolicyNetwork, optimiser: torch.optim.Optimizer, *, recipe_hash: str, seed: int
 ) -> Progress:
-    """Fill network and optimiser from the run's checkpoint and return its progress; fresh where there is none.
+    """Fill network and optimiser from the run's checkpoint and return its progress; fresh if there is none.
 
     Raises:
         StorageError: damaged, or of a run with another recipe or seed.
@@ -59,25 +59,30 @@ def load_checkpoint(
     path = run / FILE
     if not path.exists():
         return Progress(recipe_hash=recipe_hash, seed=seed)
+    damaged = f"{path}: damaged; delete it to start this run afresh"
     try:
         with safetensors.safe_open(str(path), framework="pt") as opened:
             record = json.loads((opened.metadata() or {})["progress"])
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a mapping
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
         progress = build(Progress, record, where=str(path))
-        network.load_state_dict(_below(tensors, "network."))
-    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError):
-        raise StorageError(f"{path}: damaged; delete it to start this run afresh") from None
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RlkdError):
+        raise StorageError(damaged) from None
+    # Before the weights: another recipe's may not fit, and nobody should be told to delete a healthy run.
     if (progress.recipe_hash, progress.seed) != (recipe_hash, seed):
         raise StorageError(
             f"{run} holds a run with another recipe or seed ({progress.seed}); "
             "name another --run, or repeat its command to go on with it"
         )
     states: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in _below(tensors, "optimiser.").items():
-        index, _, key = name.partition(".")
-        states.setdefault(int(index), {})[key] = tensor
-    groups = optimiser.state_dict()["param_groups"]
-    optimiser.load_state_dict({"state": states, "param_groups": groups})
+    try:
+        network.load_state_dict(_below(tensors, "network."))
+        for name, tensor in _below(tensors, "optimiser.").items():
+            index, _, key = name.partition(".")
+            states.setdefault(int(index), {})[key] = tensor
+        groups = optimiser.state_dict()["param_groups"]
+        optimiser.load_state_dict({"state": states, "param_groups": groups})
+    except (ValueError, RuntimeError):
+        raise StorageError(damaged) from None
     return progress
 
 

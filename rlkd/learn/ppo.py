@@ -1,11 +1,12 @@
-"""PPO: makes a policy from scratch, overlapped. While the learner works on rollout k, a second thread samples k + 1.
+"""PPO: makes a policy from scratch. While rollout k is learnt from, a second thread samples k + 1.
 
-The rollout that is learnt from was sampled with the weights of one update before: a lag of exactly one, always, so a
-run is repeatable. Everything to resume is in one file, written whole; environments restart at resets on a resume,
-because the emulators of the vectorised environment cannot be saved.
+The rollout that is learnt from was sampled with the weights of one update before: a lag of exactly one,
+always, so a run is repeatable. Everything to resume is in one file, written whole; environments restart at
+resets on a resume, because the emulators of the vectorised environment cannot be saved.
 
-Source: Schulman et al. 2017, arXiv:1707.06347, with the implementation details of Huang et al. 2022 (orthogonal
-weights, advantages normalised in each minibatch, Adam's epsilon 1e-5, linear learning rate, no value clipping).
+Source: Schulman et al. 2017, arXiv:1707.06347, with the implementation details of Huang et al. 2022
+(orthogonal weights, advantages normalised in each minibatch, Adam's epsilon 1e-5, linear learning rate, no
+value clipping).
 """
 
 import time
@@ -59,18 +60,21 @@ def train_ppo(
     """
     one_thread_per_role()
     where = pick_device(device)
-    identity = storage.sha256((recipe_hash(environment) + recipe_hash(agent)).encode())
+    # How many frames is left out: a run may be asked for more, or for fewer, and goes on from where it is.
+    settled = replace(agent, frames=1, checkpoint_seconds=1.0)
+    identity = storage.sha256((recipe_hash(environment) + recipe_hash(settled)).encode())
     spec = policy_spec(environment, agent, origin=origin)
     learner, acting = build_network(spec), build_network(spec)
     learner.initialise(torch.Generator().manual_seed(seed), for_rl=True)
-    learner, acting = (network.to(where, memory_format=torch.channels_last) for network in (learner, acting))
+    for network in (learner, acting):
+        network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out
     optimiser = torch.optim.Adam(learner.parameters(), lr=agent.learning_rate, eps=1e-5, foreach=True)
     with storage.run_folder(run), metrics.stop_signal() as stop, ThreadPoolExecutor(1) as pool:
         progress = load_checkpoint(run, learner, optimiser, recipe_hash=identity, seed=seed)
         attempt = seed + 7919 * progress.rollouts  # a resumed run must not replay its first streams
         order, draws = (torch.Generator().manual_seed(attempt + offset) for offset in (1, 2))
         stepper = Stepper(make_vec(environment, agent.num_envs, attempt % EVALUATION_SEEDS))
-        recorder = metrics.Recorder(run, resume_step=progress.steps)
+        recorder = metrics.Recorder(run, resume_step=progress.steps + 1)
         total = agent.frames // environment.frame_skip
         try:
             acting.load_state_dict(learner.state_dict())
@@ -81,22 +85,27 @@ def train_ppo(
                 while progress.steps < total:
                     started = time.monotonic()
                     pending = pool.submit(sampler.collect, draws)
-                    figures = update(learner, optimiser, agent, rollout, order, precision, progress.steps / total)
+                    done = progress.steps / total
+                    figures = update(learner, optimiser, agent, rollout, order, precision, done)
                     learnt = time.monotonic()
                     following = pending.result()
                     acting.load_state_dict(learner.state_dict())
                     account(progress, rollout, time.monotonic() - started)
                     if progress.rollouts % RECORD_EVERY == 0 or progress.steps >= total:
-                        waited = {"time/learner_waited_share": (time.monotonic() - learnt) / (time.monotonic() - started)}
-                        recorder.write(progress.steps, figures | waited | summary(progress, environment.frame_skip))
+                        waited = (time.monotonic() - learnt) / (time.monotonic() - started)
+                        figures |= {"time/learner_waited_share": waited}
+                        figures |= summary(progress, environment.frame_skip)
+                        recorder.write(progress.steps, figures)
                     bar.update(progress.steps, f"score {np.mean(progress.scores or [np.nan]):.1f}")
                     if stop.asked or time.monotonic() - saved > agent.checkpoint_seconds:
                         save_checkpoint(run, learner, optimiser, progress)
                         saved = time.monotonic()
-                        stop.check(f"run {run} is saved at agent step {progress.steps}; the same command goes on")
+                        where_to = f"run {run} is saved at agent step {progress.steps}"
+                        stop.check(f"{where_to}; the same command goes on")
                     rollout = following
             save_checkpoint(run, learner, optimiser, progress)
         finally:
+            pool.shutdown()  # the sampler still steps the environments if the learner failed
             recorder.close()
             stepper.close()
         policy = Policy(learner, spec)
@@ -125,7 +134,7 @@ def update(
     losses: dict[str, Tensor] = {}
     for _ in range(agent.epochs):
         shuffled = rollout.rows[torch.randperm(len(rollout.rows), generator=order)]
-        for rows in shuffled.split(agent.minibatch):
+        for rows in torch.split(shuffled, agent.minibatch):
             if len(rows) < min(agent.minibatch, len(shuffled)) // 2:
                 continue  # a small rest has noisy advantages after normalising
             observation = torch.from_numpy(rollout.observation[rows.numpy()]).to(device)
@@ -148,7 +157,8 @@ def minibatch_losses(output: Output, rollout: Rollout, rows: Tensor, agent: Ppo)
     """Scalar policy loss, value loss, entropy (nats) and approximate KL (nats) of one minibatch."""
     device = output.flat.device
     action, old, advantage, returns = (
-        part[rows].to(device) for part in (rollout.action, rollout.log_prob, rollout.advantage, rollout.returns)
+        part[rows].to(device)
+        for part in (rollout.action, rollout.log_prob, rollout.advantage, rollout.returns)
     )
     params = {name: tensor.float() for name, tensor in output.params.items()}
     if output.kind == "categorical":

@@ -41,7 +41,12 @@ class Sampler:
     """Steps environments with a frozen policy. Lives in its own thread; shares nothing with the learner."""
 
     def __init__(
-        self, stepper: Stepper, environment: Environment, agent: Ppo, network: PolicyNetwork, precision: Precision
+        self,
+        stepper: Stepper,
+        environment: Environment,
+        agent: Ppo,
+        network: PolicyNetwork,
+        precision: Precision,
     ) -> None:
         self.stepper, self.agent, self.network, self.precision = stepper, agent, network, precision
         self.ends_with_life = environment.emulator is not None and environment.emulator.lives == "life"
@@ -96,7 +101,8 @@ class Sampler:
     def _playable(self, action: Tensor) -> np.ndarray:
         if self.bounds is None:
             return action.numpy()
-        return np.clip(action.numpy(), *self.bounds)
+        playable: np.ndarray = np.clip(action.numpy(), *self.bounds)
+        return playable
 
 
 def draw(output: Output, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -40,11 +40,21 @@ def load(path: str | Path, device: str = "cpu", *, env: str | Environment | None
         try:
             network.load_state_dict(weights)
         except RuntimeError:
-            raise PolicyFileError(f"{path}: its weights do not fit its network; the file is damaged") from None
+            raise PolicyFileError(
+                f"{path}: its weights do not fit its network; the file is damaged"
+            ) from None
         policy = Policy(network, spec, device=device)
     else:
-        raise PolicyFileError(f"{path}: not a policy; rlkd reads .safetensors files and Stable-Baselines3 .zip files")
+        raise PolicyFileError(
+            f"{path}: not a policy; rlkd reads .safetensors files and Stable-Baselines3 .zip files"
+        )
     return policy if env is None else attach(policy, as_recipe(env), where=text)
+
+
+def as_policy(policy: Policy | str | Path, *, env: Environment | None = None) -> Policy:
+    """The policy itself, or the one in a file; with `env` as its environment if it is given."""
+    loaded = policy if isinstance(policy, Policy) else load(policy)
+    return loaded if env is None else attach(loaded, env, where=loaded.spec.name)
 
 
 def from_sb3(model: Any, *, env: str | Environment | None = None) -> Policy:
@@ -71,7 +81,9 @@ def check_fits(spec: PolicySpec, recipe: Environment, *, where: str) -> None:
     """Raise MismatchError unless a policy of `spec` can play in `recipe`."""
     own = spec.environment
     if own is not None and (own.source, own.id) != (recipe.source, recipe.id):
-        raise MismatchError(f"{where} was made for {own.id}, not for {recipe.id}; pass the environment it knows")
+        raise MismatchError(
+            f"{where} was made for {own.id}, not for {recipe.id}; pass the environment it knows"
+        )
     shape, discrete, actions = spaces(recipe)
     if shape != spec.observation_shape:
         raise MismatchError(
@@ -84,7 +96,9 @@ def check_fits(spec: PolicySpec, recipe: Environment, *, where: str) -> None:
         )
     meanings = action_meanings(recipe)
     if spec.action_meanings and meanings and spec.action_meanings != meanings:
-        raise MismatchError(f"{where} numbers its actions {list(spec.action_meanings)}, {recipe.id} {list(meanings)}")
+        raise MismatchError(
+            f"{where} numbers its actions {list(spec.action_meanings)}, {recipe.id} {list(meanings)}"
+        )
 
 
 def _shipped(name: str) -> Path:

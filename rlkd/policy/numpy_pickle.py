@@ -1,7 +1,7 @@
 """Numbers out of a numpy pickle without unpickling it: statistics of Stable-Baselines3's `VecNormalize`.
 
-An interpreter of the few opcodes that such files use. It knows no callables: what a file calls becomes an inert
-`Made` record, and a name outside the fixed list ends the reading. Arrays are rebuilt from their raw bytes here.
+An interpreter of the few opcodes that such files use. It knows no callables: what a file calls becomes an
+inert `Made` record, a name outside the fixed list ends the reading, and arrays are rebuilt here from raw bytes.
 """
 
 import math
@@ -39,10 +39,8 @@ NAMES = frozenset(
 """All that a file may mention; none of it is imported or called."""
 
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-VALUES = frozenset(
-    ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE")
-    + ("BINBYTES", "SHORT_BINBYTES", "BYTEARRAY8")
-)
+INTEGERS, TEXTS = ("BININT", "BININT1", "BININT2", "LONG1"), ("BINUNICODE", "SHORT_BINUNICODE")
+VALUES = frozenset((*INTEGERS, *TEXTS, "BINFLOAT", "BINBYTES", "SHORT_BINBYTES", "BYTEARRAY8"))
 TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
@@ -81,9 +79,7 @@ def read_vecnormalize(path: Path) -> Normaliser | None:
     fit = mean.ndim == 1 and mean.shape == variance.shape and math.isfinite(epsilon) and limit > 0
     if not fit or not np.isfinite(mean).all() or not (np.isfinite(variance) & (variance + epsilon > 0)).all():
         raise PolicyFileError(f"{path}: its means and variances are not two finite vectors of one length")
-    return Normaliser(
-        mean=tuple(mean.tolist()), variance=tuple(variance.tolist()), limit=limit, epsilon=epsilon
-    )
+    return Normaliser(mean=tuple(mean.tolist()), variance=tuple(variance.tolist()), limit=limit, epsilon=epsilon)
 
 
 def _interpret(content: bytes, where: str) -> Any:
@@ -126,13 +122,13 @@ def _interpret(content: bytes, where: str) -> Any:
                 items = since_mark()
                 stack[-1].extend(items)
             elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
-                memo[len(memo) if argument is None else argument] = stack[-1]
+                memo[len(memo) if argument is None else int(argument)] = stack[-1]
             elif name in ("BINGET", "LONG_BINGET"):
-                stack.append(memo[argument])
+                stack.append(memo[int(argument or 0)])
             elif name in ("GLOBAL", "STACK_GLOBAL"):
                 text = argument if name == "GLOBAL" else f"{_text(stack.pop(-2))} {_text(stack.pop())}"
                 if text not in NAMES:
-                    raise UnsafeFileError(f"{where}: refers to '{text}', which statistics do not need; not read")
+                    raise UnsafeFileError(f"{where}: refers to '{text}', which statistics do not need")
                 stack.append(Made(text))
             elif name in ("REDUCE", "NEWOBJ"):
                 arguments, called = stack.pop(), stack.pop()

@@ -62,6 +62,22 @@ class Rule:
         return f"{self.name} {self.epsilon:g}" if self.name == "epsilon_greedy" else self.name
 
 
+def parse_rule(text: str) -> Rule:
+    """A rule from "greedy", "sampled" or "epsilon_greedy 0.05"; RecipeError for anything else."""
+    name, _, epsilon = text.strip().partition(" ")
+    if name in ("greedy", "sampled") and not epsilon:
+        return GREEDY if name == "greedy" else SAMPLED
+    if name == "epsilon_greedy":
+        try:
+            return Rule(name="epsilon_greedy", epsilon=float(epsilon))
+        except ValueError:
+            pass
+    raise RecipeError(f"rule must be 'greedy', 'sampled' or 'epsilon_greedy 0.05', got '{text}'")
+
+
+GREEDY, SAMPLED = Rule(name="greedy"), Rule(name="sampled")
+
+
 def unflatten(kind: Kind, flat: Tensor) -> dict[str, Tensor]:
     """Parameters by name from [B, P]; the reverse of `Output.flat`."""
     names = PARAMS[kind]
@@ -112,4 +128,5 @@ def _continuous(output: Output, rule: Rule, uniforms: np.ndarray) -> np.ndarray:
         action = mean + normal * np.exp(output.params["log_std"].float().numpy())
     if output.kind == "squashed_gaussian":
         action = np.tanh(action)
-    return action.astype(np.float32)
+    squashed: np.ndarray = action.astype(np.float32)
+    return squashed

@@ -10,10 +10,8 @@ from torch import Tensor
 from rlkd.errors import MismatchError
 from rlkd.policy import file
 from rlkd.policy.networks import PolicyNetwork, acting_flops, acting_parameters
-from rlkd.policy.output import Output, Rule, decide
+from rlkd.policy.output import GREEDY, SAMPLED, Output, decide
 from rlkd.policy.spec import PolicySpec
-
-GREEDY, SAMPLED = Rule(name="greedy"), Rule(name="sampled")
 
 
 class Policy:
@@ -130,7 +128,8 @@ class Policy:
         low, high = (np.array(bound, np.float32) for bound in (self.spec.action_low, self.spec.action_high))
         if self.spec.kind == "squashed_gaussian":
             action = low + 0.5 * (action + 1) * (high - low)
-        return np.clip(action, low, high)
+        clipped: np.ndarray = np.clip(action, low, high)
+        return clipped
 
     def save(self, path: str | Path) -> None:
         """Write one .safetensors file: whole or not there, weights in `spec.precision`, no code in it."""
@@ -154,7 +153,9 @@ class Policy:
             else:
                 continue
             return (observation if wanted == shape else np.moveaxis(observation, -1, 1)), batched
-        raise MismatchError(f"this policy reads observations of shape {list(shape)}, got {list(observation.shape)}")
+        raise MismatchError(
+            f"this policy reads observations of shape {list(shape)}, got {list(observation.shape)}"
+        )
 
 
 def to_cpu(output: Output) -> Output:

@@ -1,54 +1,54 @@
 """Stable-Baselines3's ppo, a2c and dqn as policies: from a zip without unpickling it, or from a live model.
 
-Read are the tensors of `policy.pth` and, of `data`, the plain values beside its pickled ones. What they do not
-settle, or what our networks cannot express, is refused by name.
+Read are the tensors of `policy.pth` and, of `data`, the plain values beside its pickled ones. What they do
+not settle, or what our networks cannot express, is refused by name.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rlkd.errors import MismatchError, PolicyFileError, RecipeError
+from rlkd.errors import PolicyFileError, RlkdError
 from rlkd.policy.networks import PolicyNetwork
 from rlkd.policy.numpy_pickle import read_vecnormalize
 from rlkd.policy.output import Kind, Rule
 from rlkd.policy.policy import Policy
+from rlkd.policy.sb3_layers import rename
 from rlkd.policy.sb3_zip import read_contents
 from rlkd.policy.spec import Normaliser, PolicySpec
 from rlkd.recipe import Network
 
 STOCK_POLICIES = ("stable_baselines3.common.policies", "stable_baselines3.dqn.policies")
-"""Modules of the policy classes whose forward pass we know."""
-STOCK_EXTRACTORS = ("NatureCNN", "FlattenExtractor")
-ACTIVATIONS = {"Tanh": "tanh", "ReLU": "relu"}
-LEARNING_ONLY = frozenset(
-    ("net_arch", "activation_fn", "ortho_init", "log_std_init", "optimizer_class", "optimizer_kwargs", "use_sde")
-    + ("full_std", "use_expln", "squash_output", "sde_net_arch", "share_features_extractor", "normalize_images")
-    + ("features_extractor_class", "features_extractor_kwargs")
+"""Modules of the policy classes whose forward pass is known."""
+STOCK_EXTRACTORS = tuple(
+    f"<class 'stable_baselines3.common.torch_layers.{name}'>" for name in ("NatureCNN", "FlattenExtractor")
 )
-"""Keyword arguments of policies that are read here, show in the tensors, or matter for learning or gSDE alone."""
-IGNORED = ("q_net_target.", "value_net.", "mlp_extractor.value_net.", "pi_features_extractor.", "vf_features_extractor.")
-"""Tensors off the acting path (or, for pi_features_extractor, a second name of the same ones)."""
-FOREIGN = {
-    "quantile_net.": "qrdqn",
-    "actor.": "sac, td3, ddpg, tqc or crossq",
-    "lstm_actor.": "recurrent ppo",
-    "mlp_extractor.shared_net.": "layers shared by policy and critic (Stable-Baselines3 before 1.8)",
+ACTIVATIONS: dict[str, Literal["relu", "tanh"]] = {
+    "<class 'torch.nn.modules.activation.ReLU'>": "relu",
+    "<class 'torch.nn.modules.activation.Tanh'>": "tanh",
 }
-NATURE_KERNELS, NATURE_STRIDES = (8, 4, 3), (4, 2, 1)
+KNOWN_ARGUMENTS = frozenset(
+    (
+        *(":type:", ":serialized:", "net_arch", "activation_fn", "ortho_init", "log_std_init", "optimizer_class"),
+        *("optimizer_kwargs", "use_sde", "full_std", "use_expln", "squash_output", "share_features_extractor"),
+        *("normalize_images", "features_extractor_class", "features_extractor_kwargs"),
+    )
+)
+"""Keyword arguments of policies that are checked here, show in the tensors, or matter for learning alone."""
 
 
 def read_zip(path: Path, *, device: str) -> Policy:
     """The policy in a Stable-Baselines3 zip (ppo, a2c or dqn with CnnPolicy or MlpPolicy).
 
-    Its rule is greedy: Stable-Baselines3's `predict` samples unless told otherwise, but published scores, and those
-    that such teachers were chosen by, are those of `deterministic=True`. Statistics of `VecNormalize` are taken from
-    `vecnormalize.pkl` beside the zip, or in the folder of its name, as the RL Zoo lays them out.
+    Its rule is greedy: Stable-Baselines3's `predict` samples unless told otherwise, but the scores that such
+    teachers are known and chosen by are those of `deterministic=True`. Statistics of `VecNormalize` are taken
+    from `vecnormalize.pkl` beside the zip or in the folder of its name, where the RL Zoo puts it.
 
     Args:
         path: the .zip file.
@@ -56,31 +56,30 @@ def read_zip(path: Path, *, device: str) -> Policy:
 
     Raises:
         UnsafeFileError: a file that wants more decoded than tensors and numbers.
-        PolicyFileError: missing, damaged, or of a kind that is not read; the message names what stands in the way.
+        PolicyFileError: missing, damaged, or of a kind that is not read; the message names the obstacle.
     """
     contents = read_contents(path)
-    algorithm = _algorithm(contents.data)
-    origin = f"Stable-Baselines3 {contents.version} {algorithm}, {path.name}, sha256 {contents.sha256}"
+    made_by = f"Stable-Baselines3 {contents.version} {_algorithm(contents.data)}"
     return _policy(
         contents.data,
         contents.weights,
+        _statistics(path),
         where=str(path),
         name=path.stem,
-        origin=origin,
-        normaliser=_statistics(path),
+        origin=f"{made_by}, {path.name}, sha256 {contents.sha256}",
         device=device,
     )
 
 
 def from_model(model: Any) -> Policy:
-    """The policy of a live Stable-Baselines3 ppo, a2c or dqn; weights are copied, the rule is greedy (see `read_zip`).
+    """The policy of a live Stable-Baselines3 ppo, a2c or dqn: weights copied, rule greedy as in `read_zip`.
 
     Raises:
-        PolicyFileError: a policy of a kind that is not read; the message names what stands in the way.
+        PolicyFileError: a policy of a kind that is not read; the message names the obstacle.
     """
     from stable_baselines3 import __version__
 
-    policy, name = model.policy, type(model).__name__
+    policy, name = model.policy, type(model).__name__.lower()
     data = {
         "policy_class": {"__module__": type(policy).__module__},
         "policy_kwargs": {
@@ -95,49 +94,178 @@ def from_model(model: Any) -> Policy:
     statistics = model.get_vec_normalize_env()
     normaliser = None
     if statistics is not None and statistics.norm_obs:
-        if isinstance(statistics.obs_rms, dict):
-            raise PolicyFileError(f"{name}: observations are a dictionary; rlkd reads one Box")
-        normaliser = Normaliser(
-            mean=tuple(np.asarray(statistics.obs_rms.mean, np.float64).ravel().tolist()),
-            variance=tuple(np.asarray(statistics.obs_rms.var, np.float64).ravel().tolist()),
-            limit=float(statistics.clip_obs),
-            epsilon=float(statistics.epsilon),
-        )
-    return _policy(
-        data,
-        policy.state_dict(),
-        where=name,
-        name=name.lower(),
-        origin=f"Stable-Baselines3 {__version__} {name.lower()}, {model.num_timesteps} steps",
-        normaliser=normaliser,
-        device="cpu",
-    )
+        moments = (statistics.obs_rms.mean, statistics.obs_rms.var)
+        mean, variance = (tuple(np.ravel(part).astype(np.float64).tolist()) for part in moments)
+        limit, epsilon = float(statistics.clip_obs), float(statistics.epsilon)
+        normaliser = Normaliser(mean=mean, variance=variance, limit=limit, epsilon=epsilon)
+    origin = f"Stable-Baselines3 {__version__} {name}, {model.num_timesteps} agent steps"
+    return _policy(data, policy.state_dict(), normaliser, where=name, name=name, origin=origin, device="cpu")
 
 
 def _policy(
     data: Mapping[str, Any],
     weights: Mapping[str, Tensor],
+    normaliser: Normaliser | None,
     *,
     where: str,
     name: str,
     origin: str,
-    normaliser: Normaliser | None,
     device: str,
 ) -> Policy:
-    kind = _kind(data, weights, where)
-    shape = _shape(data, where)
-    actions, low, high = _actions(data, kind, where)
-    pixels, tensors = _acting(data, weights, kind, where)
-    if pixels != (len(shape) == 3):
-        read = "MlpPolicy on pictures" if len(shape) == 3 else f"observations of shape {list(shape)}"
-        raise PolicyFileError(f"{where}: {read} is not read; CnnPolicy takes [C, H, W], MlpPolicy a vector [D]")
+    _check_stock(data, where)
+    actions, low, high = _actions(data, where)
+    shape = _shape(data.get("observation_space"), where)
+    kind: Kind = "q" if any(key.startswith("q_net.") for key in weights) else "gaussian" if low else "categorical"
+    layers = rename(weights, kind, where)
+    pixels = bool(layers.channels)
+    if len(shape) != (3 if pixels else 1):
+        policy_class = "CnnPolicy" if pixels else "MlpPolicy"
+        raise PolicyFileError(
+            f"{where}: a {policy_class} on observations {list(shape)} is not read; rlkd reads CnnPolicy on "
+            "[channels, height, width] and MlpPolicy on a vector"
+        )
     if normaliser is not None and shape != (len(normaliser.mean),):
-        raise PolicyFileError(f"{where}: statistics of {len(normaliser.mean)} numbers, observations {list(shape)}")
-    widths = tuple(len(tensor) for key, tensor in tensors.items() if key.endswith("bias") and "encoder" in key)
-    network = Network(
-        encoder="conv" if pixels else "mlp",
-        channels=widths[:3] if pixels else (),
-        hidden=widths[3:] if pixels else widths,
-        activation="relu" if pixels else _activation(data, kind, where),
+        raise PolicyFileError(
+            f"{where}: VecNormalize's statistics are of {len(normaliser.mean)} numbers, observations {list(shape)}"
+        )
+    activation = _activation(data, kind, where)
+    if layers.deepened and activation != "relu":
+        raise PolicyFileError(f"{where}: layers with {activation} behind a CNN with relu are not read")
+    try:
+        recipe = Network(
+            encoder="conv" if pixels else "mlp",
+            channels=layers.channels,
+            hidden=layers.hidden,
+            activation="relu" if pixels else activation,
+            value=layers.value,
+        )
+        with torch.device("meta"):  # shapes are compared before anything of that size is allocated
+            network = PolicyNetwork(recipe, shape, kind, actions)
+        network.load_state_dict(layers.tensors, assign=True)
+    except (RlkdError, RuntimeError, TypeError, OverflowError):
+        raise PolicyFileError(
+            f"{where}: its tensors do not make the stock network from {list(shape)} to {actions} actions"
+        ) from None
+    spec = PolicySpec(
+        name=name,
+        kind=kind,
+        network=recipe,
+        observation_shape=shape,
+        observation_dtype="uint8" if pixels else "float32",
+        actions=actions,
+        rule=Rule(name="greedy"),
+        action_low=low,
+        action_high=high,
+        normaliser=normaliser,
+        origin=origin,
     )
-    return ...
+    return Policy(network, spec, device=device)
+
+
+def _check_stock(data: Mapping[str, Any], where: str) -> None:
+    """Raise PolicyFileError unless the plain values describe one of Stable-Baselines3's own feed-forward policies."""
+    module = _table(data.get("policy_class")).get("__module__")
+    if module not in STOCK_POLICIES:
+        raise PolicyFileError(
+            f"{where}: its policy class is of '{module}'; rlkd reads Stable-Baselines3's ppo, a2c and dqn"
+        )
+    arguments = _table(data.get("policy_kwargs"))
+    unknown = sorted(set(arguments) - KNOWN_ARGUMENTS)
+    if unknown:
+        raise PolicyFileError(f"{where}: policy argument '{unknown[0]}' is not known, so neither is what it does")
+    if data.get("use_sde") or arguments.get("use_sde"):
+        raise PolicyFileError(f"{where}: state-dependent exploration (gSDE, use_sde=True) is not read")
+    extractor = arguments.get("features_extractor_class", STOCK_EXTRACTORS[0])
+    if extractor not in STOCK_EXTRACTORS:
+        raise PolicyFileError(f"{where}: {extractor} is not read; NatureCNN and FlattenExtractor are")
+    if not arguments.get("normalize_images", True):
+        raise PolicyFileError(f"{where}: normalize_images=False is not read; rlkd scales pictures to [0, 1]")
+
+
+def _activation(data: Mapping[str, Any], kind: Kind, where: str) -> Literal["relu", "tanh"]:
+    text = _table(data.get("policy_kwargs")).get("activation_fn")
+    if text is None:
+        return "relu" if kind == "q" else "tanh"
+    if text not in ACTIVATIONS:
+        raise PolicyFileError(f"{where}: activation {text} is not read; ReLU and Tanh are")
+    return ACTIVATIONS[text]
+
+
+def _actions(data: Mapping[str, Any], where: str) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
+    """How many discrete actions, without bounds; or how many dimensions, with bounds."""
+    space = _table(data.get("action_space"))
+    text = str(space.get(":type:"))
+    if text.endswith(".Discrete'>"):
+        if str(space.get("start", 0)) != "0":
+            raise PolicyFileError(f"{where}: actions that start at {space['start']} are not read")
+        if re.fullmatch(r"[1-9]\d{0,5}", str(space.get("n"))):
+            return int(space["n"]), (), ()
+    elif text.endswith(".Box'>"):
+        shape = _shape(space, where)
+        low, high = (_floats(space.get(key)) for key in ("low", "high"))
+        if len(shape) == 1 and len(low) == len(high) == shape[0]:
+            return shape[0], low, high
+    raise PolicyFileError(f"{where}: action space {text} is not read; Discrete and a flat Box with bounds are")
+
+
+def _shape(space: Any, where: str) -> tuple[int, ...]:
+    """Of a Box, from its plain values."""
+    table = _table(space)
+    shape = table.get("_shape", table.get("shape"))  # before gym 0.19 without the underscore
+    plain = isinstance(shape, list) and all(type(size) is int and 0 < size < 2**24 for size in shape)
+    if not plain or not str(table.get(":type:")).endswith(".Box'>"):
+        raise PolicyFileError(f"{where}: a space of {table.get(':type:')} is not read where a Box is expected")
+    return tuple(shape)
+
+
+def _floats(value: Any) -> tuple[float, ...]:
+    """Numbers from a list, or from how numpy prints one; none where it was abbreviated."""
+    try:
+        items = value if isinstance(value, list) else str(value).strip("[] \n").split()
+        numbers = tuple(float(np.float32(float(item))) for item in items)  # the space's own precision
+    except (TypeError, ValueError):
+        return ()
+    return () if any(math.isnan(number) for number in numbers) else numbers
+
+
+def _plain_space(space: Any) -> dict[str, Any]:
+    """The plain values of a live space, as a zip holds them."""
+    table: dict[str, Any] = {":type:": str(type(space)), "_shape": list(space.shape or ())}
+    for key in ("n", "start"):
+        if hasattr(space, key):
+            table[key] = str(getattr(space, key))
+    for key in ("low", "high"):
+        if hasattr(space, key):
+            table[key] = np.ravel(getattr(space, key)).tolist()
+    return table
+
+
+def _table(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _algorithm(data: Mapping[str, Any]) -> str:
+    """Guessed from which values the constructor took."""
+    for key, name in {"clip_range": "ppo", "exploration_rate": "dqn", "cg_max_steps": "trpo"}.items():
+        if key in data:
+            return name
+    return "a2c"
+
+
+def _statistics(path: Path) -> Normaliser | None:
+    """Of `VecNormalize`, where the policy learned behind one.
+
+    Raises:
+        PolicyFileError: its configuration says so, but the statistics are not there.
+    """
+    folder = path.with_suffix("")
+    for candidate in (folder / "vecnormalize.pkl", path.with_name("vecnormalize.pkl")):
+        if candidate.is_file():
+            return read_vecnormalize(candidate)
+    config = folder / "config.yml"
+    if config.is_file() and re.search(r"- normalize\n\s*- (?!false|null)", config.read_text(errors="replace")[:65536]):
+        raise PolicyFileError(
+            f"{path}: learned behind VecNormalize, says {config.name}, and plays badly without its statistics; "
+            f"put vecnormalize.pkl into {folder}"
+        )
+    return None

@@ -33,7 +33,8 @@ class Normaliser:
         """Whitened float32 observations, [..., D], computed in float64."""
         centred = observation.astype(np.float64) - np.array(self.mean)
         white = centred / np.sqrt(np.array(self.variance) + self.epsilon)
-        return np.clip(white, -self.limit, self.limit).astype(np.float32)
+        clipped: np.ndarray = np.clip(white, -self.limit, self.limit).astype(np.float32)
+        return clipped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

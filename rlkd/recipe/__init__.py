@@ -1,7 +1,7 @@
 """Recipes: TOML files under `agents/` and `envs/` as frozen, checked, hashable values."""
 
 from rlkd.recipe.environment import Emulator, Environment, Protocol, View
-from rlkd.recipe.find import Shipped, data_root, dump, load, load_any, resolve, shipped
+from rlkd.recipe.find import Shipped, data_root, dump, load, load_any, resolve, resolve_anywhere, shipped
 from rlkd.recipe.kinds import (
     Distill,
     Generations,
@@ -35,6 +35,7 @@ __all__ = [
     "load_any",
     "recipe_hash",
     "resolve",
+    "resolve_anywhere",
     "shipped",
     "to_table",
 ]

@@ -82,6 +82,21 @@ def resolve(name: str, folder: str) -> Path:
     return known[ends[0]]
 
 
+def resolve_anywhere(name: str) -> Path:
+    """The file that `name` means among agents and environments; RecipeError when none or both have it."""
+    found, errors = [], []
+    for folder in ("agents", "envs"):
+        try:
+            found.append(resolve(name, folder))
+        except RecipeError as error:
+            errors.append(error)
+    if len(set(found)) > 1:
+        raise RecipeError(f"'{name}' is ambiguous: {', '.join(_short(path) for path in found)}; give the path")
+    if not found:
+        raise next((e for e in errors if "ambiguous" in str(e) or "did you mean" in str(e)), errors[0])
+    return found[0]
+
+
 def load(name: str, kind: type[R], *, overrides: Sequence[str] = ()) -> R:
     """The recipe called `name`, which must be of `kind` (`Environment`, `Network`, ...).
 

@@ -132,9 +132,7 @@ class Source:
             all(0 <= fraction <= 1 for fraction in self.teacher_fraction),
             f"teacher_fraction must be in [0, 1], got {list(self.teacher_fraction)}",
         )
-        require(
-            self.teacher_fraction[0] == 1 or self.rounds > 1, "a falling teacher_fraction needs rounds > 1"
-        )
+        require(self.teacher_fraction[0] == 1 or self.rounds > 1, "a falling teacher_fraction needs rounds > 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +166,8 @@ class Distill:
     """The loss, summed."""
     gradient_steps: int
     """Gradient steps of each student, over all rounds."""
+    students: tuple[str, ...]
+    """Network recipes of the students, where the caller names none; the controls copy the first."""
     batch_size: int = 256
     """Samples per gradient step."""
     learning_rate: float = 1e-3

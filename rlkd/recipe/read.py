@@ -95,10 +95,7 @@ def _convert(hint: Any, value: Any, *, where: str, key: str) -> Any:
             pairs = enumerate(zip(kinds, value, strict=True))
             return tuple(_convert(k, v, where=where, key=f"{key}[{i}]") for i, (k, v) in pairs)
     elif origin is dict and isinstance(value, Mapping):
-        return {
-            name: _convert(arguments[1], item, where=where, key=f"{key}.{name}")
-            for name, item in value.items()
-        }
+        return {name: _convert(arguments[1], item, where=where, key=f"{key}.{name}") for name, item in value.items()}
     elif dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return build(typing.cast(type, hint), value, where=f"{where} [{key}]")
     elif hint is float and _is_a(value, float):

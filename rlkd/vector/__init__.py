@@ -3,4 +3,13 @@
 from rlkd.vector.make import Backend, action_bounds, action_meanings, as_recipe, make, make_vec, spaces
 from rlkd.vector.stepper import Stepper
 
-__all__ = ["Backend", "Stepper", "action_bounds", "action_meanings", "as_recipe", "make", "make_vec", "spaces"]
+__all__ = [
+    "Backend",
+    "Stepper",
+    "action_bounds",
+    "action_meanings",
+    "as_recipe",
+    "make",
+    "make_vec",
+    "spaces",
+]

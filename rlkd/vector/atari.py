@@ -1,10 +1,10 @@
 """One Atari game with every preprocessing choice of a recipe, on the plain emulator interface.
 
-This is the reference and the fallback: ale-py's C++ vector environment plays the default view faster, and a test
-holds the two to identical transitions.
+This is the reference and the fallback: ale-py's C++ vector environment plays the default view faster, and a
+test holds the two to identical transitions.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import ale_py
 import cv2
@@ -20,16 +20,17 @@ LUMINANCE = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
 
 
 class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
-    """One Atari game: observations uint8 [stack, height, width], rewards raw, `info["lives"]` after every step.
+    """One Atari game: observations uint8 [stack, height, width], rewards raw, `info["lives"]` each step.
 
-    A reset with a seed reloads the game, so that the episode depends on the seed alone: emulator, sticky actions
-    and the number of no-ops. Frame for frame it does what ale-py's C++ vector environment does, its oddities too:
-    FIRE comes first and counts as one of the no-ops, whose number is drawn from 0 to `noop_max - 1`; the frame on
-    which an episode ends is never seen, so that the last picture is made of frames before it. The seed of a
-    no-op count means the same in both where the C++ standard library is GNU's, as in ale-py's Linux wheels.
+    A reset with a seed reloads the game, so that the episode depends on the seed alone: emulator, sticky
+    actions and the number of no-ops. Frame for frame it does what ale-py's C++ vector environment does, its
+    oddities too: FIRE comes first and counts as one of the no-ops, whose number is drawn from 0 to
+    `noop_max - 1`; the frame on which an episode ends is never seen, so that the last picture is made of
+    frames before it. A seed gives both the same number of no-ops where the C++ standard library is GNU's, as
+    in ale-py's Linux wheels.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 15}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012  # as gymnasium
 
     def __init__(self, recipe: Environment, render_mode: str | None = None) -> None:
         if recipe.emulator is None:
@@ -97,7 +98,7 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
         return np.asarray(self.ale.getScreenRGB())
 
     def _noops(self) -> int:
-        """Uniform in 0 .. noop_max - 1, by std::mt19937 and libstdc++'s way of drawing (Lemire, arXiv:1805.10941)."""
+        """Uniform in 0 .. noop_max - 1, drawn as libstdc++ does with std::mt19937 (arXiv:1805.10941)."""
         most = max(self.emulator.noop_max, 1)
         while True:
             product = int(self.noop_bits.randint(2**32, dtype=np.uint32)) * most

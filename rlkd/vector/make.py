@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from functools import partial
+from multiprocessing import get_context
 from typing import Any, Literal
 
 import gymnasium
@@ -61,8 +62,9 @@ def make_vec(
         env: recipe name, path of a .toml, or a raw gymnasium id.
         num_envs: how many.
         seed: row i starts from `seed + i`.
-        backend: `auto` takes ale-py's C++ environment where it can express the recipe, else gymnasium's SyncVectorEnv
-            for cheap environments and AsyncVectorEnv for Atari. The others are for tests and comparisons.
+        backend: `auto` takes ale-py's C++ environment where it can express the recipe, else gymnasium's
+            SyncVectorEnv for cheap environments and AsyncVectorEnv for Atari: its worker processes import the
+            calling script, which has to start under `if __name__ == "__main__":`. The others are for tests.
         threads: emulator threads of the C++ environment; 0 takes one for each core.
     """
     recipe = as_recipe(env)
@@ -77,8 +79,13 @@ def make_vec(
         if recipe.source == "ale":
             rom_path(recipe.id)
         thunks: list[Callable[[], gymnasium.Env[Any, Any]]] = [partial(make, recipe) for _ in range(num_envs)]
-        kind = SyncVectorEnv if backend == "sync" else AsyncVectorEnv
-        vector = kind(thunks, autoreset_mode=AutoresetMode.NEXT_STEP)
+        if backend == "sync":
+            vector = SyncVectorEnv(thunks, autoreset_mode=AutoresetMode.NEXT_STEP)
+        else:
+            # Workers come from a clean server process: a fork of this one, with its threads of emulators and
+            # torch, can hang, and would hold the lock of the run folder.
+            get_context("forkserver").set_forkserver_preload([__name__])
+            vector = AsyncVectorEnv(thunks, context="forkserver", autoreset_mode=AutoresetMode.NEXT_STEP)
     vector.reset(seed=seed)
     return vector
 
@@ -134,9 +141,8 @@ def _ale(recipe: Environment, num_envs: int, backend: str, threads: int) -> Vect
 
 def _make_gymnasium(recipe: Environment, render_mode: str | None) -> gymnasium.Env[Any, Any]:
     try:
-        return gymnasium.make(
-            recipe.id, render_mode=render_mode, max_episode_steps=recipe.frame_cap, **recipe.options
-        )
+        options: dict[str, Any] = {**recipe.options, "max_episode_steps": recipe.frame_cap}
+        return gymnasium.make(recipe.id, render_mode=render_mode, **options)
     except (gymnasium.error.Error, TypeError) as error:
         raise RecipeError(f"gymnasium cannot make '{recipe.id}': {error}") from None
 
@@ -148,7 +154,7 @@ def _register() -> None:
 
 
 def spaces(recipe: Environment) -> tuple[tuple[int, ...], bool, int]:
-    """Observation shape, whether actions are discrete, and how many actions (or action dimensions) there are."""
+    """Observation shape, whether actions are discrete, and how many there are (or action dimensions)."""
     env = make(recipe)
     try:
         space, observation = env.action_space, env.observation_space

@@ -11,8 +11,8 @@ from rlkd.data import Episode, Step
 class Stepper:
     """Steps a vectorised environment and gives `Step` records; keeps whole-game scores.
 
-    `send` starts a step and `receive` waits for it, so that inference for one half of the environments can hide
-    behind the emulators of the other half.
+    `send` starts a step and `receive` waits for it, so that inference for one half of the environments can
+    hide behind the emulators of the other half.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
@@ -45,7 +45,12 @@ class Stepper:
 
         Returns:
             [N, ...]: the observations of all rows.
+
+        Raises:
+            ValueError: no row is to be reset, or there is not one seed for each.
         """
+        if not rows.any() or len(seeds) != rows.sum():
+            raise ValueError(f"need at least one row and a seed for each, got {rows.sum()} and {len(seeds)}")
         if _is_ale(self.env):
             options = None if rows.all() else {"reset_mask": rows}
             reset = self.env.reset(seed=cast(Any, np.asarray(seeds, np.int64)), options=options)

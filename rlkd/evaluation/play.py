@@ -6,18 +6,19 @@ its own stream, and inference runs in float32 on batches of one fixed size.
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from rlkd import metrics
 from rlkd.data import Evaluation
 from rlkd.errors import MismatchError
-from rlkd.evaluate.players import PolicyPlayer, RandomPlayer, Seat, Table
-from rlkd.policy import Policy, Rule
+from rlkd.evaluation.players import PolicyPlayer, RandomPlayer, Seat, Table
+from rlkd.policy import Policy, Rule, parse_rule
 from rlkd.policy.compute import one_thread_per_role
-from rlkd.policy.load import check_fits
+from rlkd.policy.load import as_policy, check_fits
 from rlkd.recipe import Environment
-from rlkd.vector import Stepper, make_vec
+from rlkd.vector import Stepper, as_recipe, make_vec
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Played:
     """[S, ...]: observations drawn uniformly from each episode, in order of episodes; empty if none were asked for."""
 
 
-def evaluate(
+def play(
     policy: Policy,
     environment: Environment | None = None,
     *,
@@ -60,9 +61,7 @@ def evaluate(
     rule = rule or policy.spec.rule
     player = PolicyPlayer(policy, rule)
     name = policy.spec.name
-    played = _play(
-        player, environment, episodes, num_envs, first_seed, keep_states, title or f"evaluate {name}"
-    )
+    played = _play(player, environment, episodes, num_envs, first_seed, keep_states, title or f"evaluate {name}")
     spec = policy.spec
     evaluation = dataclasses.replace(
         played.evaluation,
@@ -75,7 +74,32 @@ def evaluate(
     return Played(evaluation, played.states)
 
 
-def evaluate_random(
+def evaluate(
+    policy: Policy | str | Path,
+    *,
+    env: Environment | str | None = None,
+    episodes: int | None = None,
+    rule: str | None = None,
+    num_envs: int = 16,
+) -> Evaluation:
+    """Raw scores of whole games under the environment's protocol.
+
+    Args:
+        policy: a policy or its file.
+        env: where; None takes the policy's own.
+        episodes: how many; None takes the protocol's.
+        rule: "greedy", "sampled" or "epsilon_greedy 0.05"; None takes the policy's own.
+        num_envs: environments side by side; changes the speed, not the scores.
+
+    Raises:
+        RlkdError: the file cannot be read, or policy and environment do not fit.
+    """
+    environment = None if env is None else as_recipe(env)
+    wanted = None if rule is None else parse_rule(rule)
+    return play(as_policy(policy), environment, episodes=episodes, rule=wanted, num_envs=num_envs).evaluation
+
+
+def play_randomly(
     environment: Environment,
     *,
     episodes: int | None = None,
@@ -83,9 +107,7 @@ def evaluate_random(
     first_seed: int | None = None,
 ) -> Evaluation:
     """Scores of uniformly random actions, on the same episodes."""
-    return _play(
-        RandomPlayer(environment), environment, episodes, num_envs, first_seed, 0, "random play"
-    ).evaluation
+    return _play(RandomPlayer(environment), environment, episodes, num_envs, first_seed, 0, "random play").evaluation
 
 
 def environment_of(policy: Policy, environment: Environment | None) -> Environment:
@@ -122,9 +144,7 @@ def _play(
                 for table in tables:
                     if table.in_flight:
                         finished += table.receive()
-                        bar.update(
-                            len(finished), f"score {np.mean([s.score for s in finished] or [np.nan]):.1f}"
-                        )
+                        bar.update(len(finished), f"score {np.mean([s.score for s in finished] or [np.nan]):.1f}")
                     table.fill(queue)
                     if any(seat is not None for seat in table.seats):
                         table.send()

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from rlkd import metrics, storage
 from rlkd.data import Evaluation
-from rlkd.distill.learning import Setting, learn_rounds
-from rlkd.distill.student import Plan, Student
-from rlkd.distill.terms import reported_temperature, student_kind
+from rlkd.distillation.learning import Setting, learn_rounds
+from rlkd.distillation.student import Plan, Student
+from rlkd.distillation.terms import reported_temperature, student_kind
 from rlkd.errors import MismatchError
-from rlkd.evaluate import agreement, environment_of, evaluate, evaluate_random, mean_kl
+from rlkd.evaluation import agreement, environment_of, mean_kl, play, play_randomly
 from rlkd.policy import PARAMS, Policy
 from rlkd.policy.compute import Precision, one_thread_per_role, pick_device
 from rlkd.recipe import Distill, Environment, Network
@@ -70,7 +70,7 @@ class Result:
     """Wall seconds by phase, and busy seconds of the roles that overlap."""
 
 
-def distill(
+def run_distillation(
     teacher: Policy,
     students: Mapping[str, Network],
     recipe: Distill,
@@ -105,14 +105,15 @@ def distill(
     one_thread_per_role()
     environment = environment_of(teacher, environment)
     student_kind(recipe.terms, teacher.spec.kind)
+    if any(network.core != "none" for network in students.values()):
+        raise MismatchError("recurrent students cannot be distilled yet; take a network with core = 'none'")
     if teacher.recurrent:
         raise MismatchError(f"{teacher.spec.name} is recurrent; distilling recurrent teachers does not work yet")
     plans = [Plan(name, network) for name, network in students.items()]
     plans += [Plan(control, plans[0].network, control) for control in recipe.controls]
     where = pick_device(device)
     learners = [
-        Student(plan, recipe, teacher.spec, seed=1009 * seed + place, device=where)
-        for place, plan in enumerate(plans)
+        Student(plan, recipe, teacher.spec, seed=1009 * seed + place, device=where) for place, plan in enumerate(plans)
     ]
     replay = Replay(
         recipe.source.num_envs,
@@ -125,10 +126,8 @@ def distill(
     clock = time.perf_counter()
     with storage.run_folder(run), metrics.stop_signal() as stop:
         teacher.save(run / "teacher.safetensors")
-        played = evaluate(
-            teacher, environment, episodes=episodes, keep_states=recipe.held_out_states, title="teacher"
-        )
-        random_evaluation = evaluate_random(environment, episodes=episodes)
+        played = play(teacher, environment, episodes=episodes, keep_states=recipe.held_out_states, title="teacher")
+        random_evaluation = play_randomly(environment, episodes=episodes)
         stop.check(f"run {run} has nothing to keep yet; the same command starts again")
         seconds["evaluate teacher and random play"], clock = time.perf_counter() - clock, time.perf_counter()
         setting = Setting(teacher, environment, recipe, seed, precision, played.states, run)
@@ -157,9 +156,7 @@ def measure(student: Student, setting: Setting, episodes: int | None) -> Student
     policy, teacher = student.snapshot(), setting.teacher
     path = setting.run / "students" / f"{student.plan.name}.safetensors"
     policy.save(path)
-    played = evaluate(
-        policy, setting.environment, episodes=episodes, keep_states=setting.recipe.held_out_states
-    )
+    played = play(policy, setting.environment, episodes=episodes, keep_states=setting.recipe.held_out_states)
     temperature = reported_temperature(setting.recipe, teacher.spec.kind)
     return StudentResult(
         plan=student.plan,

@@ -63,9 +63,7 @@ def total_loss(terms: tuple[Term, ...], teacher: Kind, answers: Tensor, student:
     return total
 
 
-def _divergence(
-    term: Term, teacher: Kind, target: dict[str, Tensor], kind: Kind, params: dict[str, Tensor]
-) -> Tensor:
+def _divergence(term: Term, teacher: Kind, target: dict[str, Tensor], kind: Kind, params: dict[str, Tensor]) -> Tensor:
     if teacher in ("gaussian", "squashed_gaussian"):
         if term.divergence == "mse":
             return term.scale * mse(target["mean"], params["mean"], centre=False)

@@ -14,10 +14,10 @@ import numpy as np
 
 from rlkd import metrics, storage
 from rlkd.collect import Collector
-from rlkd.distill.checkpoint import load_students, save_students
-from rlkd.distill.student import Student
-from rlkd.distill.terms import reported_temperature
-from rlkd.evaluate import agreement, mean_kl
+from rlkd.distillation.checkpoint import load_students, save_students
+from rlkd.distillation.student import Student
+from rlkd.distillation.terms import reported_temperature
+from rlkd.evaluation import agreement, mean_kl
 from rlkd.policy import Policy
 from rlkd.policy.compute import Precision
 from rlkd.recipe import Distill, Environment, recipe_hash
@@ -48,7 +48,12 @@ class Setting:
     @property
     def identity(self) -> str:
         """What a run folder must share with a run that goes on in it."""
-        parts = (recipe_hash(self.recipe), recipe_hash(self.environment), self.teacher.spec.hash, str(self.seed))
+        parts = (
+            recipe_hash(self.recipe),
+            recipe_hash(self.environment),
+            self.teacher.spec.hash,
+            str(self.seed),
+        )
         return storage.sha256(" ".join(parts).encode())
 
 
@@ -83,9 +88,7 @@ def learn_rounds(
                     pending.append(collecting.submit(collector.collect, replay, number, acting))
                 goal = steps_after(number, recipe)
                 for student in students:
-                    pending.append(
-                        learning.submit(student.learn, replay, rows, goal, setting.precision, stop)
-                    )
+                    pending.append(learning.submit(student.learn, replay, rows, goal, setting.precision, stop))
                 while wait(pending, timeout=0.5).not_done:
                     note = f"{len(replay):,} states" + (", stopping" if stop.asked else "")
                     bar.update(sum(student.steps for student in students), note)

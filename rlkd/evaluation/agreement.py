@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlkd.evaluate.players import FIXED_BATCH, padded_answer
+from rlkd.evaluation.players import FIXED_BATCH, padded_answer
 from rlkd.losses import forward_kl, gaussian_kl
 from rlkd.policy import Policy, discrete_logits, unflatten
 
@@ -24,9 +24,7 @@ def agreement(policy: Policy, teacher: Policy, states: np.ndarray) -> float:
     """Share of states where both have the same greedy action (discrete), or the mean actions' R^2 (continuous)."""
     own, other = (unflatten(p.spec.kind, answers(p, states)) for p in (policy, teacher))
     if teacher.spec.discrete:
-        same = discrete_logits(policy.spec.kind, own).argmax(-1) == discrete_logits(
-            teacher.spec.kind, other
-        ).argmax(-1)
+        same = discrete_logits(policy.spec.kind, own).argmax(-1) == discrete_logits(teacher.spec.kind, other).argmax(-1)
         return float(same.double().mean())
     error = (own["mean"] - other["mean"]).square().mean()
     return float(1 - error / other["mean"].var(0).mean())

@@ -12,7 +12,8 @@ import safetensors.torch
 import torch
 
 from rlkd import storage
-from rlkd.distill.student import Student
+from rlkd.data import JsonDict
+from rlkd.distillation.student import Student
 from rlkd.errors import StorageError
 
 FILE = "students.checkpoint.safetensors"
@@ -66,7 +67,7 @@ def load_students(run: Path, students: Sequence[Student], *, identity: str) -> N
         raise StorageError(f"{path}: damaged; delete it to start this run afresh") from None
 
 
-def _restore(student: Student, entry: dict[str, object], tensors: dict[str, torch.Tensor], prefix: str) -> None:
+def _restore(student: Student, entry: JsonDict, tensors: dict[str, torch.Tensor], prefix: str) -> None:
     weights = f"{prefix}network."
     student.network.load_state_dict(
         {name.removeprefix(weights): tensor for name, tensor in tensors.items() if name.startswith(weights)}
@@ -78,7 +79,7 @@ def _restore(student: Student, entry: dict[str, object], tensors: dict[str, torc
             states.setdefault(int(index), {})[key] = tensor
     groups = student.optimiser.state_dict()["param_groups"]
     student.optimiser.load_state_dict({"state": states, "param_groups": groups})
-    student.steps = int(str(entry["steps"]))
-    student.seconds = float(str(entry["seconds"]))
-    student.losses = list(entry["losses"])  # type: ignore[call-overload]  # a list of numbers, from JSON
+    student.steps = int(entry["steps"])
+    student.seconds = float(entry["seconds"])
+    student.losses = list(entry["losses"])
     student.generator.bit_generator.state = entry["generator"]

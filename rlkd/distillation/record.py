@@ -6,9 +6,9 @@ from importlib.metadata import version
 from rich.table import Table
 
 from rlkd.data import JsonDict
-from rlkd.distill.run import Result, StudentResult
-from rlkd.distill.terms import reported_temperature
-from rlkd.evaluate.record import result_record
+from rlkd.distillation.run import Result, StudentResult
+from rlkd.distillation.terms import reported_temperature
+from rlkd.evaluation.record import result_record
 from rlkd.recipe import Distill, Environment, recipe_hash, to_table
 from rlkd.stats import failed_share, normalised_score
 

@@ -125,7 +125,7 @@ class Table:
         uniforms = np.stack([idle if seat is None else seat.uniforms() for seat in self.seats])
         for seat, observation in zip(self.seats, self.observation, strict=True):
             if seat is not None:
-                seat.visit(observation)
+                seat.visit(np.asarray(observation))
         action, self.state = self.player.act(self.observation, self.state, uniforms)
         self.stepper.send(action)
         self.in_flight = True
@@ -152,9 +152,7 @@ def padded_answer(policy: Policy, observation: np.ndarray, state: Tensor | None)
     rows = len(observation)
     missing = FIXED_BATCH - rows
     if missing:
-        observation = np.concatenate(
-            [observation, np.zeros((missing, *observation.shape[1:]), observation.dtype)]
-        )
+        observation = np.concatenate([observation, np.zeros((missing, *observation.shape[1:]), observation.dtype)])
         if state is not None:
             state = torch.cat([state[:rows], state.new_zeros(missing, state.shape[1])])
     with torch.inference_mode():

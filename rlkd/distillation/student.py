@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rlkd.distill.terms import HARD_LABELS, student_kind, total_loss
+from rlkd.distillation.terms import HARD_LABELS, student_kind, total_loss
 from rlkd.metrics import StopSignal
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec
 from rlkd.policy.compute import Precision, autocast
@@ -49,7 +49,8 @@ class Student:
         kind = student_kind(self.terms, teacher.kind)
         network = PolicyNetwork(plan.network, teacher.observation_shape, kind, teacher.actions)
         network.initialise(torch.Generator().manual_seed(seed), for_rl=False)
-        self.network = network.to(device, memory_format=torch.channels_last)
+        self.network = network.to(device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch lacks this overload
         self.spec = replace(
             teacher,
             name=plan.name,
@@ -69,7 +70,12 @@ class Student:
         self.seconds = 0.0
 
     def learn(
-        self, replay: Replay, rows: np.ndarray, goal: int, precision: Precision, stop: StopSignal | None = None
+        self,
+        replay: Replay,
+        rows: np.ndarray,
+        goal: int,
+        precision: Precision,
+        stop: StopSignal | None = None,
     ) -> None:
         """Take gradient steps on minibatches drawn from some states of the replay.
 
@@ -110,8 +116,6 @@ class Student:
 
     def snapshot(self) -> Policy:
         """The student as it is now, with weights of its own, so that it can act while it learns."""
-        network = PolicyNetwork(
-            self.spec.network, self.spec.observation_shape, self.spec.kind, self.spec.actions
-        )
+        network = PolicyNetwork(self.spec.network, self.spec.observation_shape, self.spec.kind, self.spec.actions)
         network.load_state_dict({name: tensor.cpu() for name, tensor in self.network.state_dict().items()})
         return Policy(network, self.spec)

@@ -1,0 +1,88 @@
+"""What the benchmarks share: options, a line about the machine, stored results, students over several seeds."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlkd.stats import Estimate, failed_share, normalised_score
+from rlkd.storage import write_bytes, write_json
+
+Record = dict[str, Any]
+
+
+def options(description: str, *, seeds: int = 5) -> argparse.Namespace:
+    """`--seeds N` and `--run DIR`; finished seeds in the folder are not repeated."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--seeds", type=int, default=seeds, help="training seeds")
+    name = Path(sys.argv[0]).parent.name
+    parser.add_argument("--run", type=Path, default=Path("runs") / name, help="folder for what is not stored")
+    return parser.parse_args()
+
+
+def machine() -> Record:
+    """Processor, cores, versions."""
+    import torch
+
+    model = next(
+        (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), ""
+    )
+    return {
+        "processor": model or platform.processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def store(folder: Path, record: Record, lines: Sequence[str]) -> None:
+    """Print the lines, and keep them as `result.md` and the record as `result.json` in the benchmark's folder."""
+    text = "\n".join(lines) + "\n"
+    print(text, end="")
+    write_json(folder / "result.json", record)
+    write_bytes(folder / "result.md", text.encode())
+
+
+def over_seeds(runs: Sequence[Record], name: str) -> tuple[Estimate, float]:
+    """Normalised score of a student or control over seeds, and its share of failed episodes.
+
+    Teacher and random play are measured on the same episodes in every run, so the first run's count.
+    """
+    teacher, random = runs[0]["teacher"]["scores"], runs[0]["random"]["scores"]
+    scores = [entry["scores"] for run in runs for entry in run["students"] + run["controls"] if entry["name"] == name]
+    failed = float(np.mean([failed_share(each, teacher, random) for each in scores]))
+    return normalised_score(scores, teacher, random), failed
+
+
+def entries(runs: Sequence[Record], name: str) -> list[Record]:
+    """The entries of one student or control, one a seed."""
+    return [entry for run in runs for entry in run["students"] + run["controls"] if entry["name"] == name]
+
+
+def verdict(estimate: Estimate, *, at_least: float | None = None, at_most: float | None = None) -> str:
+    """Whether the point estimate meets a threshold."""
+    if at_least is not None:
+        return f"{'met' if estimate.point >= at_least else 'MISSED'}: wanted >= {at_least:g}"
+    return f"{'met' if at_most is not None and estimate.point <= at_most else 'MISSED'}: wanted <= {at_most:g}"
+
+
+def read_run(folder: Path) -> Record | None:
+    """The finished run in a folder, or None."""
+    path = folder / "run.json"
+    if not path.exists():
+        return None
+    record: Record = json.loads(path.read_text())
+    return record
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,275 @@
+"""The `rlkd` command: real policies made smaller, and proof of what was lost.
+
+Each verb parses, calls one library function, prints the result: results on stdout, progress and complaints on stderr.
+Exit codes: 0 done, 1 our fault, 2 the caller must fix something, 3 stopped on a signal after saving.
+"""
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional, UseAppendAction, arg
+
+from rlkd.errors import RlkdError
+
+Set = Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="KEY=VALUE")]
+
+
+@dataclass(frozen=True, slots=True)
+class List:
+    """What ships: recipes of agents and environments, and trained policies."""
+
+    what: Positional[Literal["all", "agents", "envs", "policies"]] = "all"
+    """Which of them."""
+
+    def run(self) -> None:
+        from rlkd.recipe import shipped
+
+        for folder in ("agents", "envs", "policies") if self.what == "all" else (self.what,):
+            for entry in shipped(folder):
+                name = f"policy:{entry.name}" if folder == "policies" else entry.name
+                print(f"{name:34} {entry.about}".rstrip())
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    """Print a recipe with every default filled in."""
+
+    name: Positional[str]
+    """Name of a shipped recipe, or path of a .toml file."""
+    set: Set = ()
+    """Override a value, for example --set emulator.sticky_probability=0. May be given several times."""
+
+    def run(self) -> None:
+        from rlkd import recipe
+
+        path = recipe.resolve_anywhere(self.name)
+        print(recipe.dump(recipe.load_any(path, overrides=self.set)), end="")
+
+
+@dataclass(frozen=True, slots=True)
+class Train:
+    """Make a policy by reinforcement learning; a run folder that exists is resumed."""
+
+    env: Positional[str]
+    """Environment: recipe name, path of a .toml, or a raw gymnasium id."""
+    agent: str | None = None
+    """Agent recipe: ppo, ppo_classic, sb3/ppo, sb3/a2c, sb3/dqn. Default: ours, by the environment's kind."""
+    frames: int | None = None
+    """Emulator frames in all (agent steps x frame skip). Default: the recipe's."""
+    run_folder: Annotated[str | None, arg(name="run")] = None
+    """Run folder. Default: runs/ENV-AGENT-seedN."""
+    seed: int = 0
+    """Of everything random."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    set: Set = ()
+    """Override a value of the agent recipe."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        import rlkd
+
+        folder = self.run_folder or f"runs/{_slug(self.env)}-{_slug(self.agent or 'ppo')}-seed{self.seed}"
+        policy = rlkd.train(
+            self.env,
+            self.agent,
+            run=folder,
+            seed=self.seed,
+            frames=self.frames,
+            device=self.device,
+            overrides=self.set,
+            command=_command(),
+        )
+        path = f"{folder}/generations/000/policy.safetensors"
+        if self.json:
+            print(json.dumps({"run": folder, "path": path, "hash": policy.spec.hash}))
+        else:
+            print(f"policy   {path}\nscore it with: rlkd eval {path}\ncurves: rlkd report {folder}")
+
+
+@dataclass(frozen=True, slots=True)
+class Distill:
+    """Distil a teacher into smaller students, and measure what was lost."""
+
+    teacher: Positional[str]
+    """An rlkd .safetensors file, policy:NAME, or a Stable-Baselines3 .zip."""
+    env: str | None = None
+    """Environment, for teachers that do not say."""
+    agent: str = "policy_distillation"
+    """Distillation recipe."""
+    student: UseAppendAction[tuple[str, ...]] = ()
+    """A student's network recipe; may be given several times. Default: the recipe's."""
+    run_folder: Annotated[str, arg(name="run")] = "runs/distill"
+    """Run folder; a stopped run in it goes on."""
+    episodes: int | None = None
+    """Per evaluation. Default: the protocol's."""
+    seed: int = 0
+    """Of collection, weights and minibatches."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    set: Set = ()
+    """Override a value of the distillation recipe."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        import rlkd
+
+        record = rlkd.distill(
+            self.teacher,
+            self.student,
+            run=self.run_folder,
+            agent=self.agent,
+            env=self.env,
+            seed=self.seed,
+            episodes=self.episodes,
+            device=self.device,
+            overrides=self.set,
+            command=_command(),
+        )
+        if self.json:
+            print(json.dumps(record))
+            return
+        from rich.console import Console
+
+        from rlkd.distillation import result_table
+
+        Console().print(result_table(record))
+        for entry in record["students"]:
+            print(f"{entry['name']:14} {entry['path']}")
+        print(f"pictures: rlkd report {self.run_folder}")
+
+
+@dataclass(frozen=True, slots=True)
+class Evolve:
+    """Successive policy generations: each student teaches the next. Finished generations are not repeated."""
+
+    teacher: Positional[str]
+    """Generation 0: an rlkd .safetensors file, policy:NAME, or a Stable-Baselines3 .zip."""
+    env: str | None = None
+    """Environment, for teachers that do not say."""
+    agent: str = "born_again"
+    """Generations recipe."""
+    generations: int | None = None
+    """How many. Default: the recipe's."""
+    run_folder: Annotated[str, arg(name="run")] = "runs/evolve"
+    """Run folder."""
+    episodes: int | None = None
+    """Per evaluation. Default: the protocol's."""
+    seed: int = 0
+    """Of the run; every generation gets new ones from it."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    set: Set = ()
+    """Override a value of the generations recipe."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        import rlkd
+
+        record = rlkd.evolve(
+            self.teacher,
+            self.agent,
+            run=self.run_folder,
+            generations=self.generations,
+            env=self.env,
+            seed=self.seed,
+            episodes=self.episodes,
+            device=self.device,
+            overrides=self.set,
+            command=_command(),
+        )
+        if self.json:
+            print(json.dumps(record))
+            return
+        from rich.console import Console
+
+        from rlkd.lineage import lineage_table
+
+        Console().print(lineage_table(record))
+        print(f"pictures: rlkd report {self.run_folder}")
+
+
+@dataclass(frozen=True, slots=True)
+class Eval:
+    """Scores with intervals under the environment's protocol: raw score, whole games."""
+
+    policies: Positional[tuple[str, ...]]
+    """Policies: rlkd .safetensors files, policy:NAME, or Stable-Baselines3 .zip files."""
+    env: str | None = None
+    """Environment. Default: each policy's own."""
+    episodes: int | None = None
+    """Episodes each. Default: the protocol's."""
+    rule: str | None = None
+    """greedy, sampled, or "epsilon_greedy 0.05". Default: each policy's own."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        from rlkd.evaluation import evaluate_files, results_table
+
+        records = evaluate_files(self.policies, env=self.env, episodes=self.episodes, rule=self.rule)
+        if self.json:
+            print(json.dumps({"results": records}))
+            return
+        from rich.console import Console
+
+        Console().print(results_table(records))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One self-contained HTML file for each run folder."""
+
+    runs: Positional[tuple[str, ...]]
+    """Run folders of train, distill or evolve."""
+
+    def run(self) -> None:
+        from pathlib import Path
+
+        from rlkd.report import write_report
+
+        for run in self.runs:
+            print(write_report(Path(run)))
+
+
+Command = (
+    Annotated[List, tyro.conf.subcommand("list")]
+    | Annotated[Show, tyro.conf.subcommand("show")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Distill, tyro.conf.subcommand("distill")]
+    | Annotated[Evolve, tyro.conf.subcommand("evolve")]
+    | Annotated[Eval, tyro.conf.subcommand("eval")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return the process exit code."""
+    command = tyro.cli(Command, prog="rlkd", description=__doc__, args=argv)  # type: ignore[arg-type]  # a union type
+    try:
+        command.run()
+    except RlkdError as error:
+        print(f"rlkd: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("rlkd: interrupted before there was anything to save", file=sys.stderr)
+        return 3
+    except BrokenPipeError:  # the reader of our output has gone, as in `rlkd list | head`
+        sys.stderr.close()
+    return 0
+
+
+def _slug(name: str) -> str:
+    return name.removesuffix(".toml").replace("/", "-")
+
+
+def _command() -> str:
+    return shlex.join(["rlkd", *sys.argv[1:]])

@@ -1,0 +1,72 @@
+"""`distill`: names in, a run folder out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlkd import recipe as recipes
+from rlkd import storage
+from rlkd.data import JsonDict
+from rlkd.distillation.record import run_record
+from rlkd.distillation.run import run_distillation
+from rlkd.errors import RecipeError
+from rlkd.evaluation import environment_of
+from rlkd.policy import Policy, as_policy
+from rlkd.recipe import Distill, Environment, Network
+from rlkd.vector import as_recipe
+
+DEFAULT = "policy_distillation"
+
+
+def distill(
+    teacher: Policy | str | Path,
+    students: Sequence[str] = (),
+    *,
+    run: str | Path,
+    agent: str = DEFAULT,
+    env: Environment | str | None = None,
+    seed: int = 0,
+    episodes: int | None = None,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+    command: str = "",
+) -> JsonDict:
+    """Distil a teacher into students, all from one replay, and measure what was lost.
+
+    Args:
+        teacher: a policy or its file.
+        students: network recipes; none takes the distillation recipe's own.
+        run: folder for everything; the students are `students/NAME.safetensors` in it. One that was stopped goes on.
+        agent: distillation recipe.
+        env: where; None takes the teacher's own.
+        seed: of collection, weights and minibatches; the evaluation's episodes are the protocol's.
+        episodes: per evaluation; None takes the protocol's.
+        device: `auto`, `cpu` or `cuda`.
+        overrides: `key=value` for the distillation recipe.
+        command: for the record.
+
+    Returns:
+        What `run.json` holds: teacher, students, controls, seconds, recipe, versions.
+
+    Raises:
+        RlkdError: what the caller can fix; `Stopped` on a signal, after saving.
+    """
+    recipe = recipes.load(agent, Distill, overrides=overrides)
+    folder = Path(run)
+    policy = as_policy(teacher, env=None if env is None else as_recipe(env))
+    environment = environment_of(policy, None)
+    networks = {Path(name).stem: recipes.load(name, Network) for name in students or recipe.students}
+    if len(networks) < len(students or recipe.students):
+        raise RecipeError(f"students need different names, got {', '.join(students or recipe.students)}")
+    result = run_distillation(
+        policy,
+        networks,
+        recipe,
+        run=folder,
+        seed=seed,
+        environment=environment,
+        episodes=episodes,
+        device=device,
+    )
+    record = run_record(result, recipe, environment, seed=seed, command=command)
+    storage.write_json(folder / "run.json", record)
+    return record

@@ -1,0 +1,90 @@
+"""Evaluations as JSON: what `--json` prints and `run.json` keeps."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from rlkd.data import Evaluation, JsonDict
+from rlkd.evaluation.play import environment_of, play, play_randomly
+from rlkd.policy import as_policy, parse_rule
+from rlkd.recipe import recipe_hash
+from rlkd.stats import mean_interval
+from rlkd.vector import as_recipe
+
+
+def result_record(evaluation: Evaluation, *, random: Evaluation, path: Path | None = None) -> JsonDict:
+    """One entry of `results`.
+
+    Args:
+        evaluation: of a policy.
+        random: of uniformly random play on the same episodes.
+        path: the policy's file, for its size.
+    """
+    interval = mean_interval(evaluation.scores)
+    return {
+        "policy": evaluation.policy,
+        "environment": evaluation.environment,
+        "protocol": evaluation.protocol,
+        "rule": evaluation.rule,
+        "episodes": len(evaluation.scores),
+        "seeds": list(evaluation.seeds),
+        "mean": evaluation.mean,
+        "std": evaluation.std,
+        "ci95": [interval.low, interval.high],
+        "random_mean": random.mean,
+        "parameters": evaluation.parameters,
+        "weight_bytes": evaluation.weight_bytes,
+        "file_bytes": path.stat().st_size if path is not None else 0,
+        "hash": evaluation.hash,
+        "scores": list(evaluation.scores),
+        "steps": list(evaluation.steps),
+    }
+
+
+def evaluate_files(
+    policies: Sequence[str], *, env: str | None = None, episodes: int | None = None, rule: str | None = None
+) -> list[JsonDict]:
+    """Entries of `results`, one a policy; random play is measured once for each environment.
+
+    Args:
+        policies: files or `policy:NAME`.
+        env: where; None takes each policy's own.
+        episodes: per evaluation; None takes the protocol's.
+        rule: None takes each policy's own.
+    """
+    environment = None if env is None else as_recipe(env)
+    wanted = None if rule is None else parse_rule(rule)
+    loaded = [as_policy(name) for name in policies]  # all of them first: a wrong name costs no minutes
+    places = [environment_of(policy, environment) for policy in loaded]
+    random: dict[str, Evaluation] = {}
+    records = []
+    for name, policy, place in zip(policies, loaded, places, strict=True):
+        key = recipe_hash(place)
+        if key not in random:
+            random[key] = play_randomly(place, episodes=episodes)
+        played = play(policy, place, episodes=episodes, rule=wanted)
+        path = None if name.startswith("policy:") else Path(name)
+        records.append(result_record(played.evaluation, random=random[key], path=path) | {"policy": name})
+    return records
+
+
+def results_table(records: Sequence[JsonDict]) -> Table:
+    """Scores for the terminal."""
+    table = Table(title=" / ".join(sorted({f"{record['environment']}, {record['protocol']}" for record in records})))
+    table.add_column("policy", overflow="fold")
+    for column in ("score [95 %]", "std", "random", "episodes", "rule", "parameters", "KB"):
+        table.add_column(column, justify="right")
+    for record in records:
+        low, high = record["ci95"]
+        table.add_row(
+            record["policy"],
+            f"{record['mean']:.2f} [{low:.2f}, {high:.2f}]",
+            f"{record['std']:.2f}",
+            f"{record['random_mean']:.2f}",
+            str(record["episodes"]),
+            record["rule"],
+            f"{record['parameters']:,}",
+            f"{record['weight_bytes'] / 1000:,.0f}",
+        )
+    return table

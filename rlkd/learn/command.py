@@ -1,0 +1,70 @@
+"""`train`: names in, a run folder and a policy out."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rlkd import recipe as recipes
+from rlkd import storage
+from rlkd.errors import RecipeError
+from rlkd.learn.ppo import train_ppo
+from rlkd.policy import Policy
+from rlkd.recipe import Environment, Ppo, Sb3, load_any, recipe_hash, to_table
+from rlkd.vector import as_recipe
+
+
+def train(
+    env: Environment | str,
+    agent: str | None = None,
+    *,
+    run: str | Path,
+    seed: int = 0,
+    frames: int | None = None,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+    command: str = "",
+) -> Policy:
+    """Make a policy by reinforcement learning; a run folder that exists is resumed.
+
+    Args:
+        env: where.
+        agent: recipe of our PPO (`ppo`) or of Stable-Baselines3's learners (`sb3/ppo`, `sb3/dqn`); None takes `ppo`
+            for Atari and `ppo_classic` otherwise.
+        run: folder for checkpoint, curves and `generations/000/policy.safetensors`.
+        seed: of everything random.
+        frames: emulator frames in all; None takes the recipe's.
+        device: `auto`, `cpu` or `cuda`.
+        overrides: `key=value` for the agent's recipe.
+        command: for the record.
+
+    Raises:
+        RlkdError: what the caller can fix; `Stopped` on a signal, after saving.
+    """
+    environment, folder = as_recipe(env), Path(run)
+    name = agent or ("ppo" if environment.source == "ale" else "ppo_classic")
+    recipe = load_any(recipes.resolve(name, "agents"), overrides=overrides)
+    if not isinstance(recipe, Ppo | Sb3):
+        raise RecipeError(
+            f"'{name}' does not say how to train; `rlkd list agents` shows rl/ and sb3/ recipes"
+        )
+    if frames is not None:
+        recipe = replace(recipe, frames=frames)
+    if isinstance(recipe, Ppo):
+        policy = train_ppo(environment, recipe, run=folder, seed=seed, device=device, origin=command)
+    else:
+        from rlkd.learn.sb3 import train_sb3  # loads Stable-Baselines3, which our own learner does not need
+
+        policy = train_sb3(environment, recipe, run=folder, seed=seed, device=device, origin=command)
+    record = {
+        "kind": "train",
+        "status": "done",
+        "run": str(folder),
+        "command": command,
+        "seed": seed,
+        "environment": to_table(environment),
+        "agent": to_table(recipe),
+        "recipe_hash": recipe_hash(recipe),
+        "hash": policy.spec.hash,
+    }
+    storage.write_json(folder / "run.json", record)
+    return policy

@@ -1,0 +1,256 @@
+"""Generations: each student teaches the next. A run folder with one record a generation; nothing finished is repeated.
+
+    generations/000/  the first teacher          policy.safetensors, record.json
+    generations/001/  learned from 000           policy.safetensors, record.json, and the distillation run it came from
+    ...
+
+A generation counts as finished when its record is there; the record is written last, whole.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.table import Table
+
+from rlkd import recipe, storage
+from rlkd.data import Evaluation, JsonDict
+from rlkd.distillation import run_distillation
+from rlkd.errors import StorageError
+from rlkd.evaluation import environment_of, play, play_randomly, result_record
+from rlkd.policy import Policy, as_policy, load
+from rlkd.recipe import Distill, Environment, Generations, Network, build, recipe_hash, to_table
+from rlkd.stats import normalised_score
+from rlkd.vector import as_recipe
+
+
+def evolve(
+    teacher: Policy | str | Path,
+    agent: str = "born_again",
+    *,
+    run: str | Path,
+    generations: int | None = None,
+    env: Environment | str | None = None,
+    seed: int = 0,
+    episodes: int | None = None,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+    command: str = "",
+) -> JsonDict:
+    """Breed generations of students, each with new seeds and new initial weights, and record every one.
+
+    Args:
+        teacher: generation 0, a policy or its file.
+        agent: generations recipe.
+        run: folder; one that was stopped or killed goes on after its last finished generation.
+        generations: how many; None takes the recipe's. A finished lineage can be asked for more.
+        env: where; None takes the teacher's own.
+        seed: generation k trains with `seed + 1000 * k`.
+        episodes: per evaluation; None takes the protocol's.
+        device: `auto`, `cpu` or `cuda`.
+        overrides: `key=value` for the generations recipe.
+        command: for the record.
+
+    Returns:
+        The content of `run.json`.
+
+    Raises:
+        StorageError: the folder holds another lineage, or a finished generation was altered.
+        Stopped: on SIGINT or SIGTERM, after saving.
+    """
+    rule = recipe.load(agent, Generations, overrides=overrides)
+    if generations is not None:
+        rule = replace(rule, generations=generations)
+    founder = as_policy(teacher, env=None if env is None else as_recipe(env))
+    environment = environment_of(founder, None)
+    # Controls are a matter for `rlkd distill`: a lineage compares its generations with each other.
+    distilling = replace(recipe.load(rule.distill, Distill), controls=())
+    network = student_network(rule, founder)
+    line = Lineage(Path(run), environment, rule, distilling, network, seed, episodes, device)
+    identity = line.identity(founder)
+    with storage.run_folder(line.run):
+        random = _random_play(line, identity)
+        records = [_finished(line.run, 0, identity) or _found(line, founder, random, identity)]
+        parent = founder
+        for number in range(1, rule.generations + 1):
+            record = _finished(line.run, number, identity)
+            if record is None:
+                record = _breed(line, number, parent, records, random, identity)
+            records.append(record)
+            parent = load(line.run / str(record["path"]))
+            content = _summary(line, records, random, command)
+            storage.write_json(line.run / "run.json", content)
+    return content
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """What all generations of a run share."""
+
+    run: Path
+    """The run's folder."""
+    environment: Environment
+    """Where every generation plays."""
+    generations: Generations
+    """How one makes the next."""
+    distilling: Distill
+    """The distillation that every generation runs."""
+    network: Network
+    """The students' network."""
+    seed: int
+    """Of the run."""
+    episodes: int | None
+    """Per evaluation; None takes the protocol's."""
+    device: str
+    """`auto`, `cpu` or `cuda`."""
+
+    def identity(self, teacher: Policy) -> str:
+        """What a run folder must share with a lineage that goes on in it."""
+        # How many generations is left out: a finished lineage may be asked for more of them.
+        rule = replace(self.generations, generations=1)
+        parts = [recipe_hash(part) for part in (rule, self.distilling, self.environment, self.network)]
+        return storage.sha256(" ".join([*parts, teacher.spec.hash, str(self.seed), str(self.episodes)]).encode())
+
+
+def student_network(generations: Generations, teacher: Policy) -> Network:
+    """The students' network: a recipe's, or the teacher's own without its critic."""
+    if generations.student == "same":
+        return replace(teacher.spec.network, value="none")
+    return recipe.load(generations.student, Network)
+
+
+def _folder(number: int) -> Path:
+    return Path("generations") / f"{number:03d}"
+
+
+def _random_play(line: Lineage, identity: str) -> Evaluation:
+    """Random play's scores, measured once for the whole lineage."""
+    path = line.run / "random.json"
+    if path.exists():
+        record = storage.read_json(path)
+        if record.pop("identity", None) != identity:
+            raise StorageError(
+                f"{line.run} holds a lineage with another teacher, recipe or seed; name another --run, "
+                "or repeat its command to go on with it"
+            )
+        return build(Evaluation, record, where=str(path))
+    random = play_randomly(line.environment, episodes=line.episodes)
+    storage.write_json(path, to_table(random) | {"identity": identity})
+    return random
+
+
+def _finished(run: Path, number: int, identity: str) -> JsonDict | None:
+    """The record of a finished generation, its policy checked against the recorded hash; None if not finished."""
+    path = run / _folder(number) / "record.json"
+    if not path.exists():
+        return None
+    record: JsonDict = storage.read_json(path)
+    if record.get("identity") != identity:
+        raise StorageError(f"{path} belongs to another lineage; name another --run")
+    found = load(run / str(record["path"])).spec.hash
+    if found != record["hash"]:
+        raise StorageError(f"{run / str(record['path'])} was replaced: its hash is {found[:12]}, not as recorded")
+    return record
+
+
+def _found(line: Lineage, teacher: Policy, random: Evaluation, identity: str) -> JsonDict:
+    """Generation 0: the teacher, measured under the lineage's protocol."""
+    started = time.monotonic()
+    path = _folder(0) / "policy.safetensors"
+    teacher.save(line.run / path)
+    played = play(teacher, line.environment, episodes=line.episodes, title="generation 0")
+    record = result_record(played.evaluation, random=random, path=line.run / path) | {
+        "number": 0,
+        "path": str(path),
+        "parents": list(teacher.spec.parents),
+        "seed": None,
+        "recipe_hash": None,
+        "normalised": 1.0,
+        "normalised_ci95": [1.0, 1.0],
+        "identity": identity,
+        "seconds": round(time.monotonic() - started, 2),
+    }
+    storage.write_json(line.run / _folder(0) / "record.json", record)
+    return record
+
+
+def _breed(
+    line: Lineage,
+    number: int,
+    parent: Policy,
+    ancestors: Sequence[JsonDict],
+    random: Evaluation,
+    identity: str,
+) -> JsonDict:
+    """Train, measure and record one generation; the record is written last."""
+    started = time.monotonic()
+    folder, seed = line.run / _folder(number), line.seed + 1000 * number
+    result = run_distillation(
+        parent,
+        {f"generation-{number}": line.network},
+        line.distilling,
+        run=folder / "distill",
+        seed=seed,
+        environment=line.environment,
+        episodes=line.episodes,
+        device=line.device,
+    )
+    student = result.students[0]
+    path = _folder(number) / "policy.safetensors"
+    student.policy.save(line.run / path)
+    normalised = normalised_score([student.evaluation.scores], ancestors[0]["scores"], random.scores)
+    record = result_record(student.evaluation, random=random, path=line.run / path) | {
+        "number": number,
+        "path": str(path),
+        "parents": list(student.policy.spec.parents),
+        "seed": seed,
+        "recipe_hash": recipe_hash(line.distilling),
+        "normalised": normalised.point,
+        "normalised_ci95": [normalised.low, normalised.high],
+        "agreement": student.agreement,
+        "kl_teacher_states": student.kl_teacher_states,
+        "kl_student_states": student.kl_student_states,
+        "gradient_steps": student.gradient_steps,
+        "frames": result.steps * line.environment.frame_skip,
+        "identity": identity,
+        "seconds": round(time.monotonic() - started, 2),
+    }
+    storage.write_json(folder / "record.json", record)
+    return record
+
+
+def _summary(line: Lineage, records: Sequence[JsonDict], random: Evaluation, command: str) -> JsonDict:
+    return {
+        "kind": "evolve",
+        "status": "done" if len(records) > line.generations.generations else "running",
+        "run": str(line.run),
+        "command": command,
+        "seed": line.seed,
+        "operator": line.generations.operator,
+        "recipe": to_table(line.distilling),
+        "recipe_hash": recipe_hash(line.distilling),
+        "environment": to_table(line.environment),
+        "teacher": records[0],
+        "random": {"mean": random.mean, "scores": list(random.scores)},
+        "generations": list(records),
+    }
+
+
+def lineage_table(record: JsonDict) -> Table:
+    """A lineage for the terminal: one row a generation, and whom it learned from."""
+    table = Table(title=f"{record['environment']['id']}, {record['operator']}, {record['status']}")
+    for column in ("generation", "parent", "score [95 %]", "TN to the first [95 %]", "agrees", "parameters", "hash"):
+        table.add_column(column, justify="right")
+    for entry in record["generations"]:
+        (low, high), (tn_low, tn_high) = entry["ci95"], entry["normalised_ci95"]
+        table.add_row(
+            str(entry["number"]),
+            entry["parents"][0][:8] if entry["parents"] else "",
+            f"{entry['mean']:.1f} [{low:.1f}, {high:.1f}]",
+            f"{entry['normalised']:.3f} [{tn_low:.2f}, {tn_high:.2f}]",
+            f"{entry['agreement']:.1%}" if "agreement" in entry else "",
+            f"{entry['parameters']:,}",
+            entry["hash"][:8],
+        )
+    return table

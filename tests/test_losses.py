@@ -1,0 +1,280 @@
+"""Tests of `rlkd.losses`: values against `tests/reference.py`, then the stated properties."""
+
+import math
+from collections.abc import Callable
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given
+from torch import Tensor
+
+from rlkd import losses
+from tests import reference
+from tests.reference import Played
+
+LOGIT = st.floats(-20, 20)
+TEMPERATURE = st.sampled_from([0.01, 0.5, 1.0, 4.0])
+Loss = Callable[[Tensor, Tensor], Tensor]
+PAIR_LOSSES: dict[str, Loss] = {
+    "forward_kl": lambda teacher, student: losses.forward_kl(
+        teacher, student, teacher_temperature=0.5, student_temperature=2.0, scale=3.0
+    ),
+    "cross_entropy": losses.cross_entropy,
+    "mse": lambda teacher, student: losses.mse(teacher, student, centre=False),
+    "centred mse": lambda teacher, student: losses.mse(teacher, student, centre=True),
+    "gaussian_kl": lambda teacher, student: losses.gaussian_kl(teacher, teacher / 10, student, student / 10),
+}
+every_pair_loss = pytest.mark.parametrize("loss", PAIR_LOSSES.values(), ids=PAIR_LOSSES.keys())
+
+
+@st.composite
+def pairs(draw: st.DrawFn) -> tuple[list[float], list[float]]:
+    """Teacher's and student's logits over the same two to six actions."""
+    actions = draw(st.integers(2, 6))
+    logits = st.lists(LOGIT, min_size=actions, max_size=actions)
+    return draw(logits), draw(logits)
+
+
+def rows(*values: list[float]) -> list[Tensor]:
+    return [torch.tensor([value], dtype=torch.float64) for value in values]
+
+
+@given(pairs(), TEMPERATURE, TEMPERATURE, st.sampled_from([1.0, 16.0]))
+def test_forward_kl_matches_reference(
+    pair: tuple[list[float], list[float]], teacher_tau: float, student_tau: float, scale: float
+) -> None:
+    got = losses.forward_kl(
+        *rows(*pair), teacher_temperature=teacher_tau, student_temperature=student_tau, scale=scale
+    )
+    want = reference.tempered_kl(*pair, teacher_tau, student_tau, scale)
+    assert got.item() == pytest.approx(want, rel=1e-9, abs=1e-9)
+
+
+@given(pairs())
+def test_cross_entropy_matches_reference(pair: tuple[list[float], list[float]]) -> None:
+    got = losses.cross_entropy(*rows(*pair))
+    assert got.item() == pytest.approx(reference.cross_entropy(*pair), rel=1e-9, abs=1e-9)
+
+
+@given(pairs(), st.booleans())
+def test_mse_matches_reference(pair: tuple[list[float], list[float]], centre: bool) -> None:
+    got = losses.mse(*rows(*pair), centre=centre)
+    assert got.item() == pytest.approx(reference.mse(*pair, centre), rel=1e-9, abs=1e-9)
+
+
+@given(st.lists(st.tuples(*[st.floats(-2, 2)] * 4), min_size=1, max_size=3))
+def test_gaussian_kl_matches_the_integral(dimensions: list[tuple[float, float, float, float]]) -> None:
+    teacher_mean, teacher_log_std, student_mean, student_log_std = (
+        list(column) for column in zip(*dimensions, strict=True)
+    )
+    got = losses.gaussian_kl(*rows(teacher_mean, teacher_log_std, student_mean, student_log_std))
+    want = reference.gaussian_kl(
+        teacher_mean,
+        [math.exp(value) for value in teacher_log_std],
+        student_mean,
+        [math.exp(value) for value in student_log_std],
+    )
+    assert got.item() == pytest.approx(want, rel=1e-8, abs=1e-8)
+
+
+@given(st.lists(LOGIT, min_size=1, max_size=6))
+def test_categorical_entropy_matches_reference(logits: list[float]) -> None:
+    got = losses.categorical_entropy(*rows(logits))
+    assert got.item() == pytest.approx(reference.entropy(logits), rel=1e-9, abs=1e-9)
+
+
+@given(st.lists(st.tuples(*[st.floats(-3, 3)] * 3), min_size=1, max_size=3))
+def test_gaussian_log_prob_and_entropy_match_reference(
+    dimensions: list[tuple[float, float, float]],
+) -> None:
+    mean, log_std, action = (list(column) for column in zip(*dimensions, strict=True))
+    log_prob = losses.gaussian_log_prob(*rows(mean, log_std, action))
+    want = sum(reference.normal_log_density(x, m, math.exp(s)) for m, s, x in dimensions)
+    assert log_prob.item() == pytest.approx(want, rel=1e-9, abs=1e-9)
+    # Entropy is minus the expected log density: that of a normal variable, one std away, in each dimension.
+    away = [m + math.exp(s) for m, s, _ in dimensions]
+    want = -sum(
+        reference.normal_log_density(x, m, math.exp(s)) for (m, s, _), x in zip(dimensions, away, strict=True)
+    )
+    entropy = losses.gaussian_entropy(*rows(log_std))
+    assert entropy.item() == pytest.approx(want, rel=1e-9, abs=1e-9)
+
+
+@given(st.floats(-3, 3), st.floats(-3, 3), st.floats(-5, 5), st.sampled_from([0.1, 0.2]))
+def test_ppo_surrogate_matches_reference(new: float, old: float, advantage: float, clip: float) -> None:
+    arguments = (torch.tensor([value], dtype=torch.float64) for value in (new, old, advantage))
+    got = losses.ppo_surrogate(*arguments, clip=clip)
+    assert got.item() == pytest.approx(reference.ppo_surrogate(new, old, advantage, clip), rel=1e-9)
+
+
+def test_ppo_surrogate_stops_pulling_once_the_ratio_has_left_the_trust_interval() -> None:
+    log_prob = torch.tensor([0.5, 0.5, -0.5, -0.5], requires_grad=True)
+    advantage = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    losses.ppo_surrogate(log_prob, torch.zeros(4), advantage, clip=0.2).sum().backward()
+    assert log_prob.grad is not None
+    assert (log_prob.grad != 0).tolist() == [False, True, True, False]
+
+
+@every_pair_loss
+def test_a_loss_gives_one_value_per_sample_that_no_other_sample_moves(loss: Loss) -> None:
+    generator = torch.Generator().manual_seed(0)
+    teacher, student = (torch.randn(8, 4, generator=generator) for _ in range(2))
+    alone = torch.cat([loss(teacher[k : k + 1], student[k : k + 1]) for k in range(8)])
+    assert alone.shape == (8,)
+    torch.testing.assert_close(loss(teacher, student), alone)
+    torch.testing.assert_close(loss(teacher.repeat(3, 1), student.repeat(3, 1)), alone.repeat(3))
+
+
+@every_pair_loss
+def test_a_loss_trains_the_student_only(loss: Loss) -> None:
+    generator = torch.Generator().manual_seed(0)
+    teacher, student = (torch.randn(8, 4, generator=generator, requires_grad=True) for _ in range(2))
+    loss(teacher, student).sum().backward()
+    assert teacher.grad is None
+    assert student.grad is not None
+    assert student.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize("name", [name for name in PAIR_LOSSES if name != "cross_entropy"])
+def test_a_perfect_student_has_no_loss(name: str) -> None:
+    teacher = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    loss = PAIR_LOSSES[name] if name != "forward_kl" else _hinton(4.0)
+    torch.testing.assert_close(loss(teacher, teacher), torch.zeros(8))
+
+
+def _hinton(temperature: float) -> Loss:
+    return lambda teacher, student: losses.forward_kl(
+        teacher,
+        student,
+        teacher_temperature=temperature,
+        student_temperature=temperature,
+        scale=temperature**2,
+    )
+
+
+def _gradient(loss: Loss, teacher: Tensor, student: Tensor) -> Tensor:
+    student = student.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(teacher, student).sum(), student)
+    return gradient
+
+
+def test_forward_kl_pulls_the_student_by_the_difference_of_the_tempered_probabilities() -> None:
+    generator = torch.Generator().manual_seed(0)
+    teacher, student = (torch.randn(8, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    gradient = _gradient(PAIR_LOSSES["forward_kl"], teacher, student)
+    want = (torch.softmax(student / 2.0, -1) - torch.softmax(teacher / 0.5, -1)) / 2.0 * 3.0
+    torch.testing.assert_close(gradient, want)
+
+
+def test_at_high_temperature_hintons_loss_is_the_squared_error_of_centred_logits() -> None:
+    """Section 2.1 of arXiv:1503.02531; without the factor T^2 the gradient would vanish."""
+    generator = torch.Generator().manual_seed(0)
+    teacher, student = (3 * torch.randn(8, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    soft = _gradient(_hinton(200.0), teacher, student)
+    squared = _gradient(PAIR_LOSSES["centred mse"], teacher, student)
+    assert torch.cosine_similarity(soft, squared).min() > 0.9999
+    # KL is half the squared error in the limit, both averaged over actions.
+    torch.testing.assert_close(soft, squared / 2, rtol=0.05, atol=0.005)
+
+
+def test_centring_ignores_a_shift_of_all_logits_and_only_centring_does() -> None:
+    teacher = torch.tensor([[1.0, 2.0, 3.0]])
+    assert losses.mse(teacher, teacher + 5, centre=True).item() == pytest.approx(0)
+    assert losses.mse(teacher, teacher + 5, centre=False).item() == pytest.approx(25)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
+@pytest.mark.parametrize("side", ["teacher_temperature", "student_temperature"])
+def test_a_temperature_must_be_above_0(side: str, temperature: float) -> None:
+    temperatures = {"teacher_temperature": 1.0, "student_temperature": 1.0, side: temperature}
+    with pytest.raises(ValueError, match=f"temperatures must be above 0, got {temperature}"):
+        losses.forward_kl(torch.zeros(1, 2), torch.zeros(1, 2), **temperatures, scale=1.0)
+
+
+@every_pair_loss
+@pytest.mark.parametrize(
+    ("teacher", "student"),
+    [
+        pytest.param((8, 4), (8, 6), id="different action counts"),
+        pytest.param((8, 4), (4, 4), id="different batches"),
+        pytest.param((8,), (8,), id="no action axis"),
+    ],
+)
+def test_a_loss_names_the_shapes_it_refuses(
+    loss: Loss, teacher: tuple[int, ...], student: tuple[int, ...]
+) -> None:
+    with pytest.raises(ValueError, match=r"must both be \[batch, actions\], got \[8.*\] and \["):
+        loss(torch.zeros(teacher), torch.zeros(student))
+
+
+NUMBER = st.floats(-10, 10)
+
+
+@st.composite
+def rollouts(draw: st.DrawFn) -> tuple[dict[str, Tensor], list[list[list[Played]]]]:
+    """Tensors of a rollout with next-step resets, and beside them each environment's episodes step by step.
+
+    A rollout may begin with a reset row: the episode before it ended with the rollout before.
+    """
+    T, N = draw(st.integers(1, 12)), draw(st.integers(1, 3))
+    reward, value = torch.zeros(T, N, dtype=torch.float64), torch.zeros(T + 1, N, dtype=torch.float64)
+    terminated, valid = torch.zeros(T, N, dtype=torch.bool), torch.zeros(T, N, dtype=torch.bool)
+    episodes: list[list[list[Played]]] = []
+    for n in range(N):
+        values = draw(st.lists(NUMBER, min_size=T + 1, max_size=T + 1))
+        value[:, n] = torch.tensor(values, dtype=torch.float64)
+        resets = draw(st.booleans())
+        mine: list[list[Played]] = [[]]
+        for t in range(T):
+            if resets:  # its action is ignored; whatever is written there must not matter
+                reward[t, n] = draw(NUMBER)
+                terminated[t, n] = draw(st.booleans())
+                resets = False
+                mine.append([])
+                continue
+            end = draw(st.sampled_from(["runs", "runs", "terminated", "truncated"]))
+            step = Played(t, draw(NUMBER), values[t], values[t + 1], end == "terminated", end == "truncated")
+            reward[t, n], terminated[t, n], valid[t, n] = step.reward, step.terminated, True
+            mine[-1].append(step)
+            resets = end != "runs"
+        episodes.append(mine)
+    return {"reward": reward, "value": value, "terminated": terminated, "valid": valid}, episodes
+
+
+@given(rollouts(), st.sampled_from([0.0, 0.9, 1.0]), st.sampled_from([0.0, 0.95, 1.0]))
+def test_advantages_over_next_step_resets_are_those_of_each_episode_alone(
+    rollout: tuple[dict[str, Tensor], list[list[list[Played]]]], discount: float, gae_lambda: float
+) -> None:
+    tensors, environments = rollout
+    got = losses.generalised_advantages(**tensors, discount=discount, gae_lambda=gae_lambda)
+    want = torch.zeros_like(got)
+    for n, episodes in enumerate(environments):
+        for episode in episodes:
+            for t, advantage in reference.episode_advantages(episode, discount, gae_lambda).items():
+                want[t, n] = advantage
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("terminated", "want"), [(True, 1.0), (False, 1.0 + 0.5 * 7.0)])
+def test_a_truncated_episode_bootstraps_from_its_last_observation_and_a_terminated_one_does_not(
+    terminated: bool, want: float
+) -> None:
+    got = losses.generalised_advantages(
+        torch.tensor([[1.0], [100.0], [1.0]]),
+        torch.tensor(
+            [[0.0], [7.0], [9.0], [9.0]]
+        ),  # 7: the last observation of the episode that ends at t = 0
+        torch.tensor([[terminated], [False], [False]]),
+        torch.tensor([[True], [False], [True]]),
+        discount=0.5,
+        gae_lambda=1.0,
+    )
+    assert got[:2].flatten().tolist() == pytest.approx([want, 0.0])
+
+
+def test_advantages_carry_no_gradient() -> None:
+    value = torch.ones(3, 1, requires_grad=True)
+    flags = torch.zeros(2, 1, dtype=torch.bool)
+    got = losses.generalised_advantages(torch.ones(2, 1), value, flags, ~flags, discount=0.9, gae_lambda=0.9)
+    assert not got.requires_grad
