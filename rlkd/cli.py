@@ -4,9 +4,12 @@ Each verb parses, calls one library function, prints the result: results on stdo
 Exit codes: 0 done, 1 our fault, 2 the caller must fix something, 3 stopped on a signal after saving.
 """
 
+import errno
 import json
+import os
 import shlex
 import sys
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -25,14 +28,19 @@ class List:
 
     what: Positional[Literal["all", "agents", "envs", "policies"]] = "all"
     """Which of them."""
+    json: bool = False
+    """Print one JSON object."""
 
     def run(self) -> None:
+        """Print a line each."""
         from rlkd.recipe import shipped
 
+        found: dict[str, list[dict[str, str]]] = {}
         for folder in ("agents", "envs", "policies") if self.what == "all" else (self.what,):
-            for entry in shipped(folder):
-                name = f"policy:{entry.name}" if folder == "policies" else entry.name
-                print(f"{name:34} {entry.about}".rstrip())
+            prefix = "policy:" if folder == "policies" else ""
+            found[folder] = [{"name": prefix + entry.name, "about": entry.about} for entry in shipped(folder)]
+        lines = [f"{entry['name']:34} {entry['about']}".rstrip() for entries in found.values() for entry in entries]
+        print(json.dumps(found) if self.json else "\n".join(lines))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +51,18 @@ class Show:
     """Name of a shipped recipe, or path of a .toml file."""
     set: Set = ()
     """Override a value, for example --set emulator.sticky_probability=0. May be given several times."""
+    json: bool = False
+    """Print one JSON object."""
 
     def run(self) -> None:
+        """Print it as TOML."""
         from rlkd import recipe
 
         path = recipe.resolve_anywhere(self.name)
-        print(recipe.dump(recipe.load_any(path, overrides=self.set)), end="")
+        value = recipe.load_any(path, overrides=self.set)
+        text = recipe.dump(value).rstrip()
+        record = {"name": self.name, "path": str(path), "hash": recipe.recipe_hash(value)}
+        print(json.dumps(record | {"recipe": tomllib.loads(text)}) if self.json else text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +72,7 @@ class Train:
     env: Positional[str]
     """Environment: recipe name, path of a .toml, or a raw gymnasium id."""
     agent: str | None = None
-    """Agent recipe: ppo, ppo_classic, sb3/ppo, sb3/a2c, sb3/dqn. Default: ours, by the environment's kind."""
+    """Agent recipe: rl/ppo, rl/ppo_classic, sb3/ppo, sb3/a2c, sb3/dqn. Default: ours, by the environment's kind."""
     frames: int | None = None
     """Emulator frames in all (agent steps x frame skip). Default: the recipe's."""
     run_folder: Annotated[str | None, arg(name="run")] = None
@@ -73,6 +87,7 @@ class Train:
     """Print one JSON object."""
 
     def run(self) -> None:
+        """Train, and say where the policy is."""
         import rlkd
 
         folder = self.run_folder or f"runs/{_slug(self.env)}-{_slug(self.agent or 'ppo')}-seed{self.seed}"
@@ -101,8 +116,8 @@ class Distill:
     """An rlkd .safetensors file, policy:NAME, or a Stable-Baselines3 .zip."""
     env: str | None = None
     """Environment, for teachers that do not say."""
-    agent: str = "policy_distillation"
-    """Distillation recipe."""
+    agent: str | None = None
+    """Distillation recipe. Default: policy_distillation for pixels, classic for vectors."""
     student: UseAppendAction[tuple[str, ...]] = ()
     """A student's network recipe; may be given several times. Default: the recipe's."""
     run_folder: Annotated[str, arg(name="run")] = "runs/distill"
@@ -119,6 +134,7 @@ class Distill:
     """Print one JSON object."""
 
     def run(self) -> None:
+        """Distil, and print who scores what."""
         import rlkd
 
         record = rlkd.distill(
@@ -172,6 +188,7 @@ class Evolve:
     """Print one JSON object."""
 
     def run(self) -> None:
+        """Breed generations, and print one line each."""
         import rlkd
 
         record = rlkd.evolve(
@@ -213,6 +230,7 @@ class Eval:
     """Print one JSON object."""
 
     def run(self) -> None:
+        """Play, and print one line a policy."""
         from rlkd.evaluation import evaluate_files, results_table
 
         records = evaluate_files(self.policies, env=self.env, episodes=self.episodes, rule=self.rule)
@@ -232,6 +250,7 @@ class Report:
     """Run folders of train, distill or evolve."""
 
     def run(self) -> None:
+        """Write them, and say where they are."""
         from pathlib import Path
 
         from rlkd.report import write_report
@@ -253,17 +272,23 @@ Command = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the process exit code."""
-    command = tyro.cli(Command, prog="rlkd", description=__doc__, args=argv)  # type: ignore[arg-type]  # a union type
+    command = tyro.cli(Command, prog="rlkd", description=__doc__, args=argv)
     try:
         command.run()
+        sys.stdout.flush()
     except RlkdError as error:
         print(f"rlkd: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("rlkd: interrupted before there was anything to save", file=sys.stderr)
+        print("rlkd: interrupted; all that was finished is saved", file=sys.stderr)
         return 3
     except BrokenPipeError:  # the reader of our output has gone, as in `rlkd list | head`
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's last flush complains
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"rlkd: the disk is full: {error}; free some space and run the same command again", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -18,6 +18,8 @@ from rlkd.recipe import Environment, Source
 from rlkd.replay import Replay
 from rlkd.vector import Stepper, make_vec
 
+EVALUATION_SEEDS = 900_000  # environment seeds from here on belong to evaluation
+
 
 @dataclass(slots=True)
 class Seconds:
@@ -66,14 +68,17 @@ class Collector:
             precision: of the networks' answers; `auto` takes bfloat16 for pixels where the processor has it.
         """
         self.teacher, self.source, self.precision = teacher, source, precision
-        self.generator = np.random.default_rng(seed)
+        # A stream of its own: with the bare seed it would be the one that a student draws its minibatches from.
+        self.generator = np.random.default_rng([seed, 3])
         self.seconds = Seconds()
         self.steps = 0
         """Agent steps played so far, over all environments."""
         half = source.num_envs // 2
+        # Row i plays from `start + i`: runs with neighbouring seeds must not share all but one of their games.
+        start = int(self.generator.integers(EVALUATION_SEEDS - source.num_envs))
         self.halves = []
         for k in range(2):
-            stepper = Stepper(make_vec(environment, half, seed + k * half))
+            stepper = Stepper(make_vec(environment, half, start + k * half))
             self.halves.append(
                 _Half(
                     stepper,

@@ -14,9 +14,12 @@ from pathlib import Path
 
 from rich.table import Table
 
-from rlkd import recipe, storage
+from rlkd import metrics, recipe, storage
 from rlkd.data import Evaluation, JsonDict
-from rlkd.distillation import run_distillation
+from rlkd.distillation import measure_baseline, run_distillation
+from rlkd.distillation.checkpoint import refuse_other_kinds
+from rlkd.distillation.command import check_seed
+from rlkd.distillation.run import check_normalisable
 from rlkd.errors import StorageError
 from rlkd.evaluation import environment_of, play, play_randomly, result_record
 from rlkd.policy import Policy, as_policy, load
@@ -57,8 +60,10 @@ def evolve(
 
     Raises:
         StorageError: the folder holds another lineage, or a finished generation was altered.
+        MismatchError: the first teacher plays as random play does: nothing to normalise by.
         Stopped: on SIGINT or SIGTERM, after saving.
     """
+    check_seed(seed)
     rule = recipe.load(agent, Generations, overrides=overrides)
     if generations is not None:
         rule = replace(rule, generations=generations)
@@ -69,14 +74,15 @@ def evolve(
     network = student_network(rule, founder)
     line = Lineage(Path(run), environment, rule, distilling, network, seed, episodes, device)
     identity = line.identity(founder)
-    with storage.run_folder(line.run):
-        random = _random_play(line, identity)
-        records = [_finished(line.run, 0, identity) or _found(line, founder, random, identity)]
+    with storage.run_folder(line.run), metrics.stop_signal() as stop:
+        refuse_other_kinds(line.run, "evolve")
+        random = _random_play(line, identity, stop)
+        records = [_finished(line.run, 0, identity) or _found(line, founder, random, identity, stop)]
         parent = founder
         for number in range(1, rule.generations + 1):
             record = _finished(line.run, number, identity)
             if record is None:
-                record = _breed(line, number, parent, records, random, identity)
+                record = _breed(line, number, parent, records, random, identity, stop)
             records.append(record)
             parent = load(line.run / str(record["path"]))
             content = _summary(line, records, random, command)
@@ -124,7 +130,7 @@ def _folder(number: int) -> Path:
     return Path("generations") / f"{number:03d}"
 
 
-def _random_play(line: Lineage, identity: str) -> Evaluation:
+def _random_play(line: Lineage, identity: str, stop: metrics.StopSignal) -> Evaluation:
     """Random play's scores, measured once for the whole lineage."""
     path = line.run / "random.json"
     if path.exists():
@@ -135,7 +141,7 @@ def _random_play(line: Lineage, identity: str) -> Evaluation:
                 "or repeat its command to go on with it"
             )
         return build(Evaluation, record, where=str(path))
-    random = play_randomly(line.environment, episodes=line.episodes)
+    random = play_randomly(line.environment, episodes=line.episodes, stop=stop)
     storage.write_json(path, to_table(random) | {"identity": identity})
     return random
 
@@ -154,12 +160,13 @@ def _finished(run: Path, number: int, identity: str) -> JsonDict | None:
     return record
 
 
-def _found(line: Lineage, teacher: Policy, random: Evaluation, identity: str) -> JsonDict:
+def _found(line: Lineage, teacher: Policy, random: Evaluation, identity: str, stop: metrics.StopSignal) -> JsonDict:
     """Generation 0: the teacher, measured under the lineage's protocol."""
     started = time.monotonic()
     path = _folder(0) / "policy.safetensors"
     teacher.save(line.run / path)
-    played = play(teacher, line.environment, episodes=line.episodes, title="generation 0")
+    played = play(teacher, line.environment, episodes=line.episodes, title="generation 0", stop=stop)
+    check_normalisable(played.evaluation, random)
     record = result_record(played.evaluation, random=random, path=line.run / path) | {
         "number": 0,
         "path": str(path),
@@ -182,10 +189,19 @@ def _breed(
     ancestors: Sequence[JsonDict],
     random: Evaluation,
     identity: str,
+    stop: metrics.StopSignal,
 ) -> JsonDict:
     """Train, measure and record one generation; the record is written last."""
     started = time.monotonic()
     folder, seed = line.run / _folder(number), line.seed + 1000 * number
+    baseline = measure_baseline(
+        parent,
+        line.environment,
+        episodes=line.episodes,
+        keep_states=line.distilling.held_out_states,
+        random=random,
+        stop=stop,
+    )
     result = run_distillation(
         parent,
         {f"generation-{number}": line.network},
@@ -195,6 +211,7 @@ def _breed(
         environment=line.environment,
         episodes=line.episodes,
         device=line.device,
+        baseline=baseline,
     )
     student = result.students[0]
     path = _folder(number) / "policy.safetensors"

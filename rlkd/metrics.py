@@ -43,9 +43,9 @@ class Recorder:
         storage.write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         try:
             self._lines = path.open("a", encoding="utf-8")
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step)
         except OSError as error:
-            raise StorageError(f"{path}: {error.strerror}") from None
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step)
+            raise StorageError(f"{folder}: the logs cannot be opened: {error.strerror}") from None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Record scalars by tag, {"rollout/ep_rew_mean": 12.5}, at an agent step; NaN is left out."""
@@ -53,15 +53,18 @@ class Recorder:
         try:
             self._lines.write(json.dumps({"step": step, "time": round(time.time(), 3), **finite}) + "\n")
             self._lines.flush()
+            for tag, value in finite.items():
+                self._board.add_scalar(tag, value, step)
         except OSError as error:
-            raise StorageError(f"{self._lines.name}: {error.strerror}") from None
-        for tag, value in finite.items():
-            self._board.add_scalar(tag, value, step)
+            raise StorageError(f"{self._lines.name}: cannot be written: {error.strerror}") from None
 
     def close(self) -> None:
         """Flush and close both logs."""
-        self._lines.close()
-        self._board.close()
+        try:
+            self._board.close()
+            self._lines.close()
+        except OSError as error:
+            raise StorageError(f"{self._lines.name}: cannot be written: {error.strerror}") from None
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

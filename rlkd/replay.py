@@ -35,7 +35,7 @@ class Replay:
         Raises:
             MemoryBudgetError: it cannot fit, before anything was allocated.
         """
-        check_memory(replay_bytes(states, observation_shape, outputs, view))
+        check_memory(replay_bytes(num_envs, states, observation_shape, outputs, view))
         self.view, self.num_envs = view, num_envs
         self.capacity = -(-states // num_envs)
         self.stack = view.stack if view else 1
@@ -104,10 +104,12 @@ class Replay:
         return observation, answers
 
 
-def replay_bytes(states: int, observation_shape: Sequence[int], outputs: int, view: View | None) -> int:
-    """Bytes that a replay of so many states takes."""
+def replay_bytes(num_envs: int, states: int, observation_shape: Sequence[int], outputs: int, view: View | None) -> int:
+    """Bytes that `Replay` will reserve for the same arguments."""
     frame = int(np.prod(observation_shape[1:])) if view else 4 * int(np.prod(observation_shape))
-    return states * (frame + 4 * outputs + 1)
+    padding = view.stack - 1 if view else 0
+    rows = num_envs * (-(-states // num_envs) + padding)
+    return rows * frame + (rows - padding) * (4 * outputs + 1)
 
 
 def check_memory(needed: int) -> None:
@@ -124,9 +126,8 @@ def available_memory() -> int | None:
     """Bytes free for this process, also under a container's limit; None where the system does not say."""
     found = []
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                found.append(1024 * int(line.split()[1]))
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
     except OSError:
         return None
     group = Path("/sys/fs/cgroup")

@@ -39,9 +39,16 @@ def play(env: VectorEnv[Any, Any, Any], moves: int) -> list[list[Transition]]:
         chosen = np.array([mine[min(len(row), moves - 1)] for mine, row in zip(actions, played, strict=True)])
         step = stepper.step(chosen)
         for row in np.flatnonzero(step.valid):
-            flags = (bool(flag[row]) for flag in (step.terminated, step.truncated, step.life_lost))
-            reward = float(step.reward[row])
-            played[row].append(Transition(observation[row], chosen[row], reward, *flags, step.arrived[row]))
+            transition = Transition(
+                observation=observation[row],
+                action=chosen[row],
+                reward=float(step.reward[row]),
+                terminated=bool(step.terminated[row]),
+                truncated=bool(step.truncated[row]),
+                life_lost=bool(step.life_lost[row]),
+                arrived=step.arrived[row],
+            )
+            played[row].append(transition)
         observation = step.observation
     stepper.close()
     return [row[:moves] for row in played]

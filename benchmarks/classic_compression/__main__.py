@@ -36,8 +36,10 @@ def main() -> int:
     lines = [
         f"Students `{STUDENT}`, recipe `{AGENT}`, {chosen.seeds} seeds, 100 episodes each, 95 % intervals.",
         "",
-        "| teacher | its score | random | parameters | share | TN student | verdict | TN hard labels | TN shuffled | "
-        "failed episodes | agrees |",
+        (
+            "| teacher | its score | random | parameters | share | TN student | verdict | TN hard labels | "
+            "TN shuffled | failed episodes | agrees |"
+        ),
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     record: Record = {"machine": machine(), "thresholds": limits, "teachers": {}}

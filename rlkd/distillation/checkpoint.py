@@ -9,19 +9,42 @@ from pathlib import Path
 
 import safetensors
 import safetensors.torch
-import torch
+from torch import Tensor
 
 from rlkd import storage
 from rlkd.data import JsonDict
 from rlkd.distillation.student import Student
 from rlkd.errors import StorageError
+from rlkd.recipe import recipe_hash
 
 FILE = "students.checkpoint.safetensors"
+MARKS = {"train": ("checkpoint.safetensors", "sb3.json"), "distill": (FILE,), "evolve": ("random.json",)}
+"""Files by which a run folder of each verb is known, whether finished or not."""
+
+
+def refuse_other_kinds(run: Path, kind: str) -> None:
+    """Raise StorageError where the folder holds a run of another verb: ours would overwrite its records."""
+    for other, files in MARKS.items():
+        if other != kind and any((run / file).exists() for file in files):
+            raise StorageError(f"{run} holds a run of `rlkd {other}`; name another --run")
+
+
+def claim(run: Path, students: Sequence[Student], *, identity: str) -> None:
+    """Make a folder this run's before anything else is written there, or put the state in it into the students.
+
+    Raises:
+        StorageError: the folder holds another run, or a damaged one; nothing in it was touched.
+    """
+    refuse_other_kinds(run, "distill")
+    if (run / FILE).exists():
+        load_students(run, students, identity=identity)
+    else:
+        save_students(run, students, identity=identity)
 
 
 def save_students(run: Path, students: Sequence[Student], *, identity: str) -> None:
     """Write the checkpoint of a run folder, whole or not at all."""
-    tensors: dict[str, torch.Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     records = []
     for place, student in enumerate(students):
         for name, tensor in student.network.state_dict().items():
@@ -31,6 +54,7 @@ def save_students(run: Path, students: Sequence[Student], *, identity: str) -> N
         records.append(
             {
                 "name": student.plan.name,
+                "network": recipe_hash(student.plan.network),
                 "steps": student.steps,
                 "losses": student.losses,
                 "seconds": student.seconds,
@@ -55,8 +79,9 @@ def load_students(run: Path, students: Sequence[Student], *, identity: str) -> N
         with safetensors.safe_open(str(path), framework="pt") as opened:
             record = json.loads((opened.metadata() or {})["record"])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a mapping
-        names = [entry["name"] for entry in record["students"]]
-        if record["identity"] != identity or names != [student.plan.name for student in students]:
+        held = [(entry["name"], entry["network"]) for entry in record["students"]]
+        wanted = [(student.plan.name, recipe_hash(student.plan.network)) for student in students]
+        if record["identity"] != identity or held != wanted:
             raise StorageError(
                 f"{run} holds a run with another teacher, recipe, seed or students; name another --run, "
                 "or repeat its command to go on with it"
@@ -67,12 +92,12 @@ def load_students(run: Path, students: Sequence[Student], *, identity: str) -> N
         raise StorageError(f"{path}: damaged; delete it to start this run afresh") from None
 
 
-def _restore(student: Student, entry: JsonDict, tensors: dict[str, torch.Tensor], prefix: str) -> None:
+def _restore(student: Student, entry: JsonDict, tensors: dict[str, Tensor], prefix: str) -> None:
     weights = f"{prefix}network."
     student.network.load_state_dict(
         {name.removeprefix(weights): tensor for name, tensor in tensors.items() if name.startswith(weights)}
     )
-    states: dict[int, dict[str, torch.Tensor]] = {}
+    states: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith(f"{prefix}optimiser."):
             index, _, key = name.removeprefix(f"{prefix}optimiser.").partition(".")

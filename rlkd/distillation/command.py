@@ -7,14 +7,15 @@ from rlkd import recipe as recipes
 from rlkd import storage
 from rlkd.data import JsonDict
 from rlkd.distillation.record import run_record
-from rlkd.distillation.run import run_distillation
+from rlkd.distillation.run import Baseline, run_distillation
 from rlkd.errors import RecipeError
 from rlkd.evaluation import environment_of
 from rlkd.policy import Policy, as_policy
 from rlkd.recipe import Distill, Environment, Network
 from rlkd.vector import as_recipe
 
-DEFAULT = "policy_distillation"
+DEFAULTS = {"uint8": "policy_distillation", "float32": "classic"}
+"""Distillation recipe by the teacher's kind of observation, pixels or vectors."""
 
 
 def distill(
@@ -22,13 +23,14 @@ def distill(
     students: Sequence[str] = (),
     *,
     run: str | Path,
-    agent: str = DEFAULT,
+    agent: str | None = None,
     env: Environment | str | None = None,
     seed: int = 0,
     episodes: int | None = None,
     device: str = "auto",
     overrides: Sequence[str] = (),
     command: str = "",
+    baseline: Baseline | None = None,
 ) -> JsonDict:
     """Distil a teacher into students, all from one replay, and measure what was lost.
 
@@ -36,13 +38,14 @@ def distill(
         teacher: a policy or its file.
         students: network recipes; none takes the distillation recipe's own.
         run: folder for everything; the students are `students/NAME.safetensors` in it. One that was stopped goes on.
-        agent: distillation recipe.
+        agent: distillation recipe; None takes `policy_distillation` for pixels and `classic` for vectors.
         env: where; None takes the teacher's own.
         seed: of collection, weights and minibatches; the evaluation's episodes are the protocol's.
         episodes: per evaluation; None takes the protocol's.
         device: `auto`, `cpu` or `cuda`.
         overrides: `key=value` for the distillation recipe.
         command: for the record.
+        baseline: of an earlier run with the same teacher, environment and episodes; None measures one.
 
     Returns:
         What `run.json` holds: teacher, students, controls, seconds, recipe, versions.
@@ -50,9 +53,10 @@ def distill(
     Raises:
         RlkdError: what the caller can fix; `Stopped` on a signal, after saving.
     """
-    recipe = recipes.load(agent, Distill, overrides=overrides)
+    check_seed(seed)
     folder = Path(run)
     policy = as_policy(teacher, env=None if env is None else as_recipe(env))
+    recipe = recipes.load(agent or DEFAULTS[policy.spec.observation_dtype], Distill, overrides=overrides)
     environment = environment_of(policy, None)
     networks = {Path(name).stem: recipes.load(name, Network) for name in students or recipe.students}
     if len(networks) < len(students or recipe.students):
@@ -66,7 +70,14 @@ def distill(
         environment=environment,
         episodes=episodes,
         device=device,
+        baseline=baseline,
     )
     record = run_record(result, recipe, environment, seed=seed, command=command)
     storage.write_json(folder / "run.json", record)
     return record
+
+
+def check_seed(seed: int) -> None:
+    """Raise RecipeError for a seed that no generator takes."""
+    if seed < 0:
+        raise RecipeError(f"seed must be at least 0, got {seed}")

@@ -16,7 +16,7 @@ from rlkd import metrics, storage
 from rlkd.collect import Collector
 from rlkd.distillation.checkpoint import load_students, save_students
 from rlkd.distillation.student import Student
-from rlkd.distillation.terms import reported_temperature
+from rlkd.distillation.terms import reported_temperatures
 from rlkd.evaluation import agreement, mean_kl
 from rlkd.policy import Policy
 from rlkd.policy.compute import Precision
@@ -87,8 +87,9 @@ def learn_rounds(
                     acting = [student.snapshot() for student in students if student.plan.control == "none"]
                     pending.append(collecting.submit(collector.collect, replay, number, acting))
                 goal = steps_after(number, recipe)
-                for student in students:
-                    pending.append(learning.submit(student.learn, replay, rows, goal, setting.precision, stop))
+                pending += [
+                    learning.submit(student.learn, replay, rows, goal, setting.precision, stop) for student in students
+                ]
                 while wait(pending, timeout=0.5).not_done:
                     note = f"{len(replay):,} states" + (", stopping" if stop.asked else "")
                     bar.update(sum(student.steps for student in students), note)
@@ -120,11 +121,11 @@ def steps_after(rounds: int, recipe: Distill) -> int:
 
 def _curves(setting: Setting, students: Sequence[Student]) -> dict[str, float]:
     probes = setting.probes[:: max(1, len(setting.probes) // CURVE_STATES)]
-    temperature = reported_temperature(setting.recipe, setting.teacher.spec.kind)
+    temperatures = reported_temperatures(setting.recipe, setting.teacher.spec.kind)
     values = {}
     for student in students:
         policy, name = student.snapshot(), student.plan.name
         values[f"{name}/loss"] = student.losses[-1] if student.losses else float("nan")
-        values[f"{name}/kl"] = mean_kl(policy, setting.teacher, probes, teacher_temperature=temperature)
+        values[f"{name}/kl"] = mean_kl(policy, setting.teacher, probes, **temperatures)
         values[f"{name}/agreement"] = agreement(policy, setting.teacher, probes)
     return values

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from rlkd.data import JsonDict
 from rlkd.distillation.run import Result, StudentResult
-from rlkd.distillation.terms import reported_temperature
+from rlkd.distillation.terms import reported_temperatures
 from rlkd.evaluation.record import result_record
 from rlkd.recipe import Distill, Environment, recipe_hash, to_table
 from rlkd.stats import failed_share, normalised_score
@@ -26,7 +26,7 @@ def run_record(result: Result, recipe: Distill, environment: Environment, *, see
         "recipe": to_table(recipe),
         "recipe_hash": recipe_hash(recipe),
         "environment": to_table(environment),
-        "teacher_temperature": reported_temperature(recipe, result.teacher.spec.kind),
+        **reported_temperatures(recipe, result.teacher.spec.kind),
         "teacher": result_record(result.teacher_evaluation, random=random, path=teacher_file)
         | {"path": str(teacher_file), "flops": result.teacher.spec.flops},
         "random": {"mean": random.mean, "scores": list(random.scores)},

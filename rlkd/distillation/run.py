@@ -8,17 +8,20 @@ once. Controls are extra students of the first one's shape at the same budget.
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from rlkd import metrics, storage
 from rlkd.data import Evaluation
+from rlkd.distillation.checkpoint import claim
 from rlkd.distillation.learning import Setting, learn_rounds
 from rlkd.distillation.student import Plan, Student
-from rlkd.distillation.terms import reported_temperature, student_kind
+from rlkd.distillation.terms import reported_temperatures, student_kind
 from rlkd.errors import MismatchError
-from rlkd.evaluation import agreement, environment_of, mean_kl, play, play_randomly
-from rlkd.policy import PARAMS, Policy
+from rlkd.evaluation import Played, agreement, environment_of, mean_kl, play, play_randomly
+from rlkd.policy import PARAMS, Policy, as_policy
 from rlkd.policy.compute import Precision, one_thread_per_role, pick_device
 from rlkd.recipe import Distill, Environment, Network
 from rlkd.replay import Replay
@@ -44,6 +47,33 @@ class StudentResult:
     """The same on states that the student itself visits."""
     gradient_steps: int
     """Steps it took."""
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """What students are compared with."""
+
+    teacher: Played
+    """The teacher's scores, and states that it visited: agreement and KL are measured there, nothing is learnt."""
+    random: Evaluation
+    """Scores of uniformly random play."""
+
+
+def measure_baseline(
+    teacher: Policy,
+    environment: Environment,
+    *,
+    episodes: int | None,
+    keep_states: int,
+    random: Evaluation | None = None,
+    stop: metrics.StopSignal | None = None,
+) -> Baseline:
+    """Play teacher and random actions on the protocol's episodes; `keep_states` of the teacher's are kept.
+
+    Random play is not repeated where its scores are given; `Stopped` is raised where `stop` is set.
+    """
+    played = play(teacher, environment, episodes=episodes, keep_states=keep_states, title="teacher", stop=stop)
+    return Baseline(played, random or play_randomly(environment, episodes=episodes, stop=stop))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +111,7 @@ def run_distillation(
     episodes: int | None = None,
     device: str = "auto",
     precision: Precision = "auto",
+    baseline: Baseline | None = None,
 ) -> Result:
     """Distil a teacher into students, all from one replay, and measure what was lost.
 
@@ -96,19 +127,19 @@ def run_distillation(
         device: `auto`, `cpu` or `cuda`.
         precision: of collecting and learning; `auto` takes bfloat16 for pixels where the processor has it. Evaluation
             is always float32.
+        baseline: teacher and random play, where several runs compare with one measurement; None measures them.
 
     Raises:
-        MismatchError: teacher, environment and terms do not fit.
+        MismatchError: teacher, environment and terms do not fit, or the teacher plays as random play does.
         MemoryBudgetError: the replay cannot fit.
+        StorageError: the folder holds another run, is in use or full.
         Stopped: on SIGINT or SIGTERM, after saving.
     """
     one_thread_per_role()
     environment = environment_of(teacher, environment)
-    student_kind(recipe.terms, teacher.spec.kind)
-    if any(network.core != "none" for network in students.values()):
-        raise MismatchError("recurrent students cannot be distilled yet; take a network with core = 'none'")
-    if teacher.recurrent:
-        raise MismatchError(f"{teacher.spec.name} is recurrent; distilling recurrent teachers does not work yet")
+    if environment != teacher.spec.environment:
+        teacher = as_policy(teacher, env=environment)  # its students are told where they play
+    check_parts(teacher, students, recipe)
     plans = [Plan(name, network) for name, network in students.items()]
     plans += [Plan(control, plans[0].network, control) for control in recipe.controls]
     where = pick_device(device)
@@ -122,27 +153,27 @@ def run_distillation(
         teacher.spec.actions * len(PARAMS[teacher.spec.kind]),
         environment.views.get("pixels"),
     )
+    setting = Setting(teacher, environment, recipe, seed, precision, np.empty(0), run)
     seconds = {}
     clock = time.perf_counter()
     with storage.run_folder(run), metrics.stop_signal() as stop:
+        claim(run, learners, identity=setting.identity)
         teacher.save(run / "teacher.safetensors")
-        played = play(teacher, environment, episodes=episodes, keep_states=recipe.held_out_states, title="teacher")
-        random_evaluation = play_randomly(environment, episodes=episodes)
-        stop.check(f"run {run} has nothing to keep yet; the same command starts again")
+        if baseline is None:
+            keep = recipe.held_out_states
+            baseline = measure_baseline(teacher, environment, episodes=episodes, keep_states=keep, stop=stop)
+            check_normalisable(baseline.teacher.evaluation, baseline.random)
+        setting = replace(setting, probes=baseline.teacher.states)
         seconds["evaluate teacher and random play"], clock = time.perf_counter() - clock, time.perf_counter()
-        setting = Setting(teacher, environment, recipe, seed, precision, played.states, run)
         steps, busy = learn_rounds(setting, replay, learners, stop)
         seconds["collect and learn"], clock = time.perf_counter() - clock, time.perf_counter()
-        results = []
-        for student in learners:
-            results.append(measure(student, setting, episodes))
-            stop.check(f"the students of run {run} are trained and saved; the same command goes on")
+        results = [measure(student, setting, episodes, stop) for student in learners]
         seconds["evaluate students"] = time.perf_counter() - clock
     return Result(
         run=run,
         teacher=teacher,
-        teacher_evaluation=played.evaluation,
-        random_evaluation=random_evaluation,
+        teacher_evaluation=baseline.teacher.evaluation,
+        random_evaluation=baseline.random,
         students=tuple(results[: len(students)]),
         controls=tuple(results[len(students) :]),
         states=len(replay),
@@ -151,20 +182,43 @@ def run_distillation(
     )
 
 
-def measure(student: Student, setting: Setting, episodes: int | None) -> StudentResult:
+def check_parts(teacher: Policy, students: Mapping[str, Network], recipe: Distill) -> None:
+    """Raise MismatchError unless this teacher can teach these students by this recipe."""
+    kind = teacher.spec.kind
+    student_kind(recipe.terms, kind)
+    if "hard_labels" in recipe.controls and not teacher.spec.discrete:
+        remedy = """--set 'controls=["shuffled_teacher"]'"""
+        raise MismatchError(f"control 'hard_labels' needs discrete actions, the teacher's are '{kind}'; take {remedy}")
+    if any(network.core != "none" for network in students.values()):
+        raise MismatchError("recurrent students cannot be distilled yet; take a network with core = 'none'")
+    if teacher.recurrent:
+        raise MismatchError(f"{teacher.spec.name} is recurrent; distilling recurrent teachers does not work yet")
+
+
+def check_normalisable(teacher: Evaluation, random: Evaluation) -> None:
+    """Raise MismatchError where teacher and random play score the same: found before the training, not after it."""
+    if teacher.mean == random.mean:
+        raise MismatchError(
+            f"{teacher.policy} and random play both score {random.mean:g} over {len(random.scores)} episodes: there is "
+            "nothing to normalise by; take another teacher or more --episodes"
+        )
+
+
+def measure(student: Student, setting: Setting, episodes: int | None, stop: metrics.StopSignal) -> StudentResult:
     """Save a trained student and play it: scores, agreement and KL on the teacher's states and on its own."""
     policy, teacher = student.snapshot(), setting.teacher
     path = setting.run / "students" / f"{student.plan.name}.safetensors"
     policy.save(path)
-    played = play(policy, setting.environment, episodes=episodes, keep_states=setting.recipe.held_out_states)
-    temperature = reported_temperature(setting.recipe, teacher.spec.kind)
+    keep = setting.recipe.held_out_states
+    played = play(policy, setting.environment, episodes=episodes, keep_states=keep, stop=stop)
+    temperatures = reported_temperatures(setting.recipe, teacher.spec.kind)
     return StudentResult(
         plan=student.plan,
         policy=policy,
         path=path,
         evaluation=played.evaluation,
         agreement=agreement(policy, teacher, setting.probes),
-        kl_teacher_states=mean_kl(policy, teacher, setting.probes, teacher_temperature=temperature),
-        kl_student_states=mean_kl(policy, teacher, played.states, teacher_temperature=temperature),
+        kl_teacher_states=mean_kl(policy, teacher, setting.probes, **temperatures),
+        kl_student_states=mean_kl(policy, teacher, played.states, **temperatures),
         gradient_steps=student.steps,
     )

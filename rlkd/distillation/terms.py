@@ -23,10 +23,14 @@ def teacher_temperature(term: Term, teacher: Kind) -> float:
     return TEMPERATURE[teacher] if term.teacher_temperature is None else term.teacher_temperature
 
 
-def reported_temperature(recipe: Distill, teacher: Kind) -> float:
-    """The temperature under which KL to the teacher is reported: that of the first KL term, else the default."""
-    kl = [term for term in recipe.terms if term.divergence == "forward_kl"]
-    return teacher_temperature(kl[0], teacher) if kl else TEMPERATURE[teacher]
+def reported_temperatures(recipe: Distill, teacher: Kind) -> dict[str, float]:
+    """Teacher's and student's temperature under which KL is reported, as arguments of `mean_kl`: those of the first
+    KL term, else the teacher's default and 1."""
+    terms = [term for term in recipe.terms if term.divergence == "forward_kl"] or [Term(divergence="forward_kl")]
+    return {
+        "teacher_temperature": teacher_temperature(terms[0], teacher),
+        "student_temperature": terms[0].student_temperature,
+    }
 
 
 def student_kind(terms: tuple[Term, ...], teacher: Kind) -> Kind:
@@ -41,6 +45,10 @@ def student_kind(terms: tuple[Term, ...], teacher: Kind) -> Kind:
         tempered = teacher_temperature(term, teacher) != 1 or term.student_temperature != 1
         if term.divergence == "forward_kl" and teacher not in ("q", "categorical") and tempered:
             raise MismatchError(f"a temperature does not fit 'forward_kl' of a '{teacher}' teacher; leave it at 1")
+        if term.divergence != "forward_kl" and term.teacher_temperature is not None:
+            raise MismatchError(f"divergence '{term.divergence}' reads no teacher_temperature; leave it out")
+        if term.divergence == "mse" and term.student_temperature != 1:
+            raise MismatchError("divergence 'mse' reads no student_temperature; leave it out")
     if teacher == "q":
         return "q" if all(term.divergence == "mse" for term in terms) else "categorical"
     return teacher
@@ -66,7 +74,9 @@ def total_loss(terms: tuple[Term, ...], teacher: Kind, answers: Tensor, student:
 def _divergence(term: Term, teacher: Kind, target: dict[str, Tensor], kind: Kind, params: dict[str, Tensor]) -> Tensor:
     if teacher in ("gaussian", "squashed_gaussian"):
         if term.divergence == "mse":
-            return term.scale * mse(target["mean"], params["mean"], centre=False)
+            # The spread too: a student whose rule is to sample would else play with the one it was born with.
+            means, spreads = (mse(target[name], params[name], centre=False) for name in ("mean", "log_std"))
+            return term.scale * (means + spreads)
         return term.scale * gaussian_kl(target["mean"], target["log_std"], params["mean"], params["log_std"])
     wanted, own = discrete_logits(teacher, target), discrete_logits(kind, params)
     if term.divergence == "cross_entropy":

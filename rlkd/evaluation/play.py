@@ -12,11 +12,11 @@ import numpy as np
 
 from rlkd import metrics
 from rlkd.data import Evaluation
-from rlkd.errors import MismatchError
+from rlkd.errors import MismatchError, RecipeError
 from rlkd.evaluation.players import PolicyPlayer, RandomPlayer, Seat, Table
 from rlkd.policy import Policy, Rule, parse_rule
 from rlkd.policy.compute import one_thread_per_role
-from rlkd.policy.load import as_policy, check_fits
+from rlkd.policy.loading import as_policy, check_fits
 from rlkd.recipe import Environment
 from rlkd.vector import Stepper, as_recipe, make_vec
 
@@ -41,6 +41,7 @@ def play(
     first_seed: int | None = None,
     keep_states: int = 0,
     title: str | None = None,
+    stop: metrics.StopSignal | None = None,
 ) -> Played:
     """Play whole episodes and count raw scores.
 
@@ -53,15 +54,19 @@ def play(
         first_seed: environment seed of the first episode; None takes the protocol's.
         keep_states: how many visited states to return, spread evenly over episodes.
         title: of the progress bar; None takes the policy's name.
+        stop: when set, playing ends at the next step.
 
     Raises:
         MismatchError: the policy does not fit the environment, or nobody said where it plays.
+        RecipeError: fewer than one episode or environment.
+        Stopped: `stop` was set.
     """
     environment = environment_of(policy, environment)
     rule = rule or policy.spec.rule
     player = PolicyPlayer(policy, rule)
     name = policy.spec.name
-    played = _play(player, environment, episodes, num_envs, first_seed, keep_states, title or f"evaluate {name}")
+    title = title or f"evaluate {name}"
+    played = _play(player, environment, episodes, num_envs, first_seed, keep_states, title, stop)
     spec = policy.spec
     evaluation = dataclasses.replace(
         played.evaluation,
@@ -105,9 +110,11 @@ def play_randomly(
     episodes: int | None = None,
     num_envs: int = 16,
     first_seed: int | None = None,
+    stop: metrics.StopSignal | None = None,
 ) -> Evaluation:
     """Scores of uniformly random actions, on the same episodes."""
-    return _play(RandomPlayer(environment), environment, episodes, num_envs, first_seed, 0, "random play").evaluation
+    player = RandomPlayer(environment)
+    return _play(player, environment, episodes, num_envs, first_seed, 0, "random play", stop).evaluation
 
 
 def environment_of(policy: Policy, environment: Environment | None) -> Environment:
@@ -128,10 +135,13 @@ def _play(
     first_seed: int | None,
     keep_states: int,
     title: str,
+    stop: metrics.StopSignal | None,
 ) -> Played:
     one_thread_per_role()
     protocol = environment.protocol
-    count = episodes or protocol.episodes
+    count = protocol.episodes if episodes is None else episodes
+    if count < 1 or num_envs < 1:
+        raise RecipeError(f"episodes and num_envs must be at least 1, got {count} and {num_envs}")
     start = protocol.first_seed if first_seed is None else first_seed
     keep = -(-keep_states // count)
     queue = (Seat(k, start + k, player.draws, keep) for k in range(count))
@@ -141,6 +151,8 @@ def _play(
     try:
         with metrics.bar(title, count) as bar:
             while len(finished) < count:
+                if stop is not None:
+                    stop.check("all that was finished is saved; the same command goes on")
                 for table in tables:
                     if table.in_flight:
                         finished += table.receive()

@@ -16,18 +16,21 @@ BLOCK = 512  # steps for which an episode's uniforms are drawn at once
 
 
 class PolicyPlayer:
-    """Actions of a policy for a few rows at a time."""
+    """Actions of a policy, always computed on batches of one fixed size."""
 
     def __init__(self, policy: Policy, rule: Rule) -> None:
         self.policy, self.rule = policy, rule
         self.draws = max(2, 2 * policy.spec.actions)
+        """Uniforms that each decision takes."""
 
     def start(self, rows: int) -> Tensor | None:
+        """[rows, W]: the recurrent state before the first decision; None for feed-forward policies."""
         return self.policy.initial_state(rows)
 
     def act(
         self, observation: np.ndarray, state: Tensor | None, uniforms: np.ndarray
     ) -> tuple[np.ndarray, Tensor | None]:
+        """Actions as the environment takes them, and the next state, from [N, ...], [N, W] and [N, draws]."""
         actions, states = [], []
         for k in range(0, len(observation), FIXED_BATCH):
             part = slice(k, k + FIXED_BATCH)
@@ -43,18 +46,19 @@ class RandomPlayer:
 
     def __init__(self, environment: Environment) -> None:
         env = make(environment)
-        space = env.action_space
+        self.space = env.action_space
         env.close()
-        self.discrete = isinstance(space, gymnasium.spaces.Discrete)
-        self.space = space
-        self.draws = 1 if self.discrete else int(np.prod(space.shape or (1,)))
+        self.draws = 1 if isinstance(self.space, gymnasium.spaces.Discrete) else int(np.prod(self.space.shape or (1,)))
+        """Uniforms that each decision takes."""
 
     def start(self, rows: int) -> Tensor | None:
+        """None: chance has no memory."""
         return None
 
     def act(
         self, observation: np.ndarray, state: Tensor | None, uniforms: np.ndarray
     ) -> tuple[np.ndarray, Tensor | None]:
+        """Actions from [N, draws] uniforms; the observations are not looked at."""
         if isinstance(self.space, gymnasium.spaces.Discrete):
             return (uniforms[:, 0] * int(self.space.n)).astype(np.int64), None
         assert isinstance(self.space, gymnasium.spaces.Box)

@@ -8,7 +8,7 @@ from rich.table import Table
 from rlkd.data import Evaluation, JsonDict
 from rlkd.evaluation.play import environment_of, play, play_randomly
 from rlkd.policy import as_policy, parse_rule
-from rlkd.recipe import recipe_hash
+from rlkd.recipe import recipe_hash, shipped
 from rlkd.stats import mean_interval
 from rlkd.vector import as_recipe
 
@@ -57,6 +57,7 @@ def evaluate_files(
     wanted = None if rule is None else parse_rule(rule)
     loaded = [as_policy(name) for name in policies]  # all of them first: a wrong name costs no minutes
     places = [environment_of(policy, environment) for policy in loaded]
+    files = {f"policy:{entry.name}": entry.path for entry in shipped("policies")}
     random: dict[str, Evaluation] = {}
     records = []
     for name, policy, place in zip(policies, loaded, places, strict=True):
@@ -64,7 +65,7 @@ def evaluate_files(
         if key not in random:
             random[key] = play_randomly(place, episodes=episodes)
         played = play(policy, place, episodes=episodes, rule=wanted)
-        path = None if name.startswith("policy:") else Path(name)
+        path = files.get(name, Path(name))
         records.append(result_record(played.evaluation, random=random[key], path=path) | {"policy": name})
     return records
 

@@ -28,8 +28,8 @@ def train(
 
     Args:
         env: where.
-        agent: recipe of our PPO (`ppo`) or of Stable-Baselines3's learners (`sb3/ppo`, `sb3/dqn`); None takes `ppo`
-            for Atari and `ppo_classic` otherwise.
+        agent: recipe of our PPO (`rl/ppo`) or of Stable-Baselines3's learners (`sb3/ppo`, `sb3/dqn`); None takes
+            `rl/ppo` for Atari and `rl/ppo_classic` otherwise.
         run: folder for checkpoint, curves and `generations/000/policy.safetensors`.
         seed: of everything random.
         frames: emulator frames in all; None takes the recipe's.
@@ -41,7 +41,7 @@ def train(
         RlkdError: what the caller can fix; `Stopped` on a signal, after saving.
     """
     environment, folder = as_recipe(env), Path(run)
-    name = agent or ("ppo" if environment.source == "ale" else "ppo_classic")
+    name = agent or ("rl/ppo" if environment.source == "ale" else "rl/ppo_classic")
     recipe = load_any(recipes.resolve(name, "agents"), overrides=overrides)
     if not isinstance(recipe, Ppo | Sb3):
         raise RecipeError(

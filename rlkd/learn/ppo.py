@@ -106,8 +106,8 @@ def train_ppo(
             save_checkpoint(run, learner, optimiser, progress)
         finally:
             pool.shutdown()  # the sampler still steps the environments if the learner failed
-            recorder.close()
             stepper.close()
+            recorder.close()
         policy = Policy(learner, spec)
         policy.save(run / "generations" / "000" / "policy.safetensors")
     return policy

@@ -105,6 +105,7 @@ class Sampler:
         return playable
 
 
+@torch.no_grad()  # a view of log_std asks for gradients, even one made in inference mode
 def draw(output: Output, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Sampled actions and their log-probabilities, on the CPU: [B] int64 or [B, D] float32, and [B]."""
     if output.kind == "categorical":

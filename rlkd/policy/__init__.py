@@ -1,6 +1,6 @@
 """Policies: observation to distribution (and value, features, state), networks, the file format, foreign files."""
 
-from rlkd.policy.load import as_policy, from_sb3, load
+from rlkd.policy.loading import as_policy, from_sb3, load
 from rlkd.policy.networks import PolicyNetwork, acting_flops, acting_parameters
 from rlkd.policy.output import PARAMS, Kind, Output, Rule, decide, discrete_logits, parse_rule, unflatten
 from rlkd.policy.policy import Policy, to_cpu

@@ -14,12 +14,15 @@ def pick_device(name: str) -> torch.device:
     """`auto`, `cpu` or `cuda` to a device; auto takes a GPU where there is one."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise RlkdError(f"--device {name}: no CUDA device is at hand; take --device cpu or auto")
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise RlkdError(f"--device {name}: known are auto, cpu and cuda")
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError:
-        raise RlkdError(f"--device {name}: known are auto, cpu and cuda") from None
+        raise RlkdError(f"--device {name}: what follows the colon must be a device's number") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise RlkdError(f"--device {name}: no such CUDA device is at hand; take --device cpu or auto")
+    return device
 
 
 def one_thread_per_role() -> None:

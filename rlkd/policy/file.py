@@ -51,7 +51,8 @@ def read(path: Path) -> tuple[PolicySpec, dict[str, Tensor]]:
         raise PolicyFileError(f"{path}: its record is damaged: {error}") from None
     if content_hash(spec, weights) != spec.hash:
         raise PolicyFileError(f"{path}: its content does not match its checksum; it was damaged or altered")
-    return spec, {name: tensor.float() for name, tensor in weights.items()}
+    # Copies, because what safetensors hands out may be the file itself, mapped into memory.
+    return spec, {name: tensor.to(torch.float32, copy=True) for name, tensor in weights.items()}
 
 
 def build_network(spec: PolicySpec) -> PolicyNetwork:

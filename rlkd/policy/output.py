@@ -98,7 +98,7 @@ def decide(output: Output, rule: Rule, uniforms: np.ndarray) -> np.ndarray:
 
     Args:
         output: one answer for B observations.
-        rule: `sampled` of a q output draws from softmax(q); Q-values are no log-probabilities, so prefer epsilon_greedy.
+        rule: `sampled` of a q output draws from softmax(q); Q-values are no log-probabilities: prefer epsilon_greedy.
         uniforms: [B, U] float64 in [0, 1), U >= 2 for discrete actions and >= 2 D for continuous ones.
 
     Returns:
@@ -109,7 +109,7 @@ def decide(output: Output, rule: Rule, uniforms: np.ndarray) -> np.ndarray:
     logits = discrete_logits(output.kind, output.params).float()
     if rule.name == "sampled":
         cumulative = F.softmax(logits.double(), dim=-1).cumsum(-1).numpy()
-        picked = (cumulative < uniforms[:, :1] * cumulative[:, -1:]).sum(-1)
+        picked = (cumulative <= uniforms[:, :1] * cumulative[:, -1:]).sum(-1)  # <=: 0 is drawn too
         return np.minimum(picked, logits.shape[-1] - 1).astype(np.int64)
     greedy: np.ndarray = logits.argmax(-1).numpy().astype(np.int64)
     if rule.name == "greedy" or rule.epsilon == 0:

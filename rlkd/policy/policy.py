@@ -159,5 +159,5 @@ class Policy:
 
 
 def to_cpu(output: Output) -> Output:
-    """The same answer with its parameters on the CPU."""
-    return dataclasses.replace(output, params={name: tensor.cpu() for name, tensor in output.params.items()})
+    """The same answer with its parameters on the CPU, without gradients."""
+    return dataclasses.replace(output, params={name: tensor.detach().cpu() for name, tensor in output.params.items()})

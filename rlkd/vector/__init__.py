@@ -1,6 +1,6 @@
 """Environment recipes to environments: single, vectorised, and stepped under one convention for resets."""
 
-from rlkd.vector.make import Backend, action_bounds, action_meanings, as_recipe, make, make_vec, spaces
+from rlkd.vector.making import Backend, action_bounds, action_meanings, as_recipe, make, make_vec, spaces
 from rlkd.vector.stepper import Stepper
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Tests of `rlkd.vector.make`: recipes and ids to environments, and what is said when there is none."""
+"""Tests of `rlkd.vector.making`: recipes and ids to environments, and what is said when there is none."""
 
 import dataclasses
 from pathlib import Path

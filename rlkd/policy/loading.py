@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rlkd.errors import MismatchError, PolicyFileError
 from rlkd.policy import file
 from rlkd.policy.policy import Policy
@@ -36,13 +38,12 @@ def load(path: str | Path, device: str = "cpu", *, env: str | Environment | None
         policy = read_zip(path, device=device)
     elif path.suffix == ".safetensors":
         spec, weights = file.read(path)
-        network = file.build_network(spec)
         try:
-            network.load_state_dict(weights)
-        except RuntimeError:
-            raise PolicyFileError(
-                f"{path}: its weights do not fit its network; the file is damaged"
-            ) from None
+            with torch.device("meta"):  # a forged record must not make us allocate what its weights do not fill
+                network = file.build_network(spec)
+            network.load_state_dict(weights, assign=True)
+        except (MismatchError, RuntimeError, TypeError):
+            raise PolicyFileError(f"{path}: its weights do not fit its network; the file is damaged") from None
         policy = Policy(network, spec, device=device)
     else:
         raise PolicyFileError(
@@ -58,7 +59,7 @@ def as_policy(policy: Policy | str | Path, *, env: Environment | None = None) ->
 
 
 def from_sb3(model: Any, *, env: str | Environment | None = None) -> Policy:
-    """The policy of a live Stable-Baselines3 model (ppo, a2c or dqn with CnnPolicy or MlpPolicy); weights are copied."""
+    """The policy of a live Stable-Baselines3 ppo, a2c or dqn with CnnPolicy or MlpPolicy; weights are copied."""
     from rlkd.policy.sb3 import from_model
 
     policy = from_model(model)

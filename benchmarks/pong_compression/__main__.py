@@ -1,0 +1,130 @@
+"""The shipped Pong policy into smaller ones, over seeds; soft targets against hard labels at three sizes of data.
+
+    make bench NAME=pong_compression
+
+Main arm: `nature_113k` and `nature_62k` from one replay, 100 episodes each, with the shuffled-teacher control.
+Data arm: `nature_62k` on 3,000, 10,000 and 30,000 distinct states, soft targets beside hard labels, same budget.
+"""
+
+import sys
+import tomllib
+from pathlib import Path
+
+import rlkd
+from benchmarks.common import Record, entries, machine, options, over_seeds, read_run, store, verdict
+from rlkd.distillation import Baseline, measure_baseline
+from rlkd.evaluation import environment_of
+from rlkd.stats import Estimate
+
+FOLDER = Path(__file__).parent
+TEACHER = "policy:pong"
+STATES = (3_000, 10_000, 30_000)
+DATA_EPISODES = 40
+MAIN = ("controls=['shuffled_teacher']",)
+
+
+def main() -> int:
+    """Run what is not there yet, and store the tables."""
+    chosen = options(__doc__ or "")
+    limits = tomllib.loads((FOLDER / "thresholds.toml").read_text())
+    teacher = rlkd.load(TEACHER)
+    environment = environment_of(teacher, None)
+    # One measurement of teacher and random play serves all runs: the episodes are the protocol's in each of them.
+    baseline = measure_baseline(teacher, environment, episodes=None, keep_states=4096)
+    mains, arms = [], {states: [] for states in STATES}  # type: tuple[list[Record], dict[int, list[Record]]]
+    for seed in range(chosen.seeds):
+        students = ["nature_62k", "nature_113k"]
+        mains.append(_one(chosen.run / "main" / f"seed{seed}", students, MAIN, seed, None, baseline))
+        for states in STATES:
+            few = (f"source.states={states}", "controls=['hard_labels']", "gradient_steps=1500")
+            folder = chosen.run / f"states{states}" / f"seed{seed}"
+            arms[states].append(_one(folder, ["nature_62k"], few, seed, DATA_EPISODES, baseline))
+    lines, record = _main_table(mains, limits)
+    more, record["states"] = _data_table(arms)
+    store(FOLDER, record | {"machine": machine(), "thresholds": limits, "seeds": chosen.seeds}, lines + more)
+    return 0
+
+
+def _one(
+    folder: Path, students: list[str], overrides: tuple[str, ...], seed: int, episodes: int | None, baseline: Baseline
+) -> Record:
+    found = read_run(folder)
+    return found or rlkd.distill(
+        TEACHER,
+        students,
+        run=folder,
+        agent="policy_distillation",
+        seed=seed,
+        episodes=episodes,
+        overrides=overrides,
+        baseline=baseline,
+    )
+
+
+def _main_table(runs: list[Record], limits: dict[str, float]) -> tuple[list[str], Record]:
+    teacher = runs[0]["teacher"]
+    low, high = teacher["ci95"]
+    lines = [
+        (
+            f"Teacher `{TEACHER}`: {teacher['mean']:.2f} [{low:.2f}, {high:.2f}] over {teacher['episodes']} episodes, "
+            f"rule {teacher['rule']}, {teacher['parameters']:,} acting parameters, hash {teacher['hash'][:12]}. "
+            f"Random play {runs[0]['random']['mean']:.2f}."
+        ),
+        "",
+        (
+            "| student | parameters | of teacher | score by seed | TN [95 %] | verdict | failed | agrees | "
+            "KL teacher's states | KL own states |"
+        ),
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    record: Record = {"teacher": {key: teacher[key] for key in ("mean", "ci95", "hash", "rule", "parameters")}}
+    for name, wanted in (
+        ("nature_113k", {"at_least": limits["nature_113k_at_least"]}),
+        ("nature_62k", {"at_least": limits["nature_62k_at_least"]}),
+        ("shuffled_teacher", {"at_most": limits["shuffled_teacher_at_most"]}),
+    ):
+        estimate, failed = over_seeds(runs, name)
+        found = entries(runs, name)
+        mean = {
+            key: sum(entry[key] for entry in found) / len(found)
+            for key in ("agreement", "kl_teacher_states", "kl_student_states")
+        }
+        scores = ", ".join(f"{entry['mean']:.1f}" for entry in found)
+        lines.append(
+            f"| {name} | {found[0]['parameters']:,} | 1/{1 / found[0]['parameter_ratio']:.1f} | {scores} | {estimate} "
+            f"| {verdict(estimate, **wanted)} | {failed:.1%} | {mean['agreement']:.1%} "
+            f"| {mean['kl_teacher_states']:.3f} | {mean['kl_student_states']:.3f} |"
+        )
+        record[name] = {"normalised": _triple(estimate), "failed": failed, **mean}
+    return lines, record
+
+
+def _data_table(arms: dict[int, list[Record]]) -> tuple[list[str], Record]:
+    lines = [
+        "",
+        f"Soft targets against hard labels, `nature_62k`, 1,500 gradient steps, {DATA_EPISODES} episodes a seed:",
+        "",
+        "| distinct states | TN soft | TN hard | difference by seed | wins |",
+        "|---|---|---|---|---|",
+    ]
+    record: Record = {}
+    for states, runs in arms.items():
+        soft, hard = (over_seeds(runs, name)[0] for name in ("nature_62k", "hard_labels"))
+        pairs = zip(entries(runs, "nature_62k"), entries(runs, "hard_labels"), strict=True)
+        differences = [a["normalised"] - b["normalised"] for a, b in pairs]
+        ahead = sum(difference > 0 for difference in differences)
+        apart = soft.low > hard.high or hard.low > soft.high
+        winner = "soft" if soft.point > hard.point else "hard"
+        verdict_ = f"{winner}, intervals apart" if apart else f"{winner} by point, intervals overlap"
+        shown = ", ".join(f"{difference:+.2f}" for difference in differences)
+        lines.append(f"| {states:,} | {soft} | {hard} | {shown} | {verdict_}; soft ahead in {ahead}/{len(runs)} |")
+        record[str(states)] = {"soft": _triple(soft), "hard": _triple(hard), "differences": differences}
+    return lines, record
+
+
+def _triple(estimate: Estimate) -> list[float]:
+    return [estimate.point, estimate.low, estimate.high]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

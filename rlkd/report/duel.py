@@ -1,0 +1,204 @@
+"""Teacher and student on the same episode: who prefers which action on whose game, step by step, with pictures.
+
+Each plays by its own rule from the same seed, with the random stream that its evaluation drew from, so that the game
+shown is the episode that was scored. On every observation of both games both are asked for their preferred action: the
+most likely or highest valued one, or the mean of a continuous policy.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import gymnasium
+import numpy as np
+import torch
+
+from rlkd.evaluation.players import Seat, padded_answer
+from rlkd.policy import Output, Policy, discrete_logits
+from rlkd.policy.output import decide
+from rlkd.recipe import Environment
+from rlkd.vector import make
+
+CLOSE = 0.1  # continuous actions count as the same when no dimension differs by more than this share of its range
+WIDEST = 300  # pixels of a stored picture's width
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One agent step of one game."""
+
+    picture: bytes
+    """PNG of what the player saw before it acted; empty where the environment gives no pictures."""
+    played: str
+    """Action that was played."""
+    teacher: str
+    """Action that the teacher prefers here."""
+    student: str
+    """Action that the student prefers here."""
+    differ: bool
+    """Whether they prefer different ones."""
+    score: float
+    """Raw score so far."""
+
+
+@dataclass(slots=True)
+class Game:
+    """One player's game. Grows while it is played."""
+
+    moments: list[Moment] = field(default_factory=list)
+    """In order."""
+    score: float = 0.0
+    """Raw score so far."""
+    over: bool = False
+    """Whether the episode ended."""
+
+    @property
+    def differing(self) -> int:
+        """Moments in which the preferred actions differ."""
+        return sum(moment.differ for moment in self.moments)
+
+
+@dataclass(frozen=True, slots=True)
+class Duel:
+    """Both games."""
+
+    seed: int
+    """Environment seed of both."""
+    teacher: Game
+    """The teacher's game."""
+    student: Game
+    """The student's game."""
+
+    @property
+    def length(self) -> int:
+        """Agent steps of the longer game."""
+        return max(len(self.teacher.moments), len(self.student.moments))
+
+    @property
+    def pictures(self) -> bool:
+        """Whether the environment gave pictures."""
+        return bool(self.teacher.moments and self.teacher.moments[0].picture)
+
+    def differ(self, step: int) -> bool:
+        """Whether the preferred actions differ in either game; a game that is over has nothing to differ about."""
+        return any(step < len(game.moments) and game.moments[step].differ for game in (self.teacher, self.student))
+
+
+def play(teacher: Policy, student: Policy, environment: Environment, *, seed: int, steps: int, seconds: float) -> Duel:
+    """Play both games until both are over, or for so many steps, or until the time is up, whichever comes first.
+
+    Args:
+        teacher: feed-forward.
+        student: feed-forward, with the teacher's actions.
+        environment: where.
+        seed: environment seed of the episode.
+        steps: most agent steps of each game.
+        seconds: most wall time.
+    """
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # it greets on stdout, which belongs to --json
+    players = (teacher, student)
+    games, seats = [Game(), Game()], [_seat(policy, seed) for policy in players]
+    envs = [make(environment, render_mode="rgb_array") for _ in players]
+    try:
+        end = time.monotonic() + seconds
+        seen = [np.asarray(env.reset(seed=seed)[0]) for env in envs]
+        for _ in range(steps):
+            if time.monotonic() > end or all(game.over for game in games):
+                break
+            batch = np.stack(seen).astype(teacher.spec.observation_dtype)
+            answers = [padded_answer(policy, batch, None) for policy in players]
+            for side, game in enumerate(games):
+                if not game.over:
+                    both = [_row(answer, side) for answer in answers]
+                    seen[side] = _step(game, envs[side], both, players, side, seats[side])
+    finally:
+        for env in envs:
+            env.close()
+    return Duel(seed, *games)
+
+
+def busiest(duel: Duel, length: int) -> int:
+    """First step of the stretch of `length` steps with the most disagreements; the earliest of equals."""
+    marks = [float(duel.differ(step)) for step in range(duel.length)]
+    totals = np.convolve(marks, np.ones(min(length, len(marks))), mode="valid")
+    return int(np.argmax(totals))
+
+
+def _seat(policy: Policy, seed: int) -> Seat:
+    return Seat(0, seed, max(2, 2 * policy.spec.actions), 0)
+
+
+def _row(output: Output, row: int) -> Output:
+    return Output(output.kind, {name: tensor[row : row + 1] for name, tensor in output.params.items()})
+
+
+def _step(
+    game: Game,
+    env: gymnasium.Env[Any, Any],
+    answers: Sequence[Output],
+    players: Sequence[Policy],
+    side: int,
+    seat: Seat,
+) -> np.ndarray:
+    """Play one step of one game, note it, and return the next observation."""
+    own = players[side]
+    picture = _picture(env)
+    action = own.to_environment(decide(answers[side], own.spec.rule, seat.uniforms()[None]))[0]
+    seat.step += 1
+    wants = [_preferred(answer, policy) for answer, policy in zip(answers, players, strict=True)]
+    names = [_words(want, answer, own) for want, answer in zip(wants, answers, strict=True)]
+    differ = _differ(wants[0], wants[1], own)
+    game.moments.append(Moment(picture, _words(action, None, own), names[0], names[1], differ, game.score))
+    observation, reward, terminated, truncated, _ = env.step(action)
+    game.score += float(reward)
+    game.over = bool(terminated or truncated)
+    return np.asarray(observation)
+
+
+def _preferred(output: Output, policy: Policy) -> np.ndarray:
+    """Greedy action as the environment takes it: an int64 scalar, or [D]."""
+    if policy.spec.discrete:
+        return np.asarray(discrete_logits(output.kind, output.params).argmax(-1).numpy()[0])
+    mean = output.params["mean"].float()
+    squashed = output.kind == "squashed_gaussian"
+    return np.asarray(policy.to_environment((torch.tanh(mean) if squashed else mean).numpy())[0])
+
+
+def _differ(one: np.ndarray, other: np.ndarray, policy: Policy) -> bool:
+    if policy.spec.discrete:
+        return bool(one != other)
+    span = np.array(policy.spec.action_high) - np.array(policy.spec.action_low)
+    return bool((np.abs(one - other) > CLOSE * span).any())
+
+
+def _words(action: np.ndarray, output: Output | None, policy: Policy) -> str:
+    """An action's name, with its probability where the answer is one of probabilities."""
+    if not policy.spec.discrete:
+        return " ".join(f"{value:+.2f}" for value in np.atleast_1d(action))
+    index, meanings = int(action), policy.spec.action_meanings
+    name = meanings[index] if index < len(meanings) else f"action {index}"
+    if output is None or output.kind != "categorical":
+        return name
+    chance = float(torch.softmax(output.params["logits"].double(), -1)[0, index])
+    return f"{name} {100 * chance:.0f} %"
+
+
+def _picture(env: gymnasium.Env[Any, Any]) -> bytes:
+    """The screen as PNG, at most WIDEST pixels wide; empty where gymnasium lacks a package to draw it."""
+    try:
+        screen = env.render()
+    except gymnasium.error.DependencyNotInstalled:
+        return b""
+    if not isinstance(screen, np.ndarray) or screen.ndim != 3:
+        return b""
+    wide = screen.shape[1]
+    if wide > WIDEST:
+        high = round(screen.shape[0] * WIDEST / wide)
+        screen = cv2.resize(screen, (WIDEST, high), interpolation=cv2.INTER_AREA)
+    written, content = cv2.imencode(".png", cv2.cvtColor(screen, cv2.COLOR_RGB2BGR))
+    if not written:
+        raise RuntimeError("OpenCV cannot write PNG")
+    return content.tobytes()

@@ -1,0 +1,94 @@
+"""The section that shows two policies on the same episode. What cannot be shown is said in a sentence."""
+
+from pathlib import Path
+from typing import Any
+
+from rlkd.errors import MismatchError, PolicyFileError, RlkdError
+from rlkd.evaluation import environment_of
+from rlkd.policy import Policy, load
+from rlkd.recipe import Environment, build
+from rlkd.report import words
+from rlkd.report.duel import Duel, busiest, play
+from rlkd.report.page import paragraph, section
+from rlkd.report.record import Entry
+from rlkd.report.sheet import STEPS_PER_SECOND, player, sheet
+
+SHOWN = 10 * STEPS_PER_SECOND  # agent steps of the stretch
+MOST_STEPS = 900  # agent steps played to find it: one minute of an Atari game
+MOST_SECONDS = 12.0  # wall time for playing; the sheet takes a few more
+
+
+def side_by_side(
+    files: tuple[Path, Path], entries: tuple[Entry, Entry], environment: dict[str, Any], names: tuple[str, str]
+) -> str:
+    """Teacher and student play one episode; the stretch where they disagree most is shown.
+
+    Args:
+        files: the teacher's and the student's policy.
+        entries: their lines in run.json.
+        environment: the environment recipe's table, as run.json keeps it.
+        names: what to call them.
+    """
+    title = f"Side by side: {names[0]} and {names[1]}"
+    try:
+        where = build(Environment, environment, where="run.json [environment]")
+        teacher, student = (_load(path, entry, where) for path, entry in zip(files, entries, strict=True))
+        duel = play(
+            teacher,
+            student,
+            where,
+            seed=where.protocol.first_seed,
+            steps=MOST_STEPS,
+            seconds=MOST_SECONDS,
+        )
+    except RlkdError as error:
+        return section(title, paragraph(f"Not shown: {error}."))
+    length = min(SHOWN, duel.length)
+    start = busiest(duel, length)
+    return section(title, paragraph(_found(duel, start, length)), _pictures(duel, start, length, names))
+
+
+def _load(path: Path, entry: Entry, environment: Environment) -> Policy:
+    policy = load(path)
+    if entry.hash and policy.spec.hash != entry.hash:
+        raise PolicyFileError(f"{path.name} is not the policy that was measured: it was replaced after the run")
+    environment_of(policy, environment)
+    if policy.recurrent:
+        raise MismatchError(
+            f"{policy.spec.name} is recurrent; two recurrent policies cannot be compared step by step yet"
+        )
+    return policy
+
+
+def _found(duel: Duel, start: int, length: int) -> str:
+    played = f"Both play the episode with seed {duel.seed}, each by its own rule"
+    parts = [f"{played}, and on every step of both games both are asked which action they prefer."]
+    counts = [
+        f"{words.share(game.differing / len(game.moments), 1)} of {len(game.moments):,} steps of the {whose} game"
+        for game, whose in ((duel.teacher, "teacher’s"), (duel.student, "student’s"))
+    ]
+    parts.append(f"They prefer different actions on {counts[0]} and on {counts[1]}.")
+    if length < duel.length and any(duel.differ(step) for step in range(duel.length)):
+        parts.append(
+            f"Shown are the {length} steps, from {start + 1} on, in which they disagree most: more than on average."
+        )
+    return " ".join(parts)
+
+
+def _pictures(duel: Duel, start: int, length: int, names: tuple[str, str]) -> str:
+    if not duel.pictures:
+        words_here = (
+            "No pictures: drawing this environment needs a package that is not installed (pip install pygame-ce)."
+        )
+        return paragraph(words_here, "quiet")
+    pictures = [
+        game.moments[min(step, len(game.moments) - 1)].picture
+        for game in (duel.teacher, duel.student)
+        for step in range(start, start + length)
+    ]
+    caption = (
+        "A red border marks a step on which the two prefer different actions; the red ticks are the same over time, "
+        "the teacher’s game above and the student’s below. "
+        "Percentages are the probability that each gives to its own choice."
+    )
+    return player(duel, sheet(pictures), start, length, names) + paragraph(caption, "quiet")

@@ -1,0 +1,79 @@
+"""The report of a reinforcement-learning run: score, what the learner saw, speed."""
+
+from typing import Any
+
+from rlkd.report import words
+from rlkd.report.curves import chart, series
+from rlkd.report.page import document, grid, header, provenance, section
+from rlkd.report.record import Run
+
+SCORE = "rollout/ep_rew_mean"
+SPEEDS = ("time/agent_steps_per_second", "time/fps")
+MOST_FIGURES = 12
+
+
+def train_page(run: Run) -> str:
+    """The whole page."""
+    what = " · ".join(part for part in ("training", _name(run, "environment"), _name(run, "agent")) if part)
+    sentence = _headline(run)
+    body = [
+        header(run, what, sentence),
+        section("Score", grid([_chart(run, SCORE, "mean score", "Mean raw score of the last episodes.")])),
+        section("Speed", grid([_speed(run), _waiting(run)])),
+        section("What the learner saw", grid(_figures(run), "three")),
+        provenance(run, [], [("environment", _name(run, "environment")), ("agent", _name(run, "agent"))]),
+    ]
+    return document(run, sentence, body, script=False)
+
+
+def _headline(run: Run) -> str:
+    last = {tag: value for line in run.metrics for tag, value in line.items()}
+    steps = f"{int(last.get('step', 0)):,} agent steps"
+    if "time/frames" in last:
+        steps += f" ({int(last['time/frames']):,} frames)"
+    if "time/hours" in last:
+        steps += f" in {words.duration(3600 * last['time/hours'])}"
+    measured = _measured(run.record.get("score"))
+    if measured:
+        return f"The trained policy scores {measured} after {steps}."
+    if SCORE in last:
+        return f"The mean score of the last episodes is {words.number(last[SCORE])} after {steps}."
+    return f"No episode has finished yet after {steps}." if run.metrics else "Nothing has been recorded yet."
+
+
+def _measured(score: Any) -> str:
+    """A recorded score as words: a number, or an entry with mean and interval."""
+    if isinstance(score, dict) and isinstance(score.get("mean"), int | float):
+        interval = score.get("ci95")
+        if isinstance(interval, list) and len(interval) == 2:
+            return words.score(float(score["mean"]), [float(edge) for edge in interval])
+        return words.number(float(score["mean"]))
+    return words.number(float(score)) if isinstance(score, int | float) else ""
+
+
+def _name(run: Run, key: str) -> str:
+    """A record's environment or agent by name; a recipe's table by its id."""
+    value = run.record.get(key)
+    if isinstance(value, dict):
+        value = value.get("id") or value.get("name")
+    return value if isinstance(value, str) else ""
+
+
+def _chart(run: Run, tag: str, title: str, caption: str, *, percent: bool = False) -> str:
+    return chart([series(run.metrics, tag, title, 0)], title, caption, x_title="agent steps", percent=percent)
+
+
+def _speed(run: Run) -> str:
+    known = {tag for line in run.metrics for tag in line}
+    tag = next((tag for tag in SPEEDS if tag in known), SPEEDS[0])
+    return _chart(run, tag, "agent steps per second", "Since the start of the run, pauses left out.")
+
+
+def _waiting(run: Run) -> str:
+    caption = "Share of each rollout's time in which the learner waited for the sampler: near 0, learning is the limit."
+    return _chart(run, "time/learner_waited_share", "learner waited", caption, percent=True)
+
+
+def _figures(run: Run) -> list[str]:
+    tags = sorted({tag for line in run.metrics for tag in line if tag.startswith("train/")})
+    return [_chart(run, tag, tag.removeprefix("train/"), tag) for tag in tags[:MOST_FIGURES]]

@@ -1,0 +1,318 @@
+"""Tests of `rlkd.learn`: PPO learns what is known to be learnable, repeats itself, and loses nothing when it stops."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from rlkd import recipe as recipes
+from rlkd.data import Step
+from rlkd.errors import StorageError
+from rlkd.learn.checkpoint import FILE
+from rlkd.learn.ppo import policy_spec, train_ppo
+from rlkd.learn.rollout import Rollout, Sampler
+from rlkd.metrics import read_metrics
+from rlkd.policy import load
+from rlkd.policy.file import build_network
+from rlkd.recipe import Environment, Ppo
+from rlkd.vector import Stepper, as_recipe, make, make_vec
+from tests import reference
+from tests.reference import Played
+from tests.test_metrics import SCORE, tensorboard_curve
+
+CLASSIC = recipes.load("rl/ppo_classic", Ppo)
+SHORT = dataclasses.replace(CLASSIC, frames=1024, num_envs=4, rollout_steps=32, epochs=2, minibatch=64)
+POLICY = Path("generations") / "000" / "policy.safetensors"
+
+
+def curve(run: Path) -> list[int]:
+    """Agent steps of the lines in the run's record."""
+    return [line["step"] for line in read_metrics(run)]
+
+
+@pytest.mark.parametrize(
+    ("env", "wanted"),
+    [
+        pytest.param("cartpole", 450.0, id="cartpole: at most 500, random 22"),
+        pytest.param("acrobot", -110.0, id="acrobot: at best about -60, random -500"),
+    ],
+)
+def test_ppo_learns_within_a_minute(env: str, wanted: float, tmp_path: Path) -> None:
+    started = time.process_time()
+    policy = train_ppo(as_recipe(env), CLASSIC, run=tmp_path, seed=0)
+    assert time.process_time() - started < 60
+    last = read_metrics(tmp_path)[-1]
+    assert last[SCORE] >= wanted  # mean of the last 100 episodes, while still exploring
+    assert last["step"] >= CLASSIC.frames
+    step, score = tensorboard_curve(tmp_path)[-1]
+    assert step == last["step"]
+    assert score == pytest.approx(last[SCORE])
+    saved = load(tmp_path / POLICY)
+    assert saved.spec == policy.spec
+    scores = []
+    for seed in range(1_000_000, 1_000_010):  # and in an environment of gymnasium's own, by the file alone
+        game = make(env)
+        observation, _ = game.reset(seed=seed)
+        score, over = 0.0, False
+        while not over:
+            action, _ = saved.predict(observation)
+            observation, reward, terminated, truncated, _ = game.step(action)
+            score, over = score + float(reward), terminated or truncated
+        scores.append(score)
+    assert np.mean(scores) >= wanted
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
+    one, again, other = (
+        train_ppo(as_recipe("cartpole"), SHORT, run=tmp_path / name, seed=seed)
+        for name, seed in (("one", 3), ("again", 3), ("other", 4))
+    )
+    weights = one.network.state_dict()
+    for name, tensor in again.network.state_dict().items():
+        assert torch.equal(weights[name], tensor), name
+    assert one.spec.hash == again.spec.hash != other.spec.hash
+    assert not torch.equal(weights["head.weight"], other.network.state_dict()["head.weight"])
+
+
+def test_a_finished_run_started_again_changes_nothing(tmp_path: Path) -> None:
+    found = []
+    for _ in range(2):
+        policy = train_ppo(as_recipe("cartpole"), SHORT, run=tmp_path, seed=0)
+        checkpoint = (tmp_path / FILE).read_bytes()
+        found.append((policy.spec.hash, checkpoint, curve(tmp_path), tensorboard_curve(tmp_path)))
+    assert found[0] == found[1]
+    assert curve(tmp_path)[-1] == 1024
+
+
+ENDLESS = """
+import dataclasses, sys
+from pathlib import Path
+from rlkd import recipe
+from rlkd.errors import Stopped
+from rlkd.learn.ppo import train_ppo
+from rlkd.recipe import Ppo
+from rlkd.vector import as_recipe
+agent = dataclasses.replace(recipe.load("rl/ppo_classic", Ppo), frames=10**9, checkpoint_seconds=0.3)
+try:
+    train_ppo(as_recipe("cartpole"), agent, run=Path(sys.argv[1]), seed=0)
+except Stopped as stopped:
+    print(stopped)
+    sys.exit(stopped.exit_code)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_goes_on_where_it_was_with_one_curve(number: signal.Signals, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ENDLESS, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        while len(curve(tmp_path)) < 5 or not (tmp_path / FILE).exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(number)
+        said = process.communicate()[0]
+    before = curve(tmp_path)
+    saved = checkpoint_progress(tmp_path)["steps"]
+    if number != signal.SIGKILL:
+        assert process.returncode == 3
+        assert said == (
+            f"stopped on a signal; run {tmp_path} is saved at agent step {saved}; the same command goes on\n"
+        )
+    agent = dataclasses.replace(CLASSIC, frames=saved + 6000)
+    train_ppo(as_recipe("cartpole"), agent, run=tmp_path, seed=0)
+    after = curve(tmp_path)
+    kept = [step for step in before if step <= saved]
+    assert kept
+    assert after[: len(kept)] == kept
+    assert len(after) > len(kept)
+    assert after == sorted(set(after))
+    assert after[-1] == checkpoint_progress(tmp_path)["steps"] >= saved + 6000
+    shown = [step for step, _ in tensorboard_curve(tmp_path)]
+    assert shown == [step for step in after if step in shown]
+    assert shown[-1] == after[-1]
+    if number != signal.SIGKILL:  # TensorBoard's writer holds back its last two minutes
+        assert set(kept) <= set(shown)
+
+
+def checkpoint_progress(run: Path) -> dict[str, Any]:
+    with safetensors.safe_open(str(run / FILE), framework="pt") as opened:
+        progress: dict[str, Any] = json.loads(opened.metadata()["progress"])
+    return progress
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The checkpoint of a short run with seed 0."""
+    run = tmp_path_factory.mktemp("finished")
+    train_ppo(as_recipe("cartpole"), SHORT, run=run, seed=0)
+    return (run / FILE).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("env", "changes", "seed"),
+    [
+        pytest.param("cartpole", {"learning_rate": 1e-4}, 0, id="other step size"),
+        pytest.param("cartpole", {"network": "WIDE"}, 0, id="other network"),
+        pytest.param("acrobot", {}, 0, id="other environment"),
+        pytest.param("cartpole", {}, 1, id="other seed"),
+    ],
+)
+def test_a_run_folder_that_holds_another_run_is_refused_and_kept(
+    env: str, changes: dict[str, Any], seed: int, finished: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / FILE
+    path.write_bytes(finished)
+    if changes.get("network"):
+        wide = tmp_path / "wide.toml"
+        wide.write_text('kind = "network"\nencoder = "mlp"\nhidden = [128]\n')
+        changes = {"network": str(wide)}
+    with pytest.raises(StorageError, match=r"holds a run with another recipe or seed \(0\); name another --run"):
+        train_ppo(as_recipe(env), dataclasses.replace(SHORT, **changes), run=tmp_path, seed=seed)
+    assert path.read_bytes() == finished
+
+
+def damaged(content: bytes, how: str) -> bytes:
+    if how in ("empty", "cut off", "not a checkpoint"):
+        return {"empty": b"", "cut off": content[:-100], "not a checkpoint": b"\x00" * 4096}[how]
+    tensors = safetensors.torch.load(content)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    progress = header["__metadata__"]["progress"]
+    if how == "a weight is missing":
+        del tensors["network.head.weight"]
+    elif how == "a weight has another shape":
+        tensors["network.head.weight"] = torch.zeros(3, 3)
+    else:
+        progress = {"no progress": None, "progress is no table": "[1]", "progress is cut off": progress[:-5]}.get(
+            how, json.dumps(json.loads(progress) | {"steps": "many"})
+        )
+    return safetensors.torch.save(tensors, metadata={} if progress is None else {"progress": progress})
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("empty", "cut off", "not a checkpoint", "a weight is missing", "a weight has another shape"),
+        *("no progress", "progress is no table", "progress is cut off", "a count is no number"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named(how: str, finished: bytes, tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(damaged(finished, how))
+    with pytest.raises(StorageError, match=rf"{FILE}: damaged; delete it to start this run afresh"):
+        train_ppo(as_recipe("cartpole"), SHORT, run=tmp_path, seed=0)
+
+
+def test_continuous_actions_stay_finite_and_inside_their_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played: list[np.ndarray] = []
+    real = Stepper.step
+
+    def watched(self: Stepper, actions: np.ndarray) -> Step:
+        played.append(actions)
+        return real(self, actions)
+
+    monkeypatch.setattr(Stepper, "step", watched)
+    policy = train_ppo(as_recipe("pendulum"), SHORT, run=tmp_path, seed=0)
+    assert policy.spec.kind == "gaussian"
+    for name, tensor in policy.network.state_dict().items():
+        assert torch.isfinite(tensor).all(), name
+    assert policy.network.log_std is not None
+    assert policy.network.log_std.abs().max() > 0  # it learns how widely to explore
+    assert all(actions.shape == (4, 1) and np.abs(actions).max() <= 2 for actions in played)
+    assert max(np.abs(actions).max() for actions in played) == 2  # clipped at the bound, but only for the environment
+    (line,) = read_metrics(tmp_path)[-1:]
+    assert all(np.isfinite(value) for value in line.values())
+
+
+def sampled(environment: Environment, agent: Ppo) -> tuple[Rollout, list[Step]]:
+    """One rollout of an untrained network, and the steps that the sampler saw."""
+    steps: list[Step] = []
+
+    class Watched(Stepper):
+        def step(self, actions: np.ndarray) -> Step:
+            steps.append(super().step(actions))
+            return steps[-1]
+
+    network = build_network(policy_spec(environment, agent, origin=""))
+    network.initialise(torch.Generator().manual_seed(0), for_rl=True)
+    stepper = Watched(make_vec(environment, agent.num_envs, seed=0))
+    sampler = Sampler(stepper, environment, agent, network, "float32")
+    rollout = sampler.collect(torch.Generator().manual_seed(0))
+    stepper.close()
+    return rollout, steps
+
+
+def lives_matter(name: str, lives: Literal["game", "life"], frame_cap: int) -> Environment:
+    shipped = as_recipe(name)
+    assert shipped.emulator is not None
+    emulator = dataclasses.replace(shipped.emulator, lives=lives)
+    return dataclasses.replace(shipped, emulator=emulator, frame_cap=frame_cap)
+
+
+PIXELS = dataclasses.replace(SHORT, network="nature_62k", num_envs=2, rollout_steps=200, discount=0.9)
+ROLLOUTS = {
+    "terminated and truncated": (dataclasses.replace(as_recipe("cartpole"), frame_cap=20), SHORT, False),
+    "a lost life ends": (lives_matter("breakout", "life", 600), PIXELS, True),
+    "a lost life does not end": (lives_matter("breakout", "game", 600), PIXELS, False),
+    "signs of rewards": (
+        lives_matter("ms_pacman", "game", 400),
+        dataclasses.replace(PIXELS, clip_reward=True),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize(("environment", "agent", "life_ends"), ROLLOUTS.values(), ids=ROLLOUTS.keys())
+def test_a_rollouts_advantages_are_those_of_its_episodes_and_its_scores_those_of_whole_games(
+    environment: Environment, agent: Ppo, life_ends: bool
+) -> None:
+    rollout, steps = sampled(environment, agent)
+    T, N = agent.rollout_steps, agent.num_envs
+    advantage = rollout.advantage.view(T, N).double().numpy()
+    value = (rollout.returns - rollout.advantage).view(T, N).double().numpy()
+    valid = np.stack([step.valid for step in steps])
+    assert rollout.rows.tolist() == np.flatnonzero(valid).tolist()
+    checked, scores = 0, []
+    for n in range(N):
+        episode: list[Played] = []
+        score = 0.0
+        for t, step in enumerate(steps[:-1]):  # nobody knows the value after the last one
+            if not step.valid[n]:
+                assert advantage[t, n] == 0
+                continue
+            score += step.reward[n]
+            reward = np.sign(step.reward[n]) if agent.clip_reward else step.reward[n]
+            ends = bool(step.terminated[n] or (life_ends and step.life_lost[n]))
+            played = Played(t, reward, value[t, n], value[t + 1, n], ends, bool(step.truncated[n]))
+            episode.append(played)
+            if step.ended[n]:
+                scores.append((t, score))
+                score = 0.0
+            if ends or step.truncated[n]:
+                wanted = reference.episode_advantages(episode, agent.discount, agent.gae_lambda)
+                assert [advantage[t, n] for t in wanted] == pytest.approx(list(wanted.values()), abs=1e-4)
+                checked += len(wanted)
+                episode = []
+    assert checked >= 80
+    finished = [episode.score for episode in rollout.episodes]
+    early = [score for t, score in sorted(scores, key=lambda pair: pair[0])]
+    assert finished[: len(early)] == early
+    assert len(early) >= 2
+    if agent.clip_reward:
+        assert max(early) > 10
+
+
+def test_the_same_play_gives_other_advantages_but_the_same_scores_when_lives_end_episodes() -> None:
+    ending, not_ending = (sampled(*ROLLOUTS[name][:2]) for name in ("a lost life ends", "a lost life does not end"))
+    assert torch.equal(ending[0].action, not_ending[0].action)
+    assert any(step.life_lost.any() for step in ending[1])
+    assert not torch.allclose(ending[0].advantage, not_ending[0].advantage)
+    assert ending[0].episodes == not_ending[0].episodes
