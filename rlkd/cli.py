@@ -88,10 +88,10 @@ class Train:
 
     def run(self) -> None:
         """Train, and say where the policy is."""
-        import rlkd
+        from rlkd.learn import train
 
         folder = self.run_folder or f"runs/{_slug(self.env)}-{_slug(self.agent or 'ppo')}-seed{self.seed}"
-        policy = rlkd.train(
+        policy = train(
             self.env,
             self.agent,
             run=folder,
@@ -135,9 +135,9 @@ class Distill:
 
     def run(self) -> None:
         """Distil, and print who scores what."""
-        import rlkd
+        from rlkd.distillation import distill
 
-        record = rlkd.distill(
+        record = distill(
             self.teacher,
             self.student,
             run=self.run_folder,
@@ -189,9 +189,9 @@ class Evolve:
 
     def run(self) -> None:
         """Breed generations, and print one line each."""
-        import rlkd
+        from rlkd.lineage import evolve
 
-        record = rlkd.evolve(
+        record = evolve(
             self.teacher,
             self.agent,
             run=self.run_folder,

@@ -124,6 +124,11 @@ class _PlainBar(Bar):
         print(f"{self._title}: {share}, about {left / 60:.1f} min left  {note}", file=sys.stderr, flush=True)
 
 
+def say(line: str) -> None:
+    """One line for the person who waits, on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
 class StopSignal:
     """SIGINT and SIGTERM set a flag; the run saves at its next boundary. A second signal ends it at once."""
 

@@ -37,9 +37,7 @@ def gaussian_kl(
 ) -> float:
     """KL of two diagonal Gaussians, nats: the defining integral on a grid, one dimension after the other."""
     total = 0.0
-    for mean, std, other_mean, other_std in zip(
-        teacher_mean, teacher_std, student_mean, student_std, strict=True
-    ):
+    for mean, std, other_mean, other_std in zip(teacher_mean, teacher_std, student_mean, student_std, strict=True):
         cells, reach = 4000, 12.0  # midpoint rule over 12 standard deviations: the rest weighs 1e-32
         width = 2 * reach * std / cells
         points = [mean - reach * std + (k + 0.5) * width for k in range(cells)]
@@ -88,13 +86,9 @@ def episode_advantages(steps: Sequence[Played], discount: float, gae_lambda: flo
 
     The double sum of arXiv:1506.02438, equation 16: no recursion, no mask.
     """
-    errors = [
-        step.reward + (0.0 if step.terminated else discount * step.next_value) - step.value for step in steps
-    ]
+    errors = [step.reward + (0.0 if step.terminated else discount * step.next_value) - step.value for step in steps]
     return {
-        step.time: math.fsum(
-            (discount * gae_lambda) ** k * error for k, error in enumerate(errors[position:])
-        )
+        step.time: math.fsum((discount * gae_lambda) ** k * error for k, error in enumerate(errors[position:]))
         for position, step in enumerate(steps)
     }
 

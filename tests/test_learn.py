@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,15 +18,11 @@ from rlkd import recipe as recipes
 from rlkd.data import Step
 from rlkd.errors import StorageError
 from rlkd.learn.checkpoint import FILE
-from rlkd.learn.ppo import policy_spec, train_ppo
-from rlkd.learn.rollout import Rollout, Sampler
+from rlkd.learn.ppo import train_ppo
 from rlkd.metrics import read_metrics
 from rlkd.policy import load
-from rlkd.policy.file import build_network
-from rlkd.recipe import Environment, Ppo
-from rlkd.vector import Stepper, as_recipe, make, make_vec
-from tests import reference
-from tests.reference import Played
+from rlkd.recipe import Ppo
+from rlkd.vector import Stepper, as_recipe, make
 from tests.test_metrics import SCORE, tensorboard_curve
 
 CLASSIC = recipes.load("rl/ppo_classic", Ppo)
@@ -230,89 +226,3 @@ def test_continuous_actions_stay_finite_and_inside_their_bounds(
     assert max(np.abs(actions).max() for actions in played) == 2  # clipped at the bound, but only for the environment
     (line,) = read_metrics(tmp_path)[-1:]
     assert all(np.isfinite(value) for value in line.values())
-
-
-def sampled(environment: Environment, agent: Ppo) -> tuple[Rollout, list[Step]]:
-    """One rollout of an untrained network, and the steps that the sampler saw."""
-    steps: list[Step] = []
-
-    class Watched(Stepper):
-        def step(self, actions: np.ndarray) -> Step:
-            steps.append(super().step(actions))
-            return steps[-1]
-
-    network = build_network(policy_spec(environment, agent, origin=""))
-    network.initialise(torch.Generator().manual_seed(0), for_rl=True)
-    stepper = Watched(make_vec(environment, agent.num_envs, seed=0))
-    sampler = Sampler(stepper, environment, agent, network, "float32")
-    rollout = sampler.collect(torch.Generator().manual_seed(0))
-    stepper.close()
-    return rollout, steps
-
-
-def lives_matter(name: str, lives: Literal["game", "life"], frame_cap: int) -> Environment:
-    shipped = as_recipe(name)
-    assert shipped.emulator is not None
-    emulator = dataclasses.replace(shipped.emulator, lives=lives)
-    return dataclasses.replace(shipped, emulator=emulator, frame_cap=frame_cap)
-
-
-PIXELS = dataclasses.replace(SHORT, network="nature_62k", num_envs=2, rollout_steps=200, discount=0.9)
-ROLLOUTS = {
-    "terminated and truncated": (dataclasses.replace(as_recipe("cartpole"), frame_cap=20), SHORT, False),
-    "a lost life ends": (lives_matter("breakout", "life", 600), PIXELS, True),
-    "a lost life does not end": (lives_matter("breakout", "game", 600), PIXELS, False),
-    "signs of rewards": (
-        lives_matter("ms_pacman", "game", 400),
-        dataclasses.replace(PIXELS, clip_reward=True),
-        False,
-    ),
-}
-
-
-@pytest.mark.parametrize(("environment", "agent", "life_ends"), ROLLOUTS.values(), ids=ROLLOUTS.keys())
-def test_a_rollouts_advantages_are_those_of_its_episodes_and_its_scores_those_of_whole_games(
-    environment: Environment, agent: Ppo, life_ends: bool
-) -> None:
-    rollout, steps = sampled(environment, agent)
-    T, N = agent.rollout_steps, agent.num_envs
-    advantage = rollout.advantage.view(T, N).double().numpy()
-    value = (rollout.returns - rollout.advantage).view(T, N).double().numpy()
-    valid = np.stack([step.valid for step in steps])
-    assert rollout.rows.tolist() == np.flatnonzero(valid).tolist()
-    checked, scores = 0, []
-    for n in range(N):
-        episode: list[Played] = []
-        score = 0.0
-        for t, step in enumerate(steps[:-1]):  # nobody knows the value after the last one
-            if not step.valid[n]:
-                assert advantage[t, n] == 0
-                continue
-            score += step.reward[n]
-            reward = np.sign(step.reward[n]) if agent.clip_reward else step.reward[n]
-            ends = bool(step.terminated[n] or (life_ends and step.life_lost[n]))
-            played = Played(t, reward, value[t, n], value[t + 1, n], ends, bool(step.truncated[n]))
-            episode.append(played)
-            if step.ended[n]:
-                scores.append((t, score))
-                score = 0.0
-            if ends or step.truncated[n]:
-                wanted = reference.episode_advantages(episode, agent.discount, agent.gae_lambda)
-                assert [advantage[t, n] for t in wanted] == pytest.approx(list(wanted.values()), abs=1e-4)
-                checked += len(wanted)
-                episode = []
-    assert checked >= 80
-    finished = [episode.score for episode in rollout.episodes]
-    early = [score for t, score in sorted(scores, key=lambda pair: pair[0])]
-    assert finished[: len(early)] == early
-    assert len(early) >= 2
-    if agent.clip_reward:
-        assert max(early) > 10
-
-
-def test_the_same_play_gives_other_advantages_but_the_same_scores_when_lives_end_episodes() -> None:
-    ending, not_ending = (sampled(*ROLLOUTS[name][:2]) for name in ("a lost life ends", "a lost life does not end"))
-    assert torch.equal(ending[0].action, not_ending[0].action)
-    assert any(step.life_lost.any() for step in ending[1])
-    assert not torch.allclose(ending[0].advantage, not_ending[0].advantage)
-    assert ending[0].episodes == not_ending[0].episodes

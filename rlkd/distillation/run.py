@@ -37,8 +37,8 @@ class StudentResult:
     """What it became."""
     path: Path
     """Its file."""
-    evaluation: Evaluation
-    """Its scores."""
+    played: Played
+    """Its scores, and states that it visited."""
     agreement: float
     """Share of held-out teacher states on which teacher and student prefer the same action."""
     kl_teacher_states: float
@@ -47,6 +47,11 @@ class StudentResult:
     """The same on states that the student itself visits."""
     gradient_steps: int
     """Steps it took."""
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """Its scores."""
+        return self.played.evaluation
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +221,7 @@ def measure(student: Student, setting: Setting, episodes: int | None, stop: metr
         plan=student.plan,
         policy=policy,
         path=path,
-        evaluation=played.evaluation,
+        played=played,
         agreement=agreement(policy, teacher, setting.probes),
         kl_teacher_states=mean_kl(policy, teacher, setting.probes, **temperatures),
         kl_student_states=mean_kl(policy, teacher, played.states, **temperatures),

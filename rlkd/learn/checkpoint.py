@@ -21,8 +21,8 @@ FILE = "checkpoint.safetensors"
 class Progress:
     """How far a run is. The only mutable record: the training loop owns it."""
 
-    recipe_hash: str
-    """Of environment and agent; a run folder belongs to one."""
+    identity: str
+    """Hash of environment and network; a run folder belongs to one of each."""
     seed: int
     """Of the run."""
     steps: int = 0
@@ -33,11 +33,11 @@ class Progress:
     """Wall time spent so far, over all attempts."""
     scores: tuple[float, ...] = ()
     """Raw scores of the last 100 finished episodes."""
+    chunks: tuple[str, ...] = ()
+    """`STEP RECIPE_HASH` for each recipe that the run was trained with, from which agent step on."""
 
 
-def save_checkpoint(
-    run: Path, network: PolicyNetwork, optimiser: torch.optim.Optimizer, progress: Progress
-) -> None:
+def save_checkpoint(run: Path, network: PolicyNetwork, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
     """Write the checkpoint of a run folder, whole or not at all."""
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     state = optimiser.state_dict()["state"]
@@ -49,16 +49,16 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    run: Path, network: PolicyNetwork, optimiser: torch.optim.Optimizer, *, recipe_hash: str, seed: int
+    run: Path, network: PolicyNetwork, optimiser: torch.optim.Optimizer, *, identity: str, seed: int
 ) -> Progress:
     """Fill network and optimiser from the run's checkpoint and return its progress; fresh if there is none.
 
     Raises:
-        StorageError: damaged, or of a run with another recipe or seed.
+        StorageError: damaged, or of a run with another environment, network or seed.
     """
     path = run / FILE
     if not path.exists():
-        return Progress(recipe_hash=recipe_hash, seed=seed)
+        return Progress(identity=identity, seed=seed)
     damaged = f"{path}: damaged; delete it to start this run afresh"
     try:
         with safetensors.safe_open(str(path), framework="pt") as opened:
@@ -67,10 +67,10 @@ def load_checkpoint(
         progress = build(Progress, record, where=str(path))
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RlkdError):
         raise StorageError(damaged) from None
-    # Before the weights: another recipe's may not fit, and nobody should be told to delete a healthy run.
-    if (progress.recipe_hash, progress.seed) != (recipe_hash, seed):
+    # Before the weights: another network's may not fit, and nobody should be told to delete a healthy run.
+    if (progress.identity, progress.seed) != (identity, seed):
         raise StorageError(
-            f"{run} holds a run with another recipe or seed ({progress.seed}); "
+            f"{run} holds a run with another environment, network or seed ({progress.seed}); "
             "name another --run, or repeat its command to go on with it"
         )
     states: dict[int, dict[str, Tensor]] = {}

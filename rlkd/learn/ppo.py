@@ -60,17 +60,16 @@ def train_ppo(
     """
     one_thread_per_role()
     where = pick_device(device)
-    # How many frames is left out: a run may be asked for more, or for fewer, and goes on from where it is.
-    settled = replace(agent, frames=1, checkpoint_seconds=1.0)
-    identity = storage.sha256((recipe_hash(environment) + recipe_hash(settled)).encode())
     spec = policy_spec(environment, agent, origin=origin)
+    identity = storage.sha256((recipe_hash(environment) + recipe_hash(spec.network)).encode())
     learner, acting = build_network(spec), build_network(spec)
     learner.initialise(torch.Generator().manual_seed(seed), for_rl=True)
     for network in (learner, acting):
         network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out
     optimiser = torch.optim.Adam(learner.parameters(), lr=agent.learning_rate, eps=1e-5, foreach=True)
     with storage.run_folder(run), metrics.stop_signal() as stop, ThreadPoolExecutor(1) as pool:
-        progress = load_checkpoint(run, learner, optimiser, recipe_hash=identity, seed=seed)
+        progress = load_checkpoint(run, learner, optimiser, identity=identity, seed=seed)
+        start_chunk(progress, agent)
         attempt = seed + 7919 * progress.rollouts  # a resumed run must not replay its first streams
         order, draws = (torch.Generator().manual_seed(attempt + offset) for offset in (1, 2))
         stepper = Stepper(make_vec(environment, agent.num_envs, attempt % EVALUATION_SEEDS))
@@ -157,8 +156,7 @@ def minibatch_losses(output: Output, rollout: Rollout, rows: Tensor, agent: Ppo)
     """Scalar policy loss, value loss, entropy (nats) and approximate KL (nats) of one minibatch."""
     device = output.flat.device
     action, old, advantage, returns = (
-        part[rows].to(device)
-        for part in (rollout.action, rollout.log_prob, rollout.advantage, rollout.returns)
+        part[rows].to(device) for part in (rollout.action, rollout.log_prob, rollout.advantage, rollout.returns)
     )
     params = {name: tensor.float() for name, tensor in output.params.items()}
     if output.kind == "categorical":
@@ -198,6 +196,15 @@ def policy_spec(environment: Environment, agent: Ppo, *, origin: str) -> PolicyS
         rule=Rule(name="sampled"),
         origin=origin,
     )
+
+
+def start_chunk(progress: Progress, agent: Ppo) -> None:
+    """Note with which recipe the run goes on from here. Rates and coefficients may change between chunks, in sight."""
+    settled = recipe_hash(replace(agent, checkpoint_seconds=1.0))
+    if progress.chunks and not progress.chunks[-1].endswith(settled):
+        metrics.say(f"going on at agent step {progress.steps} with another agent recipe than before")
+    if not progress.chunks or not progress.chunks[-1].endswith(settled):
+        progress.chunks = (*progress.chunks, f"{progress.steps} {settled}")
 
 
 def account(progress: Progress, rollout: Rollout, seconds: float) -> None:

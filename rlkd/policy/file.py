@@ -89,9 +89,7 @@ def _read_raw(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except safetensors.SafetensorError as error:
         raise PolicyFileError(f"{path}: truncated, damaged or not a .safetensors file ({error})") from None
     if "rlkd" not in metadata:
-        raise PolicyFileError(
-            f"{path}: a .safetensors file, but without an rlkd record; not a policy of ours"
-        )
+        raise PolicyFileError(f"{path}: a .safetensors file, but without an rlkd record; not a policy of ours")
     try:
         record = json.loads(metadata["rlkd"])
     except (ValueError, RecursionError):

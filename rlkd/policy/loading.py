@@ -46,9 +46,7 @@ def load(path: str | Path, device: str = "cpu", *, env: str | Environment | None
             raise PolicyFileError(f"{path}: its weights do not fit its network; the file is damaged") from None
         policy = Policy(network, spec, device=device)
     else:
-        raise PolicyFileError(
-            f"{path}: not a policy; rlkd reads .safetensors files and Stable-Baselines3 .zip files"
-        )
+        raise PolicyFileError(f"{path}: not a policy; rlkd reads .safetensors files and Stable-Baselines3 .zip files")
     return policy if env is None else attach(policy, as_recipe(env), where=text)
 
 
@@ -82,9 +80,7 @@ def check_fits(spec: PolicySpec, recipe: Environment, *, where: str) -> None:
     """Raise MismatchError unless a policy of `spec` can play in `recipe`."""
     own = spec.environment
     if own is not None and (own.source, own.id) != (recipe.source, recipe.id):
-        raise MismatchError(
-            f"{where} was made for {own.id}, not for {recipe.id}; pass the environment it knows"
-        )
+        raise MismatchError(f"{where} was made for {own.id}, not for {recipe.id}; pass the environment it knows")
     shape, discrete, actions = spaces(recipe)
     if shape != spec.observation_shape:
         raise MismatchError(
@@ -97,9 +93,7 @@ def check_fits(spec: PolicySpec, recipe: Environment, *, where: str) -> None:
         )
     meanings = action_meanings(recipe)
     if spec.action_meanings and meanings and spec.action_meanings != meanings:
-        raise MismatchError(
-            f"{where} numbers its actions {list(spec.action_meanings)}, {recipe.id} {list(meanings)}"
-        )
+        raise MismatchError(f"{where} numbers its actions {list(spec.action_meanings)}, {recipe.id} {list(meanings)}")
 
 
 def _shipped(name: str) -> Path:

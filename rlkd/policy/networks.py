@@ -128,9 +128,7 @@ def _encoder(recipe: Network, shape: tuple[int, ...]) -> tuple[nn.Sequential, in
             layers += [nn.Conv2d(channels, out, kernel, stride), activation()]
             channels, height, width = out, (height - kernel) // stride + 1, (width - kernel) // stride + 1
             if min(height, width) < 1:
-                raise MismatchError(
-                    f"observations of shape {list(shape)} are too small for these convolutions"
-                )
+                raise MismatchError(f"observations of shape {list(shape)} are too small for these convolutions")
         layers.append(nn.Flatten())
         size = channels * height * width
     else:

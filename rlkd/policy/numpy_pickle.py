@@ -118,8 +118,8 @@ def _interpret(content: bytes, where: str) -> Any:
                 items = since_mark() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
                 for key, value in zip(items[::2], items[1::2], strict=True):
                     stack[-1][_text(key)] = value
-            elif name == "APPENDS":
-                items = since_mark()
+            elif name in ("APPEND", "APPENDS"):
+                items = since_mark() if name == "APPENDS" else [stack.pop()]
                 stack[-1].extend(items)
             elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
                 memo[len(memo) if argument is None else int(argument)] = stack[-1]

@@ -110,7 +110,8 @@ def decide(output: Output, rule: Rule, uniforms: np.ndarray) -> np.ndarray:
     if rule.name == "sampled":
         cumulative = F.softmax(logits.double(), dim=-1).cumsum(-1).numpy()
         picked = (cumulative <= uniforms[:, :1] * cumulative[:, -1:]).sum(-1)  # <=: 0 is drawn too
-        return np.minimum(picked, logits.shape[-1] - 1).astype(np.int64)
+        sampled: np.ndarray = np.minimum(picked, logits.shape[-1] - 1).astype(np.int64)
+        return sampled
     greedy: np.ndarray = logits.argmax(-1).numpy().astype(np.int64)
     if rule.name == "greedy" or rule.epsilon == 0:
         return greedy

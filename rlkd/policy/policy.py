@@ -153,9 +153,7 @@ class Policy:
             else:
                 continue
             return (observation if wanted == shape else np.moveaxis(observation, -1, 1)), batched
-        raise MismatchError(
-            f"this policy reads observations of shape {list(shape)}, got {list(observation.shape)}"
-        )
+        raise MismatchError(f"this policy reads observations of shape {list(shape)}, got {list(observation.shape)}")
 
 
 def to_cpu(output: Output) -> Output:

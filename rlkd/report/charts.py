@@ -16,6 +16,7 @@ from rlkd.report.svg import (
     Scale,
     drawing,
     line,
+    log_ticks,
     marker,
     padded,
     shorten,
@@ -61,11 +62,12 @@ def score_against_size(teacher: Entry, students: Sequence[Entry], random_mean: f
     parts += level(area, teacher.mean, "", teacher.ci95) + _random(area, random_mean, near)
     margins = [(0.0, 0.0, area.left, 290.0), (0.0, area.bottom - 2, float(WIDTH), 290.0), (0.0, 0.0, 240.0, FONT + 2)]
     labels = Labels(WIDTH, [_box(area, random_mean if near else area.y.low), *margins])
+    labels.taken.append((area.left, area.y(teacher.mean) - 1, area.right, area.y(teacher.mean) + 1))
     points = [(area.x(size), area.y(entry.mean)) for size, entry in zip(sizes, everybody, strict=True)]
     labels.taken += [(x - 7, y - 7, x + 7, y + 7) for x, y in points]
     for entry, (x, _) in zip(everybody, points, strict=True):
         low, high = (area.y(edge) for edge in entry.ci95)
-        labels.taken.append((x - 4, high, x + 4, low))
+        labels.taken.append((x - 8, high - 2, x + 8, low + 2))
     for place, (entry, (x, y)) in enumerate(zip(everybody, points, strict=True)):
         style = place - 1
         hint = f"{entry.name or entry.policy}: {words.score(entry.mean, entry.ci95)}, {words.size(entry.weight_bytes)}"
@@ -121,6 +123,7 @@ def curves(
     percent: bool = False,
     log_y: bool = False,
     labels: bool = True,
+    include: Sequence[float] = (),
 ) -> str:
     """Lines with direct labels at their right ends, kept apart; few enough points are marked one by one.
 
@@ -131,21 +134,25 @@ def curves(
         percent: whether y is a share in [0, 1].
         log_y: logarithmic vertical axis; every y must be above 0.
         labels: False leaves the names out, for a single line under its own title.
+        include: values of y that the axis reaches whatever the lines do.
     """
     height = 270.0
-    found = [value for one in series for value in one.y]
+    found = [*include, *(value for one in series for value in one.y)]
     ys = (min(found) / 1.25, max(found) * 1.25) if log_y else padded(found)
-    ys = (max(ys[0], 0.0), min(ys[1], 1.005)) if percent else ys
+    if percent:  # a share, though an R^2 in its place may fall below 0
+        ys = (max(ys[0], 0.0) if min(found) >= 0 else ys[0], min(ys[1], 1.005))
     xs = (min(value for one in series for value in one.x), max(value for one in series for value in one.x))
     xs = xs if xs[0] < xs[1] else (xs[0] - 1, xs[0] + 1)
     widest = max(len(shorten(one.name, LETTERS)) for one in series)
     right = 14 + widest * LETTER if labels else 16
-    area = plot(xs, ys, height=height, left=50, right=right, log_y=log_y)
-    fine = 0 if ys[1] - ys[0] > 0.06 else 1  # ticks of a narrow range need a decimal to differ
+    fine = next(k for k in range(4) if k == 3 or ys[1] - ys[0] > 0.06 / 10**k)  # decimals by which ticks differ
 
     def y_words(value: float) -> str:
         return words.share(value, fine) if percent else words.count(value)
 
+    marks = (log_ticks if log_y else ticks)(*ys)
+    left = 12 + LETTER * max((len(y_words(value)) for value in marks), default=0)
+    area = plot(xs, ys, height=height, left=max(left, 40), right=right, log_y=log_y)
     parts = axes(area, x_title=x_title, y_title=title, x_words=words.count, y_words=y_words)
     ends = spread([area.y(one.y[-1]) for one in series], FONT + 2, area.top, area.bottom)
     for one, end in zip(series, ends, strict=True):

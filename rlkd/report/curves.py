@@ -21,7 +21,14 @@ def series(metrics: Sequence[dict[str, float]], tag: str, name: str, style: int,
 
 
 def chart(
-    lines: Iterable[Series | None], title: str, caption: str, *, x_title: str, percent: bool = False, wide: bool = False
+    lines: Iterable[Series | None],
+    title: str,
+    caption: str,
+    *,
+    x_title: str,
+    percent: bool = False,
+    wide: bool = False,
+    include: Sequence[float] = (),
 ) -> str:
     """A figure of the lines that exist, logarithmic where positive values span more than a factor of ten.
 
@@ -32,6 +39,7 @@ def chart(
         x_title: of the horizontal axis.
         percent: whether values are shares.
         wide: whether values may take a logarithmic axis.
+        include: values that a linear axis reaches whatever the lines do.
     """
     found = [line for line in lines if line is not None]
     if not found:
@@ -45,5 +53,6 @@ def chart(
         percent=percent,
         log_y=log,
         labels=len(found) > 1,
+        include=() if log else include,
     )
     return figure(drawn, caption)

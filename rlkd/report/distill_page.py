@@ -14,7 +14,7 @@ from rlkd.report.verdict import best_student, headline, verdicts
 OVERLAP = "collect and learn"  # the phase in which roles run at the same time
 PHASES = ("evaluate teacher and random play", OVERLAP, "evaluate students")
 COLUMNS = (
-    *("policy", "parameters", "of teacher", "size", "score [95 %]", "TN [95 %]", "failed", "agrees"),
+    *("policy", "TN [95 %]", "score [95 %]", "of teacher", "parameters", "size", "failed", "agrees"),
     *("KL, teacher’s states", "KL, own states"),
 )
 
@@ -57,18 +57,17 @@ def _table(run: Run, teacher: Entry, random: float) -> str:
     rows += [("", [entry.name, *_cells(entry)]) for entry in run.students]
     for place, entry in enumerate(run.controls):
         rows.append(("control" if place else "control rule", [f"control: {words.plain(entry.name)}", *_cells(entry)]))
-    score = words.score(random, (random, random)).split(" [")[0]
-    rows.append(("control", ["control: random play", "", "", "", score, "0", "", "", "", ""]))
+    rows.append(("control", ["control: random play", "0", words.number(random), *[""] * 7]))
     return table(COLUMNS, rows)
 
 
 def _cells(entry: Entry, *, teacher: bool = False) -> list[str]:
     return [
-        f"{entry.parameters:,}",
-        "1" if teacher else words.fraction(entry.parameter_ratio),
-        words.size(entry.weight_bytes),
-        words.score(entry.mean, entry.ci95),
         "1" if teacher else words.normalised(entry.normalised, entry.normalised_ci95),
+        words.score(entry.mean, entry.ci95),
+        "1" if teacher else words.fraction(entry.parameter_ratio),
+        f"{entry.parameters:,}",
+        words.size(entry.weight_bytes),
         "" if teacher else words.share(entry.failed_share),
         "" if teacher else words.share(entry.agreement, 1),
         "" if teacher else words.number(entry.kl_teacher_states, 3),
@@ -82,7 +81,8 @@ def _duel(run: Run, teacher: Entry, best: Entry | None) -> str:
     # By name alone: the run may have been moved, and a record must not lead out of its folder.
     files = (run.folder / "teacher.safetensors", run.folder / "students" / Path(best.path).name)
     names = (teacher.policy or "teacher", best.name)
-    return side_by_side(files, (teacher, best), table_of(run.record, "environment"), names)
+    where = table_of(run.record, "environment")
+    return side_by_side(files, (teacher, best), where, names=names, roles=("the teacher", "the student"))
 
 
 def _learning(run: Run) -> str:
@@ -94,7 +94,12 @@ def _learning(run: Run) -> str:
     styles = [controls.index(name) if name in controls else place for place, name in enumerate(names)]
     charts = []
     for tag, title, percent, caption in (
-        ("agreement", "agreement", True, "Share of held-out teacher states with the same preferred action."),
+        (
+            "agreement",
+            "agreement",
+            True,
+            "Share of held-out teacher states with the same preferred action (of continuous actions: R² of the mean).",
+        ),
         ("kl", "KL, nats", False, "Mean KL(teacher ‖ student) on held-out teacher states; lower is closer."),
     ):
         lines = [

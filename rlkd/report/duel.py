@@ -96,7 +96,7 @@ def play(teacher: Policy, student: Policy, environment: Environment, *, seed: in
         environment: where.
         seed: environment seed of the episode.
         steps: most agent steps of each game.
-        seconds: most wall time.
+        seconds: wall time after which no further step begins; one is always played.
     """
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # it greets on stdout, which belongs to --json
     players = (teacher, student)
@@ -105,8 +105,8 @@ def play(teacher: Policy, student: Policy, environment: Environment, *, seed: in
     try:
         end = time.monotonic() + seconds
         seen = [np.asarray(env.reset(seed=seed)[0]) for env in envs]
-        for _ in range(steps):
-            if time.monotonic() > end or all(game.over for game in games):
+        for step in range(steps):
+            if (step and time.monotonic() > end) or all(game.over for game in games):
                 break
             batch = np.stack(seen).astype(teacher.spec.observation_dtype)
             answers = [padded_answer(policy, batch, None) for policy in players]

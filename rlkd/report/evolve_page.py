@@ -12,8 +12,8 @@ from rlkd.report.side_by_side import side_by_side
 from rlkd.report.verdict import FEW, Verdict, change
 
 COLUMNS = (
-    *("generation", "learned from", "score [95 %]", "TN [95 %]", "against its parent", "parameters", "size"),
-    *("agrees with parent", "KL", "seed", "recipe", "took", "hash"),
+    *("generation", "score [95 %]", "TN to the first [95 %]", "learned from", "against its parent"),
+    *("agrees", "KL", "parameters", "seed", "took"),
 )
 
 
@@ -21,7 +21,10 @@ def evolve_page(run: Run) -> str:
     """The whole page."""
     line, random = run.generations, run.random_mean
     if len(line) < 2 or random is None:
-        body = [header(run, "generations", "A lineage whose first student has not finished"), _learning(run)]
+        body = [
+            header(run, "generations", "A lineage whose first student has not finished"),
+            section("Learning", grid(_learning(run))),
+        ]
         return document(run, f"{run.name}, unfinished", body, script=False)
     first, last = line[0], line[-1]
     above = f"generations on {first.environment} · {first.protocol} · {first.episodes} episodes a score"
@@ -31,10 +34,9 @@ def evolve_page(run: Run) -> str:
     )
     body = [
         header(run, above, sentence, _verdicts(line)),
-        section("Score by generation", drawn),
+        section("Score and learning", grid([drawn, *_learning(run)], "three")),
         section("What changed from one to the next", _table(line)),
         _duel(run, first, last),
-        _learning(run),
         provenance(run, [(f"generation {entry.number}", entry) for entry in line]),
     ]
     return document(run, sentence, body, script=True)
@@ -85,18 +87,15 @@ def _table(line: Sequence[Entry]) -> str:
             source = ", ".join(hash_[:8] for hash_ in entry.parents) or words.MISSING
         cells = [
             str(entry.number),
-            source,
             words.score(entry.mean, entry.ci95),
             words.normalised(entry.normalised, entry.normalised_ci95) if entry.number else "1",
+            source,
             f'<td class="words">{sign}{escape(described)}</td>',
-            f"{entry.parameters:,}",
-            words.size(entry.weight_bytes),
             words.share(entry.agreement, 1),
             words.number(entry.kl_teacher_states, 3),
+            f"{entry.parameters:,}",
             words.MISSING if entry.seed is None else str(entry.seed),
-            (entry.recipe_hash or words.MISSING)[:8],
             words.MISSING if entry.seconds is None else words.duration(entry.seconds),
-            entry.hash[:12] or words.MISSING,
         ]
         rows.append(("", cells))
     return table(COLUMNS, rows)
@@ -117,11 +116,12 @@ def _differences(parent: Entry, entry: Entry) -> str:
 
 def _duel(run: Run, first: Entry, last: Entry) -> str:
     files = [run.folder / "generations" / f"{entry.number:03d}" / "policy.safetensors" for entry in (first, last)]
-    names = (f"generation {first.number}", f"generation {last.number}")
-    return side_by_side((files[0], files[1]), (first, last), table_of(run.record, "environment"), names)
+    roles = (f"generation {first.number}", f"generation {last.number}")
+    where = table_of(run.record, "environment")
+    return side_by_side((files[0], files[1]), (first, last), where, names=("", ""), roles=roles)
 
 
-def _learning(run: Run) -> str:
+def _learning(run: Run) -> list[str]:
     """Agreement and KL of every generation with its own teacher, from the distillation runs inside the folder."""
     lines: dict[str, list[Series | None]] = {"agreement": [], "kl": []}
     for place, folder in enumerate(sorted((run.folder / "generations").glob("[0-9]*/distill"))):
@@ -143,4 +143,4 @@ def _learning(run: Run) -> str:
         x_title="gradient steps",
         wide=True,
     )
-    return section("Learning", grid([agreement, kl]))
+    return [agreement, kl]

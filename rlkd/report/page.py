@@ -62,8 +62,9 @@ def section(title: str, *parts: str) -> str:
 
 
 def figure(drawing: str, caption: str) -> str:
-    """A chart with a plain-text caption."""
-    return f"<figure>{drawing}<figcaption>{escape(caption)}</figcaption></figure>"
+    """A chart with a plain-text caption, if it needs one."""
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f"<figure>{drawing}{below}</figure>"
 
 
 def grid(figures: Iterable[str], style: str = "pair") -> str:

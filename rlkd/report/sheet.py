@@ -17,6 +17,9 @@ MOST_BYTES = 1_000_000  # of a sheet; base64 adds a third and the page is to sta
 MOMENTS = 6  # pictures in the strip
 STEPS_PER_SECOND = 15  # agent steps; Atari's own speed at frame skip 4
 
+Column = dict[str, list[str] | list[int]]
+"""One game's texts and marks by what they say, a list with an entry for each step shown."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
@@ -58,7 +61,9 @@ def sheet(pictures: Sequence[bytes]) -> Sheet:
     return Sheet(f"data:image/{kind};base64,{base64.b64encode(content).decode()}", columns, rows, wide, high)
 
 
-def player(duel: Duel, pictures: Sheet, start: int, length: int, names: tuple[str, str]) -> str:
+def player(
+    duel: Duel, pictures: Sheet, start: int, length: int, *, names: tuple[str, str], roles: tuple[str, str]
+) -> str:
     """Both games side by side from `start` for `length` steps, with controls, a timeline and a strip of moments.
 
     Args:
@@ -66,13 +71,14 @@ def player(duel: Duel, pictures: Sheet, start: int, length: int, names: tuple[st
         pictures: the teacher's `length` pictures, then the student's.
         start: first step shown.
         length: steps shown.
-        names: teacher's and student's.
+        names: their names, where they have any besides their roles.
+        roles: what they are to each other, for example "the teacher" and "the student".
     """
     games = (duel.teacher, duel.student)
     columns = [_column(game, start, length) for game in games]
     data = {"length": length, "start": start, "rate": STEPS_PER_SECOND, "games": columns}
     data |= {"columns": pictures.columns, "rows": pictures.rows}
-    sides = [_side(side, columns[side], names, pictures.position(side * length)) for side in range(2)]
+    sides = [_side(side, columns[side], names[side], roles, pictures.position(side * length)) for side in range(2)]
     size = f"{pictures.columns * 100}% {pictures.rows * 100}%"
     style = (
         f".sprite{{background-image:url({pictures.uri});background-size:{size};"
@@ -83,7 +89,7 @@ def player(duel: Duel, pictures: Sheet, start: int, length: int, names: tuple[st
     return f"""<style>{style}</style>
 <div class="duel" id="duel">
 <div><div class="stage">{"".join(sides)}</div>
-{_timeline(columns, length)}
+{_timeline(columns, length, roles)}
 <div class="buttons" hidden>
 <input type="range" min="0" max="{length - 1}" value="0" aria-label="step">
 <button type="button" data-do="back" aria-label="one step back">◀</button>
@@ -115,7 +121,7 @@ def _encode(canvas: np.ndarray, suffix: str, options: list[int]) -> bytes:
     return content.tobytes()
 
 
-def _column(game: Game, start: int, length: int) -> dict[str, list[str] | list[int]]:
+def _column(game: Game, start: int, length: int) -> Column:
     """One game's texts and marks, a list of `length` each; a game that is over stands still without marks."""
     last = len(game.moments) - 1
     moments = [game.moments[min(step, last)] for step in range(start, start + length)]
@@ -132,19 +138,25 @@ def _column(game: Game, start: int, length: int) -> dict[str, list[str] | list[i
     }
 
 
-def _side(side: int, column: dict[str, list[str] | list[int]], names: tuple[str, str], position: str) -> str:
-    who = ("teacher", "student")[side]
-    rows = (("plays", "plays"), ("teacher", "teacher prefers"), ("student", "student prefers"), ("score", "score"))
+def _side(side: int, column: Column, name: str, roles: tuple[str, str], position: str) -> str:
+    first, second = (role.removeprefix("the ") for role in roles)
+    who = escape((first, second)[side])
+    rows = (
+        ("plays", "plays"),
+        ("teacher", f"{first} prefers"),
+        ("student", f"{second} prefers"),
+        ("score", "score"),
+    )
     texts = "".join(
-        f'<dt>{title}</dt><dd data-slot="{slot}">{escape(str(column[slot][0]))}</dd>' for slot, title in rows
+        f'<dt>{escape(title)}</dt><dd data-slot="{slot}">{escape(str(column[slot][0]))}</dd>' for slot, title in rows
     )
     marked = " differ" if column["differ"][0] else ""
-    return f"""<div class="side"><h3>{who} plays <small>{escape(names[side])}</small></h3>
+    return f"""<div class="side"><h3>{who} plays <small>{escape(name)}</small></h3>
 <div class="screen{marked}"><div class="sprite" style="background-position:{position}" role="img"
 aria-label="screen of the {who}’s game"></div></div><dl>{texts}</dl></div>"""
 
 
-def _timeline(columns: Sequence[dict[str, list[str] | list[int]]], length: int) -> str:
+def _timeline(columns: Sequence[Column], length: int, roles: tuple[str, str]) -> str:
     marks = [
         f'<rect x="{step}" y="{1 + 12 * side}" width="1" height="9" class="differs"/>'
         for side, column in enumerate(columns)
@@ -156,11 +168,11 @@ def _timeline(columns: Sequence[dict[str, list[str] | list[int]]], length: int) 
     inside = "".join((*lanes, *marks, head))
     return (
         f'<svg class="timeline" viewBox="0 0 {length} 22" preserveAspectRatio="none" role="img" '
-        f'aria-label="disagreements over time: teacher’s game above, student’s below">{inside}</svg>'
+        f'aria-label="disagreements over time, {escape(roles[0])}’s game above">{inside}</svg>'
     )
 
 
-def _strip(columns: Sequence[dict[str, list[str] | list[int]]], pictures: Sheet, start: int, length: int) -> str:
+def _strip(columns: Sequence[Column], pictures: Sheet, start: int, length: int) -> str:
     """A few moments as still pictures: disagreements where there are any, else evenly spaced ones."""
     marked = [step for step in range(length) if any(column["differ"][step] for column in columns)]
     pool = marked or list(range(length))

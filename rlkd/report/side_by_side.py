@@ -19,17 +19,23 @@ MOST_SECONDS = 12.0  # wall time for playing; the sheet takes a few more
 
 
 def side_by_side(
-    files: tuple[Path, Path], entries: tuple[Entry, Entry], environment: dict[str, Any], names: tuple[str, str]
+    files: tuple[Path, Path],
+    entries: tuple[Entry, Entry],
+    environment: dict[str, Any],
+    *,
+    names: tuple[str, str],
+    roles: tuple[str, str],
 ) -> str:
-    """Teacher and student play one episode; the stretch where they disagree most is shown.
+    """Two policies play one episode; the stretch where they disagree most is shown.
 
     Args:
-        files: the teacher's and the student's policy.
+        files: the policies.
         entries: their lines in run.json.
         environment: the environment recipe's table, as run.json keeps it.
-        names: what to call them.
+        names: their names, where they have any besides their roles.
+        roles: what they are to each other, for example "the teacher" and "the student".
     """
-    title = f"Side by side: {names[0]} and {names[1]}"
+    title = f"Side by side: {names[0] or roles[0]} and {names[1] or roles[1]}"
     try:
         where = build(Environment, environment, where="run.json [environment]")
         teacher, student = (_load(path, entry, where) for path, entry in zip(files, entries, strict=True))
@@ -45,7 +51,7 @@ def side_by_side(
         return section(title, paragraph(f"Not shown: {error}."))
     length = min(SHOWN, duel.length)
     start = busiest(duel, length)
-    return section(title, paragraph(_found(duel, start, length)), _pictures(duel, start, length, names))
+    return section(title, paragraph(_found(duel, start, length, roles)), _pictures(duel, start, length, names, roles))
 
 
 def _load(path: Path, entry: Entry, environment: Environment) -> Policy:
@@ -60,12 +66,12 @@ def _load(path: Path, entry: Entry, environment: Environment) -> Policy:
     return policy
 
 
-def _found(duel: Duel, start: int, length: int) -> str:
+def _found(duel: Duel, start: int, length: int, roles: tuple[str, str]) -> str:
     played = f"Both play the episode with seed {duel.seed}, each by its own rule"
     parts = [f"{played}, and on every step of both games both are asked which action they prefer."]
     counts = [
-        f"{words.share(game.differing / len(game.moments), 1)} of {len(game.moments):,} steps of the {whose} game"
-        for game, whose in ((duel.teacher, "teacher’s"), (duel.student, "student’s"))
+        f"{words.share(game.differing / len(game.moments), 1)} of {len(game.moments):,} steps of {role}’s game"
+        for game, role in zip((duel.teacher, duel.student), roles, strict=True)
     ]
     parts.append(f"They prefer different actions on {counts[0]} and on {counts[1]}.")
     if length < duel.length and any(duel.differ(step) for step in range(duel.length)):
@@ -75,7 +81,7 @@ def _found(duel: Duel, start: int, length: int) -> str:
     return " ".join(parts)
 
 
-def _pictures(duel: Duel, start: int, length: int, names: tuple[str, str]) -> str:
+def _pictures(duel: Duel, start: int, length: int, names: tuple[str, str], roles: tuple[str, str]) -> str:
     if not duel.pictures:
         words_here = (
             "No pictures: drawing this environment needs a package that is not installed (pip install pygame-ce)."
@@ -88,7 +94,7 @@ def _pictures(duel: Duel, start: int, length: int, names: tuple[str, str]) -> st
     ]
     caption = (
         "A red border marks a step on which the two prefer different actions; the red ticks are the same over time, "
-        "the teacher’s game above and the student’s below. "
+        f"{roles[0]}’s game above and {roles[1]}’s below. "
         "Percentages are the probability that each gives to its own choice."
     )
-    return player(duel, sheet(pictures), start, length, names) + paragraph(caption, "quiet")
+    return player(duel, sheet(pictures), start, length, names=names, roles=roles) + paragraph(caption, "quiet")

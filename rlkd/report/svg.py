@@ -144,16 +144,8 @@ class Labels:
     def place(self, x: float, y: float, words: str, hint: str = "") -> str:
         """A text beside the point (x, y): right, left, above or below it, the first that is free."""
         wide, high, away = len(words) * LETTER, FONT, 9
-        choices = [
-            (x + away, y - high / 2),
-            (x - away - wide, y - high / 2),
-            *(
-                (x - wide / 2, y + side * (away + lift) - (high if side < 0 else 0))
-                for lift in (0, 16)
-                for side in (-1, 1)
-            ),
-            *((x + away, y - high / 2 + lift) for lift in (-15, 15, -30, 30)),
-        ]
+        beside = [(left, y - high / 2 + lift) for lift in (0, -15, 15, -30, 30) for left in (x + away, x - away - wide)]
+        choices = [*beside, (x - wide / 2, y - away - high), (x - wide / 2, y + away)]
         boxes = [(left, top, left + wide, top + high) for left, top in choices]
         best = min(boxes, key=self._cost)
         self.taken.append(best)

@@ -18,8 +18,7 @@ def train_page(run: Run) -> str:
     sentence = _headline(run)
     body = [
         header(run, what, sentence),
-        section("Score", grid([_chart(run, SCORE, "mean score", "Mean raw score of the last episodes.")])),
-        section("Speed", grid([_speed(run), _waiting(run)])),
+        section("Score and speed", grid([_score(run), _speed(run), _waiting(run)], "three")),
         section("What the learner saw", grid(_figures(run), "three")),
         provenance(run, [], [("environment", _name(run, "environment")), ("agent", _name(run, "agent"))]),
     ]
@@ -59,8 +58,12 @@ def _name(run: Run, key: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _chart(run: Run, tag: str, title: str, caption: str, *, percent: bool = False) -> str:
-    return chart([series(run.metrics, tag, title, 0)], title, caption, x_title="agent steps", percent=percent)
+def _chart(run: Run, tag: str, title: str, caption: str) -> str:
+    return chart([series(run.metrics, tag, title, 0)], title, caption, x_title="agent steps")
+
+
+def _score(run: Run) -> str:
+    return _chart(run, SCORE, "mean score", "Mean raw score of the last episodes.")
 
 
 def _speed(run: Run) -> str:
@@ -70,10 +73,11 @@ def _speed(run: Run) -> str:
 
 
 def _waiting(run: Run) -> str:
-    caption = "Share of each rollout's time in which the learner waited for the sampler: near 0, learning is the limit."
-    return _chart(run, "time/learner_waited_share", "learner waited", caption, percent=True)
+    caption = "Share of each rollout’s time in which the learner waited for the sampler: near 0, learning is the limit."
+    line = series(run.metrics, "time/learner_waited_share", "learner waited", 0)
+    return chart([line], "learner waited", caption, x_title="agent steps", percent=True, include=(0.0, 0.1))
 
 
 def _figures(run: Run) -> list[str]:
     tags = sorted({tag for line in run.metrics for tag in line if tag.startswith("train/")})
-    return [_chart(run, tag, tag.removeprefix("train/"), tag) for tag in tags[:MOST_FIGURES]]
+    return [_chart(run, tag, tag, "") for tag in tags[:MOST_FIGURES]]

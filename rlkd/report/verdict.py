@@ -44,7 +44,7 @@ def headline(teacher: Entry, student: Entry | None) -> str:
             f"No student learned to play: {student.name}, the best, is at {figures} of {name}’s lead over random play."
         )
     low, high = (words.number(100 * edge, 0) for edge in student.normalised_ci95)
-    kept = f"{words.share(student.normalised)} [{low}, {high}]"
+    kept = f"{words.share(student.normalised)} [{low},{words.GAP}{high}]"
     ratio = student.parameter_ratio
     size = (
         f"{words.fraction(ratio)} of its parameters"
@@ -118,7 +118,11 @@ def _hard_labels(student: Entry, control: Entry) -> Verdict | None:
         return Verdict("good", f"The recipe beats hard labels: {pair}.")
     if student.normalised_ci95[1] < control.normalised_ci95[0]:
         return Verdict("bad", f"Hard labels beat the recipe: {pair}.")
-    return Verdict("unsure", f"No gain over hard labels: {pair}; the intervals overlap.")
+    ending = "the intervals overlap"
+    if student.kl_teacher_states is not None and control.kl_teacher_states is not None:
+        nearer = [words.number(entry.kl_teacher_states, 3) for entry in (student, control)]
+        ending += f" (KL to the teacher: {nearer[0]} against {nearer[1]})"
+    return Verdict("unsure", f"No gain in score over hard labels: {pair}; {ending}.")
 
 
 def _shuffled(student: Entry | None, control: Entry) -> Verdict | None:

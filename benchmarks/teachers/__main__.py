@@ -1,0 +1,94 @@
+"""The shipped Pong policy: its score, and how it came to be.
+
+    make bench NAME=teachers                             # scores agents/policies/pong.safetensors
+    python -m benchmarks.teachers --run RUN              # makes that file from a training run first, and its curve
+
+Made by (two chunks of one run; the second lowers the entropy bonus and lets the learning rate fall to its end):
+
+    rlkd train pong --seed 0 --run RUN                                                      # stopped on the way
+    rlkd train pong --seed 0 --run RUN --frames 14_000_000 --set entropy_coefficient=0.002
+
+The decision rule is chosen on episodes of its own; the score is measured on the protocol's.
+"""
+
+import argparse
+import csv
+import io
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import rlkd
+from benchmarks.common import Record, machine, store
+from rlkd.data import Evaluation
+from rlkd.evaluation import environment_of, play, play_randomly
+from rlkd.metrics import read_metrics
+from rlkd.policy import Policy, Rule
+from rlkd.recipe import data_root
+from rlkd.stats import mean_interval
+from rlkd.storage import write_bytes
+
+FOLDER = Path(__file__).parent
+SHIPPED = data_root() / "agents" / "policies" / "pong.safetensors"
+WANTED_MEAN, WANTED_LOW, WANTED_BYTES = 18.0, 17.0, 4_000_000
+CHOICE_SEED, CHOICE_EPISODES = 3_000_000, 40
+CURVE_POINTS = 200
+
+
+def main() -> int:
+    """Make the policy if a run is given; score it; store the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, help="training run to ship")
+    chosen = parser.parse_args()
+    record: Record = {"machine": machine(), "choice": {}}
+    if chosen.run is not None:
+        record["choice"] = ship(chosen.run)
+    policy = rlkd.load("policy:pong")
+    environment = environment_of(policy, None)
+    scored = play(policy, environment).evaluation
+    random = play_randomly(environment)
+    estimate = mean_interval(scored.scores)
+    size = SHIPPED.stat().st_size
+    met = estimate.point >= WANTED_MEAN and estimate.low >= WANTED_LOW and size <= WANTED_BYTES
+    lines = [
+        f"`policy:pong`: **{estimate.point:.2f}** [{estimate.low:.2f}, {estimate.high:.2f}] over "
+        f"{len(scored.scores)} episodes, rule {scored.rule}; random play {random.mean:.2f}; protocol {scored.protocol}.",
+        "",
+        f"Wanted: at least {WANTED_MEAN:g} with a lower end of {WANTED_LOW:g}, in {WANTED_BYTES:,} bytes: "
+        f"{'met' if met else 'MISSED'} with {size:,} bytes, weights in {policy.spec.precision}. "
+        f"{policy.spec.parameters:,} acting parameters, hash {policy.spec.hash[:12]}.",
+        "",
+        "Scores of the episodes: " + ", ".join(f"{score:.0f}" for score in scored.scores),
+    ]
+    record |= {"mean": estimate.point, "ci95": [estimate.low, estimate.high], "scores": list(scored.scores)}
+    store(FOLDER, record | {"bytes": size, "hash": policy.spec.hash, "rule": scored.rule}, lines)
+    return 0
+
+
+def ship(run: Path) -> Record:
+    """Write the shipped policy, in half precision and with the better rule, and the run's curve."""
+    trained = rlkd.load(run / "generations" / "000" / "policy.safetensors")
+    half = Policy(trained.network, replace(trained.spec, name="pong-ppo")).half()
+    tried = {
+        f"{policy.spec.precision} {rule}": _quick(policy, Rule(name=rule))
+        for policy, rule in ((trained, "sampled"), (trained, "greedy"), (half, "sampled"), (half, "greedy"))
+    }
+    better = "greedy" if tried["float16 greedy"].mean > tried["float16 sampled"].mean else "sampled"
+    Policy(half.network, replace(half.spec, rule=Rule(name=better))).save(SHIPPED)
+    lines = [line for line in read_metrics(run) if "rollout/ep_rew_mean" in line]
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["agent_steps", "frames", "hours", "mean_of_last_100_episodes", "entropy"])
+    for line in lines[:: max(1, len(lines) // CURVE_POINTS)] + lines[-1:]:
+        figures = (line["time/frames"], line["time/hours"], line["rollout/ep_rew_mean"], line["train/entropy"])
+        writer.writerow([line["step"], *(f"{figure:.6g}" for figure in figures)])
+    write_bytes(FOLDER / "pong_curve.csv", text.getvalue().encode())
+    return {name: {"mean": tried_.mean, "std": tried_.std} for name, tried_ in tried.items()}
+
+
+def _quick(policy: Policy, rule: Rule) -> Evaluation:
+    return play(policy, episodes=CHOICE_EPISODES, rule=rule, first_seed=CHOICE_SEED).evaluation
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Policies made by hand, and environments cut short: the same on every machine, ready at once."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from rlkd.policy import Kind, Policy, PolicyNetwork, PolicySpec, Rule
+from rlkd.recipe import Environment, Network, Protocol
+from rlkd.vector import action_bounds, action_meanings, as_recipe, spaces
+
+LINEAR = Network(encoder="mlp", hidden=())
+TINY = Network(encoder="mlp", hidden=(16,), activation="tanh")
+"""114 parameters for CartPole: (4 + 1) * 16 + (16 + 1) * 2."""
+TINY_PIXELS = Network(encoder="conv", channels=(4, 4), kernels=(8, 4), strides=(4, 3), hidden=(16,))
+
+
+def environment(name: str, *, frame_cap: int | None = None, episodes: int | None = None) -> Environment:
+    """A shipped environment, its games cut short, its protocol of few episodes."""
+    recipe = as_recipe(name)
+    protocol: Protocol = recipe.protocol
+    return replace(
+        recipe, frame_cap=frame_cap or recipe.frame_cap, protocol=replace(protocol, episodes=episodes or 100)
+    )
+
+
+def policy(
+    recipe: Environment,
+    kind: Kind,
+    network: Network,
+    *,
+    seed: int = 0,
+    rule: str = "greedy",
+    sharpness: float = 1.0,
+) -> Policy:
+    """A policy of random weights for an environment; `sharpness` multiplies its head."""
+    shape, _, actions = spaces(recipe)
+    low, high = action_bounds(recipe)
+    spec = PolicySpec(
+        name=f"{recipe.id}-by-hand",
+        kind=kind,
+        network=network,
+        observation_shape=shape,
+        observation_dtype="uint8" if len(shape) == 3 else "float32",
+        actions=actions,
+        action_low=low,
+        action_high=high,
+        action_meanings=action_meanings(recipe),
+        environment=recipe,
+        rule=Rule(name="sampled") if rule == "sampled" else Rule(name="greedy"),
+        origin="made by hand",
+    )
+    made = PolicyNetwork(network, shape, kind, actions)
+    made.initialise(torch.Generator().manual_seed(seed), for_rl=False)
+    with torch.no_grad():
+        made.head.weight *= sharpness
+    return Policy(made, spec)
+
+
+def cartpole_teacher(kind: Kind = "categorical", *, rule: str = "greedy", recipe: Environment | None = None) -> Policy:
+    """Pushes the cart to the side to which the pole leans and falls: 500 points, nearly always."""
+    teacher = policy(recipe or as_recipe("cartpole"), kind, LINEAR, rule=rule)
+    push = torch.tensor([0.1, 0.5, 4.0, 4.0]) * (1.0 if kind == "categorical" else 0.1)
+    with torch.no_grad():
+        teacher.network.head.weight[:] = torch.stack([-push, push])
+        teacher.network.head.bias.zero_()
+    return Policy(teacher.network, teacher.spec)
+
+
+def always(action: int, teacher: Policy) -> Policy:
+    """A policy that plays one action of the teacher's, whatever it sees."""
+    network = PolicyNetwork(
+        teacher.spec.network, teacher.spec.observation_shape, teacher.spec.kind, teacher.spec.actions
+    )
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.zero_()
+        network.head.bias[action] = 10.0
+    return Policy(network, replace(teacher.spec, name=f"always-{action}"))
+
+
+def student_file(folder: Path, name: str, network: Network) -> str:
+    """A network recipe as a file, for what takes names."""
+    path = folder / f"{name}.toml"
+    hidden = ", ".join(str(width) for width in network.hidden)
+    path.write_text(f'kind = "network"\nencoder = "mlp"\nhidden = [{hidden}]\nactivation = "{network.activation}"\n')
+    return str(path)

@@ -1,0 +1,146 @@
+"""Tests of `rlkd.stats`: points by hand, intervals against a slow bootstrap and against what they promise."""
+
+import random
+import statistics
+from collections.abc import Sequence
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given
+
+from rlkd import stats
+from rlkd.stats import Estimate, failed_share, mean_interval, normalised_score
+
+TEACHER = [18.0, 20.0, 21.0, 19.0, 17.0, 21.0]
+RANDOM = [-21.0, -20.0, -21.0, -19.0, -20.0]
+
+
+def slow_bootstrap(
+    students: Sequence[Sequence[float]], teacher: Sequence[float], base: Sequence[float], resamples: int
+) -> list[float]:
+    """Teacher-normalised scores of resampled data, sorted: seeds with replacement, fresh episodes for each pick."""
+    draw = random.Random(1)
+
+    def mean(scores: Sequence[float]) -> float:
+        return statistics.fmean(draw.choices(scores, k=len(scores)))
+
+    found = []
+    for _ in range(resamples):
+        student = statistics.fmean(mean(draw.choice(students)) for _ in students)
+        top, low = mean(teacher), mean(base)
+        found.append((student - low) / (top - low))
+    return sorted(found)
+
+
+NOISE = np.random.default_rng(0)
+SEVERAL_SEEDS = [NOISE.normal(level, 3.0, size).tolist() for level, size in ((12, 20), (14, 20), (19, 30), (9, 10))]
+
+
+@pytest.mark.parametrize(
+    "students",
+    [SEVERAL_SEEDS, SEVERAL_SEEDS[:1], [[3.0] * 5, [9.0] * 5, [4.0] * 5]],
+    ids=["seeds and episodes", "one seed", "seeds alone"],
+)
+def test_the_interval_is_that_of_the_slow_bootstrap(students: list[list[float]]) -> None:
+    got = normalised_score(students, TEACHER, RANDOM)
+    want = slow_bootstrap(students, TEACHER, RANDOM, 4000)
+    spread = statistics.stdev(want)
+    # A 2.5 % quantile of 2,000 (4,000) resamples of a normal value is off by 0.06 (0.04) of its deviation.
+    assert got.low == pytest.approx(want[100], abs=0.3 * spread)
+    assert got.high == pytest.approx(want[-100], abs=0.3 * spread)
+
+
+def test_the_point_is_the_mean_over_seeds_of_each_seeds_mean() -> None:
+    got = normalised_score([[10.0, 20.0], [0.0], [6.0, 6.0, 6.0]], teacher=[20.0], random=[-10.0, 0.0])
+    assert got.point == pytest.approx(((15 + 0 + 6) / 3 + 5) / 25)
+
+
+@given(
+    scale=st.sampled_from([-3.0, 0.5, 100.0]),
+    shift=st.integers(-1000, 1000),
+    seed=st.integers(0, 3),
+)
+def test_units_and_signs_of_a_games_score_do_not_matter(scale: float, shift: int, seed: int) -> None:
+    def changed(scores: Sequence[float]) -> list[float]:
+        return [scale * score + shift for score in scores]
+
+    want = normalised_score(SEVERAL_SEEDS, TEACHER, RANDOM, seed=seed)
+    got = normalised_score([changed(each) for each in SEVERAL_SEEDS], changed(TEACHER), changed(RANDOM), seed=seed)
+    assert (got.point, got.low, got.high) == pytest.approx((want.point, want.low, want.high), abs=1e-6)
+
+
+def test_teacher_scores_one_and_random_play_zero() -> None:
+    assert normalised_score([TEACHER], TEACHER, RANDOM).point == pytest.approx(1)
+    assert normalised_score([RANDOM], TEACHER, RANDOM).point == pytest.approx(0)
+
+
+def test_seeds_are_resampled_before_episodes() -> None:
+    """Two seeds of 100 equal episodes each: half of all resamples take one seed twice. Pooled, they would hardly vary."""
+    got = normalised_score([[0.0] * 100, [1.0] * 100], teacher=[1.0] * 100, random=[0.0] * 100)
+    assert (got.point, got.low, got.high) == (0.5, 0.0, 1.0)
+
+
+def test_each_pick_of_a_seed_draws_its_own_episodes() -> None:
+    """Ten seeds alike: as good as ten times the episodes. Picks that shared their episodes would vary more."""
+    many = [[0.0, 1.0] * 10] * 10
+    got = normalised_score(many, teacher=[1.0] * 9, random=[0.0] * 9)
+    assert got.high - got.low == pytest.approx(2 * 1.96 * 0.5 / np.sqrt(200), rel=0.1)
+
+
+def test_noise_of_teacher_and_random_play_widens_the_interval() -> None:
+    student = [[5.0] * 10]
+    assert normalised_score(student, [10.0] * 10, [0.0] * 10) == Estimate(0.5, 0.5, 0.5)
+    for teacher, base in (([8.0, 12.0] * 5, [0.0] * 10), ([10.0] * 10, [-2.0, 2.0] * 5)):
+        got = normalised_score(student, teacher, base)
+        assert got.low < 0.48 < 0.52 < got.high
+
+
+@pytest.mark.parametrize(("seeds", "band"), [(1, (0.89, 0.99)), (5, (0.80, 0.95)), (20, (0.89, 0.99))])
+def test_the_interval_covers_the_truth_about_as_often_as_it_says(
+    seeds: int, band: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Synthetic seeds and episodes around a known score. With few seeds a bootstrap of seeds is too narrow: about
+    88 % at five. One seed has only its episodes to tell, and no seed to be a sample of."""
+    monkeypatch.setattr(stats, "RESAMPLES", 300)
+    draws, covered, repeats = np.random.default_rng(7), 0, 300
+    for number in range(repeats):
+        levels = draws.normal(0.6, 0.1 if seeds > 1 else 0.0, seeds)
+        students = [draws.normal(level, 0.3, 12).tolist() for level in levels]
+        teacher, base = draws.normal(1.0, 0.2, 50).tolist(), draws.normal(0.0, 0.2, 50).tolist()
+        got = normalised_score(students, teacher, base, seed=number)
+        covered += got.low <= 0.6 <= got.high
+    assert band[0] <= covered / repeats <= band[1]
+
+
+def test_the_same_seed_of_the_bootstrap_gives_the_same_interval() -> None:
+    one, again, other = (normalised_score(SEVERAL_SEEDS, TEACHER, RANDOM, seed=seed) for seed in (0, 0, 1))
+    assert one == again
+    assert one.point == other.point
+    assert one.low != other.low
+
+
+def test_a_teacher_that_scores_like_random_play_is_refused() -> None:
+    with pytest.raises(ValueError, match="teacher and random play both score -200: nothing to normalise by"):
+        normalised_score([[-100.0]], teacher=[-200.0, -200.0], random=[-200.0])
+
+
+def test_a_mean_has_the_interval_of_its_standard_error() -> None:
+    scores = NOISE.normal(50, 10, 400).tolist()
+    got = mean_interval(scores)
+    assert got.point == pytest.approx(statistics.fmean(scores))
+    error = statistics.stdev(scores) / 20
+    assert got.low == pytest.approx(got.point - 1.96 * error, abs=0.3 * error)
+    assert got.high == pytest.approx(got.point + 1.96 * error, abs=0.3 * error)
+    assert mean_interval([7.0]) == Estimate(7.0, 7.0, 7.0)
+
+
+def test_failed_episodes_are_those_on_randoms_side_of_the_midpoint() -> None:
+    scores = [21.0, 0.0, -1.0, -20.0]
+    assert failed_share(scores, teacher=[20.0, 20.0], random=[-20.0]) == 0.5  # the midpoint itself has not failed
+    assert failed_share([-190.0, -110.0], teacher=[-100.0], random=[-200.0]) == 0.5
+    assert failed_share([190.0, 110.0], teacher=[100.0], random=[200.0]) == 0.5  # less is more
+
+
+def test_an_estimate_reads_as_a_number_and_its_interval() -> None:
+    assert str(Estimate(0.95, 0.9, 1.0123)) == "0.950 [0.900, 1.012]"
