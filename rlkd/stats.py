@@ -71,11 +71,11 @@ def failed_share(scores: Sequence[float], teacher: Sequence[float], random: Sequ
 
 def _resampled_means(seeds: Sequence[np.ndarray], generator: np.random.Generator) -> np.ndarray:
     """[RESAMPLES]: bootstrap means; seeds are drawn with replacement, then episodes inside each drawn seed."""
-    means_by_seed = []
-    for scores in seeds:
-        counts = generator.multinomial(len(scores), np.full(len(scores), 1 / len(scores)), (len(seeds), RESAMPLES))
-        means_by_seed.append(counts @ scores / len(scores))  # [draw slot, RESAMPLES]: fresh episodes for each slot
-    table = np.stack(means_by_seed)  # [seed, draw slot, RESAMPLES]
     picks = generator.integers(len(seeds), size=(len(seeds), RESAMPLES))
-    slots, columns = np.arange(len(seeds))[:, None], np.arange(RESAMPLES)[None]
-    return np.asarray(table[picks, slots, columns].mean(0))
+    means = np.empty(picks.shape)
+    for place, scores in enumerate(seeds):
+        picked = picks == place
+        equal = np.full(len(scores), 1 / len(scores))
+        counts = generator.multinomial(len(scores), equal, int(picked.sum()))  # fresh episodes for each pick
+        means[picked] = counts @ scores / len(scores)
+    return np.asarray(means.mean(0))

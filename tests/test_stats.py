@@ -4,10 +4,8 @@ import random
 import statistics
 from collections.abc import Sequence
 
-import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given
 
 from rlkd import stats
 from rlkd.stats import Estimate, failed_share, mean_interval, normalised_score
@@ -56,17 +54,13 @@ def test_the_point_is_the_mean_over_seeds_of_each_seeds_mean() -> None:
     assert got.point == pytest.approx(((15 + 0 + 6) / 3 + 5) / 25)
 
 
-@given(
-    scale=st.sampled_from([-3.0, 0.5, 100.0]),
-    shift=st.integers(-1000, 1000),
-    seed=st.integers(0, 3),
-)
-def test_units_and_signs_of_a_games_score_do_not_matter(scale: float, shift: int, seed: int) -> None:
+@pytest.mark.parametrize(("scale", "shift"), [(-3.0, 0.0), (0.5, -700.0), (100.0, 1000.0)])
+def test_units_and_signs_of_a_games_score_do_not_matter(scale: float, shift: float) -> None:
     def changed(scores: Sequence[float]) -> list[float]:
         return [scale * score + shift for score in scores]
 
-    want = normalised_score(SEVERAL_SEEDS, TEACHER, RANDOM, seed=seed)
-    got = normalised_score([changed(each) for each in SEVERAL_SEEDS], changed(TEACHER), changed(RANDOM), seed=seed)
+    want = normalised_score(SEVERAL_SEEDS, TEACHER, RANDOM)
+    got = normalised_score([changed(each) for each in SEVERAL_SEEDS], changed(TEACHER), changed(RANDOM))
     assert (got.point, got.low, got.high) == pytest.approx((want.point, want.low, want.high), abs=1e-6)
 
 
@@ -76,7 +70,7 @@ def test_teacher_scores_one_and_random_play_zero() -> None:
 
 
 def test_seeds_are_resampled_before_episodes() -> None:
-    """Two seeds of 100 equal episodes each: half of all resamples take one seed twice. Pooled, they would hardly vary."""
+    """Two seeds of 100 equal episodes: half of all resamples take one seed twice. Pooled, they would hardly vary."""
     got = normalised_score([[0.0] * 100, [1.0] * 100], teacher=[1.0] * 100, random=[0.0] * 100)
     assert (got.point, got.low, got.high) == (0.5, 0.0, 1.0)
 
@@ -96,17 +90,20 @@ def test_noise_of_teacher_and_random_play_widens_the_interval() -> None:
         assert got.low < 0.48 < 0.52 < got.high
 
 
-@pytest.mark.parametrize(("seeds", "band"), [(1, (0.89, 0.99)), (5, (0.80, 0.95)), (20, (0.89, 0.99))])
+@pytest.mark.parametrize(
+    ("seeds", "episodes", "band"),
+    [(1, 50, (0.90, 0.98)), (5, 12, (0.86, 0.97)), (10, 12, (0.90, 0.99))],
+    ids=["one seed", "five seeds", "ten seeds"],
+)
 def test_the_interval_covers_the_truth_about_as_often_as_it_says(
-    seeds: int, band: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+    seeds: int, episodes: int, band: tuple[float, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Synthetic seeds and episodes around a known score. With few seeds a bootstrap of seeds is too narrow: about
-    88 % at five. One seed has only its episodes to tell, and no seed to be a sample of."""
-    monkeypatch.setattr(stats, "RESAMPLES", 300)
+    """Synthetic seeds and episodes around a known score. A bootstrap of few seeds is somewhat too narrow."""
+    monkeypatch.setattr(stats, "RESAMPLES", 200)
     draws, covered, repeats = np.random.default_rng(7), 0, 300
     for number in range(repeats):
         levels = draws.normal(0.6, 0.1 if seeds > 1 else 0.0, seeds)
-        students = [draws.normal(level, 0.3, 12).tolist() for level in levels]
+        students = [draws.normal(level, 0.3, episodes).tolist() for level in levels]
         teacher, base = draws.normal(1.0, 0.2, 50).tolist(), draws.normal(0.0, 0.2, 50).tolist()
         got = normalised_score(students, teacher, base, seed=number)
         covered += got.low <= 0.6 <= got.high

@@ -23,7 +23,7 @@ from benchmarks.common import Record, machine, store
 from rlkd.data import Evaluation
 from rlkd.evaluation import environment_of, play, play_randomly
 from rlkd.metrics import read_metrics
-from rlkd.policy import Policy, Rule
+from rlkd.policy import Policy, Rule, parse_rule
 from rlkd.recipe import data_root
 from rlkd.stats import mean_interval
 from rlkd.storage import write_bytes
@@ -50,15 +50,15 @@ def main() -> int:
     estimate = mean_interval(scored.scores)
     size = SHIPPED.stat().st_size
     met = estimate.point >= WANTED_MEAN and estimate.low >= WANTED_LOW and size <= WANTED_BYTES
+    score = f"{estimate.point:.2f}** [{estimate.low:.2f}, {estimate.high:.2f}] over {len(scored.scores)} episodes"
+    wanted = f"at least {WANTED_MEAN:g} with a lower end of {WANTED_LOW:g}, in {WANTED_BYTES:,} bytes"
+    acting = f"{policy.spec.parameters:,} acting parameters, hash {policy.spec.hash[:12]}"
     lines = [
-        f"`policy:pong`: **{estimate.point:.2f}** [{estimate.low:.2f}, {estimate.high:.2f}] over "
-        f"{len(scored.scores)} episodes, rule {scored.rule}; random play {random.mean:.2f}; protocol {scored.protocol}.",
+        f"`policy:pong`: **{score}, rule {scored.rule}; random play {random.mean:.2f}; protocol {scored.protocol}.",
         "",
-        f"Wanted: at least {WANTED_MEAN:g} with a lower end of {WANTED_LOW:g}, in {WANTED_BYTES:,} bytes: "
-        f"{'met' if met else 'MISSED'} with {size:,} bytes, weights in {policy.spec.precision}. "
-        f"{policy.spec.parameters:,} acting parameters, hash {policy.spec.hash[:12]}.",
+        f"Wanted: {wanted}. {'Met' if met else 'MISSED'}: {size:,} bytes, {policy.spec.precision} weights, {acting}.",
         "",
-        "Scores of the episodes: " + ", ".join(f"{score:.0f}" for score in scored.scores),
+        "Scores of the episodes: " + ", ".join(f"{each:.0f}" for each in scored.scores),
     ]
     record |= {"mean": estimate.point, "ci95": [estimate.low, estimate.high], "scores": list(scored.scores)}
     store(FOLDER, record | {"bytes": size, "hash": policy.spec.hash, "rule": scored.rule}, lines)
@@ -70,11 +70,11 @@ def ship(run: Path) -> Record:
     trained = rlkd.load(run / "generations" / "000" / "policy.safetensors")
     half = Policy(trained.network, replace(trained.spec, name="pong-ppo")).half()
     tried = {
-        f"{policy.spec.precision} {rule}": _quick(policy, Rule(name=rule))
+        f"{policy.spec.precision} {rule}": _quick(policy, parse_rule(rule))
         for policy, rule in ((trained, "sampled"), (trained, "greedy"), (half, "sampled"), (half, "greedy"))
     }
     better = "greedy" if tried["float16 greedy"].mean > tried["float16 sampled"].mean else "sampled"
-    Policy(half.network, replace(half.spec, rule=Rule(name=better))).save(SHIPPED)
+    Policy(half.network, replace(half.spec, rule=parse_rule(better))).save(SHIPPED)
     lines = [line for line in read_metrics(run) if "rollout/ep_rew_mean" in line]
     text = io.StringIO()
     writer = csv.writer(text)

@@ -74,7 +74,7 @@ def read_vecnormalize(path: Path) -> Normaliser | None:
         moments = _state_of(state["obs_rms"], "RunningMeanStd")
         mean, variance = (_array(moments[key]) for key in ("mean", "var"))
         limit, epsilon = float(state["clip_obs"]), float(state["epsilon"])
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise PolicyFileError(f"{path}: not the statistics of one vector that VecNormalize stores") from None
     fit = mean.ndim == 1 and mean.shape == variance.shape and math.isfinite(epsilon) and limit > 0
     if not fit or not np.isfinite(mean).all() or not (np.isfinite(variance) & (variance + epsilon > 0)).all():

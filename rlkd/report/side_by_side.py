@@ -67,7 +67,7 @@ def _load(path: Path, entry: Entry, environment: Environment) -> Policy:
 
 
 def _found(duel: Duel, start: int, length: int, roles: tuple[str, str]) -> str:
-    played = f"Both play the episode with seed {duel.seed}, each by its own rule"
+    played = f"Both play the first episode of the evaluation (seed {duel.seed}), each by its own rule"
     parts = [f"{played}, and on every step of both games both are asked which action they prefer."]
     counts = [
         f"{words.share(game.differing / len(game.moments), 1)} of {len(game.moments):,} steps of {role}’s game"
@@ -83,9 +83,7 @@ def _found(duel: Duel, start: int, length: int, roles: tuple[str, str]) -> str:
 
 def _pictures(duel: Duel, start: int, length: int, names: tuple[str, str], roles: tuple[str, str]) -> str:
     if not duel.pictures:
-        words_here = (
-            "No pictures: drawing this environment needs a package that is not installed (pip install pygame-ce)."
-        )
+        words_here = "No pictures: a package that draws is not installed (pip install 'gymnasium[classic-control]')."
         return paragraph(words_here, "quiet")
     pictures = [
         game.moments[min(step, len(game.moments) - 1)].picture
