@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from rlkd.policy import Kind, Policy, PolicyNetwork, PolicySpec, Rule
-from rlkd.recipe import Environment, Network, Protocol
+from rlkd.recipe import Distill, Environment, Network, Protocol, Source, Term
 from rlkd.vector import action_bounds, action_meanings, as_recipe, spaces
 
 LINEAR = Network(encoder="mlp", hidden=())
@@ -85,3 +86,18 @@ def student_file(folder: Path, name: str, network: Network) -> str:
     hidden = ", ".join(str(width) for width in network.hidden)
     path.write_text(f'kind = "network"\nencoder = "mlp"\nhidden = [{hidden}]\nactivation = "{network.activation}"\n')
     return str(path)
+
+
+def small_distillation(**changes: Any) -> Distill:
+    """A distillation recipe of two seconds."""
+    recipe = Distill(
+        source=Source(states=800, rounds=4, num_envs=8, epsilon=0.1),
+        terms=(Term(divergence="forward_kl"),),
+        gradient_steps=80,
+        batch_size=64,
+        learning_rate=1e-2,
+        students=("mlp_16",),
+        controls=(),
+        held_out_states=64,
+    )
+    return replace(recipe, **changes)

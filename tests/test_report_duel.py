@@ -14,7 +14,7 @@ from gymnasium.envs.classic_control import CartPoleEnv
 
 from rlkd.policy import Policy, load
 from rlkd.report import write_report
-from rlkd.report.duel import busiest, play
+from rlkd.report.duel import Duel, Game, Moment, busiest, play
 from rlkd.report.sheet import player, sheet
 from rlkd.vector import make
 from tests import handmade
@@ -103,6 +103,17 @@ def test_a_sheet_holds_every_picture_at_its_position() -> None:
         left, top = round(x * (image.shape[1] - 32)), round(y * (image.shape[0] - 40))
         cut = np.asarray(image)[top : top + 40, left : left + 32]
         assert np.abs(cut.astype(float) - tile).mean() < 8
+
+
+def test_action_names_from_files_stay_text() -> None:
+    name = "</script><img src=x onerror=alert(1)>"
+    picture = cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
+    game = Game([Moment(picture, name, name, name, True, 0.0)], 1.0, True)
+    content = player(Duel(0, game, game), sheet([picture] * 2), 0, 1, names=(name, name), roles=(name, name))
+    found = Page(content)
+    assert found.count("img") == 0
+    assert found.count("script") == 1
+    assert name in found.words
 
 
 def test_the_stretch_with_most_disagreements_is_shown() -> None:

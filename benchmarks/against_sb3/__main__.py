@@ -85,8 +85,8 @@ def run_ours(precision: str, seed: int) -> Record:
     """Two halves of environments, one sampler thread, one learner thread, overlapped."""
     import torch
 
-    import rlkd
     from rlkd import metrics, recipe
+    from rlkd.collect import Collector
     from rlkd.distillation.learning import Setting, learn_rounds
     from rlkd.distillation.student import Plan, Student
     from rlkd.policy.compute import one_thread_per_role
@@ -108,11 +108,11 @@ def run_ours(precision: str, seed: int) -> Record:
     plan = Plan("nature_428k", recipe.load("nature_428k", Network))
     student = Student(plan, described, teacher.spec, seed=seed, device=torch.device("cpu"))
     replay = Replay(32, STATES, teacher.spec.observation_shape, teacher.spec.actions, environment.views["pixels"])
-    assert rlkd.__version__
     with TemporaryDirectory() as folder:
         setting = Setting(teacher, environment, described, seed, precision, probes[:8], Path(folder))  # type: ignore[arg-type]  # checked
+        collector = Collector(environment, teacher, described.source, seed=seed, precision=setting.precision)
         wall, cpu = time.perf_counter(), time.process_time()
-        _, busy = learn_rounds(setting, replay, [student], metrics.StopSignal())
+        busy = learn_rounds(setting, collector, replay, [student], metrics.StopSignal())
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     collecting = sum(seconds for name, seconds in busy.items() if name.startswith("collecting"))
     return _result(wall, cpu, collecting, student.seconds, _held_out_kl(student.network.float(), teacher, probes))

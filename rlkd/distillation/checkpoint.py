@@ -9,6 +9,7 @@ from pathlib import Path
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from rlkd import storage
@@ -101,7 +102,9 @@ def _restore(student: Student, entry: JsonDict, tensors: dict[str, Tensor], pref
     for name, tensor in tensors.items():
         if name.startswith(f"{prefix}optimiser."):
             index, _, key = name.removeprefix(f"{prefix}optimiser.").partition(".")
-            states.setdefault(int(index), {})[key] = tensor
+            # Laid out like the weights of convolutions, or every step after a resume would be slower.
+            layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
+            states.setdefault(int(index), {})[key] = tensor.contiguous(memory_format=layout)
     groups = student.optimiser.state_dict()["param_groups"]
     student.optimiser.load_state_dict({"state": states, "param_groups": groups})
     student.steps = int(entry["steps"])

@@ -4,6 +4,7 @@ The lag is exactly one round, students and collector have random streams of thei
 only after their round is over: the result does not depend on which thread is faster.
 """
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ from rlkd.policy.compute import Precision
 from rlkd.recipe import Distill, Environment, recipe_hash
 from rlkd.replay import Replay
 
-CURVE_STATES = 512  # held-out states behind each point of a learning curve
+CHECKPOINT_SECONDS = 30.0  # at least, between two checkpoints; they are taken between rounds
+CURVE_STATES = 256  # held-out states behind each point of a learning curve
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +60,17 @@ class Setting:
 
 
 def learn_rounds(
-    setting: Setting, replay: Replay, students: Sequence[Student], stop: metrics.StopSignal
-) -> tuple[int, dict[str, float]]:
+    setting: Setting, collector: Collector, replay: Replay, students: Sequence[Student], stop: metrics.StopSignal
+) -> dict[str, float]:
     """Fill the replay and train all students on it.
 
     Returns:
-        Agent steps played, and busy seconds by role: the roles overlap, so they add up to more than the wall time.
+        Busy seconds by role: the roles overlap, so they add up to more than the wall time.
     """
     recipe = setting.recipe
     load_students(setting.run, students, identity=setting.identity)
     resumed = students[0].steps
     recorder = metrics.Recorder(setting.run, resume_step=resumed + 1 if resumed else 0)
-    collector = Collector(
-        setting.environment, setting.teacher, recipe.source, seed=setting.seed, precision=setting.precision
-    )
     total = recipe.gradient_steps * len(students)
     workers = max(1, cpu_count() or 1)
     try:
@@ -81,6 +80,7 @@ def learn_rounds(
             metrics.bar("collect and learn, gradient steps", total) as bar,
         ):
             rows = np.empty(0, np.int64)
+            saved = time.monotonic()
             for number in range(recipe.source.rounds + 1):
                 pending: list[Future[None]] = []
                 if number < recipe.source.rounds:
@@ -98,19 +98,19 @@ def learn_rounds(
                 rows = replay.rows()
                 if number and students[0].steps > resumed:
                     recorder.write(students[0].steps, _curves(setting, students))
-                if stop.asked or (number and number < recipe.source.rounds):
+                if stop.asked or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    saved = time.monotonic()
                     save_students(setting.run, students, identity=setting.identity)
                 stop.check(f"run {setting.run} is saved; the same command goes on")
             save_students(setting.run, students, identity=setting.identity)
     finally:
         recorder.close()
-        collector.close()
     busy = {
         "collecting: inference": collector.seconds.inference,
         "collecting: waiting for emulators": collector.seconds.environment,
         "collecting: storing": collector.seconds.storing,
     }
-    return collector.steps, busy | {f"learning: {s.plan.name}": s.seconds for s in students}
+    return busy | {f"learning: {s.plan.name}": s.seconds for s in students}
 
 
 def steps_after(rounds: int, recipe: Distill) -> int:

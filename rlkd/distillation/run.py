@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from rlkd import metrics, storage
+from rlkd.collect import Collector
 from rlkd.data import Evaluation
 from rlkd.distillation.checkpoint import claim
 from rlkd.distillation.learning import Setting, learn_rounds
@@ -145,6 +146,8 @@ def run_distillation(
     if environment != teacher.spec.environment:
         teacher = as_policy(teacher, env=environment)  # its students are told where they play
     check_parts(teacher, students, recipe)
+    if baseline is not None and baseline.teacher.evaluation.hash != teacher.spec.hash:
+        raise MismatchError(f"the baseline was measured with another teacher than {teacher.spec.name}")
     plans = [Plan(name, network) for name, network in students.items()]
     plans += [Plan(control, plans[0].network, control) for control in recipe.controls]
     where = pick_device(device)
@@ -170,7 +173,11 @@ def run_distillation(
             check_normalisable(baseline.teacher.evaluation, baseline.random)
         setting = replace(setting, probes=baseline.teacher.states)
         seconds["evaluate teacher and random play"], clock = time.perf_counter() - clock, time.perf_counter()
-        steps, busy = learn_rounds(setting, replay, learners, stop)
+        collector = Collector(environment, teacher, recipe.source, seed=seed, precision=precision)
+        try:
+            busy = learn_rounds(setting, collector, replay, learners, stop)
+        finally:
+            collector.close()
         seconds["collect and learn"], clock = time.perf_counter() - clock, time.perf_counter()
         results = [measure(student, setting, episodes, stop) for student in learners]
         seconds["evaluate students"] = time.perf_counter() - clock
@@ -182,7 +189,7 @@ def run_distillation(
         students=tuple(results[: len(students)]),
         controls=tuple(results[len(students) :]),
         states=len(replay),
-        steps=steps,
+        steps=collector.steps,
         seconds=seconds | busy,
     )
 

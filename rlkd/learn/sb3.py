@@ -66,7 +66,7 @@ def train_sb3(
             return _finished(run, identity)
         if (run / POLICY).exists() or (run / CHECKPOINT).exists():
             raise StorageError(f"{run} holds a run of another learner; name another --run")
-        vector = DummyVecEnv([partial(_learning_game, environment) for _ in range(agent.num_envs)])
+        vector = DummyVecEnv([partial(learning_game, environment) for _ in range(agent.num_envs)])
         recorder = metrics.Recorder(run)
         try:
             model = _model(agent, environment, vector, seed=seed % EVALUATION_SEEDS, device=str(where))
@@ -145,8 +145,9 @@ class _Watch(BaseCallback):
         return not self.stop.asked
 
 
-def _learning_game(environment: Environment) -> gymnasium.Env[Any, Any]:
-    game: gymnasium.Env[Any, Any] = Monitor(make(environment))  # below the wrapper, so that it logs raw scores
+def learning_game(environment: Environment) -> gymnasium.Env[Any, Any]:
+    """One environment as Stable-Baselines3 learns from it; what it logs are raw scores of whole games."""
+    game: gymnasium.Env[Any, Any] = Monitor(make(environment))
     if environment.emulator is None:
         return game
     return LearningView(game, ends_with_life=environment.emulator.lives == "life")
