@@ -202,6 +202,15 @@ def test_a_lineage_shows_parents_changes_and_that_it_still_runs(finished: Path, 
     assert {"generation 1", "generation 2"} <= set(found.words)
 
 
+def test_tags_from_metrics_stay_text(tmp_path: Path) -> None:
+    tag = 'train/"><img src=x onerror=alert(1)>'
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, tag: 2.0}) + "\n")
+    found = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert found.count("img") == 0
+    assert tag in found.words
+    assert tag in [attributes.get("aria-label") for _, attributes in found.elements]
+
+
 def test_a_training_run_shows_its_curves(tmp_path: Path) -> None:
     lines = [
         {

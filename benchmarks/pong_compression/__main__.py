@@ -2,7 +2,7 @@
 
     make bench NAME=pong_compression
 
-Main arm: `nature_113k` and `nature_62k` from one replay, 100 episodes each, with the shuffled-teacher control.
+Main arm: `nature_113k` and `nature_62k` from one replay of 60,000 states, 60 episodes each, with the shuffled-teacher control.
 Data arm: `nature_62k` on 3,000, 10,000 and 30,000 distinct states, soft targets beside hard labels, same budget.
 """
 
@@ -19,8 +19,8 @@ from rlkd.stats import Estimate
 FOLDER = Path(__file__).parent
 TEACHER = "policy:pong"
 STATES = (3_000, 10_000, 30_000)
-DATA_EPISODES = 40
-MAIN = ("controls=['shuffled_teacher']",)
+MAIN_EPISODES, DATA_EPISODES = 60, 20
+MAIN = ("controls=['shuffled_teacher']", "gradient_steps=2000")
 
 
 def main() -> int:
@@ -34,9 +34,9 @@ def main() -> int:
     mains, arms = [], {states: [] for states in STATES}  # type: tuple[list[Record], dict[int, list[Record]]]
     for seed in range(chosen.seeds):
         students = ["nature_62k", "nature_113k"]
-        mains.append(_one(chosen.run / "main" / f"seed{seed}", students, MAIN, seed, None, baseline))
+        mains.append(_one(chosen.run / "main" / f"seed{seed}", students, MAIN, seed, MAIN_EPISODES, baseline))
         for states in STATES:
-            few = (f"source.states={states}", "controls=['hard_labels']", "gradient_steps=1500")
+            few = (f"source.states={states}", "controls=['hard_labels']", "gradient_steps=1000")
             folder = chosen.run / f"states{states}" / f"seed{seed}"
             arms[states].append(_one(folder, ["nature_62k"], few, seed, DATA_EPISODES, baseline))
     lines, record = _main_table(mains, limits)
@@ -102,7 +102,7 @@ def _main_table(runs: list[Record], limits: dict[str, float]) -> tuple[list[str]
 def _data_table(arms: dict[int, list[Record]]) -> tuple[list[str], Record]:
     lines = [
         "",
-        f"Soft targets against hard labels, `nature_62k`, 1,500 gradient steps, {DATA_EPISODES} episodes a seed:",
+        f"Soft targets against hard labels, `nature_62k`, 1,000 gradient steps, {DATA_EPISODES} episodes a seed:",
         "",
         "| distinct states | TN soft | TN hard | difference by seed | wins |",
         "|---|---|---|---|---|",
