@@ -2,7 +2,8 @@
 
     make bench NAME=pong_compression
 
-Main arm: `nature_113k` and `nature_62k` from one replay of 60,000 states, 60 episodes each, with the shuffled-teacher control.
+Main arm: `nature_113k` and `nature_62k` from one replay of 60,000 states, 60 episodes each, with the
+shuffled-teacher control.
 Data arm: `nature_62k` on 3,000, 10,000 and 30,000 distinct states, soft targets beside hard labels, same budget.
 """
 

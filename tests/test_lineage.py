@@ -1,0 +1,296 @@
+"""Tests of `rlkd.lineage`: generations with new weights, a chain of parents, and nothing finished is repeated."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from rlkd import distillation, lineage, recipe
+from rlkd.data import JsonDict
+from rlkd.distillation.student import Student
+from rlkd.errors import MismatchError, PolicyFileError, RecipeError, RlkdError, StorageError, Stopped
+from rlkd.evaluation import play_randomly
+from rlkd.lineage import evolve, lineage_table
+from rlkd.policy import Policy, load
+from rlkd.recipe import Environment
+from tests.handmade import TINY, cartpole_teacher, environment, policy, small_distillation, student_file
+
+ROOT = Path(__file__).parent.parent
+CARTPOLE = environment("cartpole", frame_cap=200, episodes=8)
+RECORDED = (
+    *("number", "path", "parents", "recipe_hash", "seed", "mean", "std", "ci95", "scores", "seeds", "parameters"),
+    *("weight_bytes", "file_bytes", "hash", "normalised", "normalised_ci95"),
+)
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A generations recipe: two students of 114 parameters in a row."""
+    folder = tmp_path_factory.mktemp("agent")
+    distill = folder / "distill.toml"
+    distill.write_text(recipe.dump(small_distillation(gradient_steps=300, batch_size=128)))
+    student = student_file(folder, "tiny", TINY)
+    path = folder / "two.toml"
+    path.write_text(
+        f'kind = "generations"\noperator = "fresh"\ndistill = "{distill}"\nstudent = "{student}"\ngenerations = 2\n'
+    )
+    return str(path)
+
+
+def teacher(**changes: Any) -> Policy:
+    return cartpole_teacher(rule="sampled", recipe=replace(CARTPOLE, **changes))
+
+
+@pytest.fixture(scope="module")
+def whole(agent: str, tmp_path_factory: pytest.TempPathFactory) -> JsonDict:
+    """The record of two generations that nobody disturbed."""
+    return evolve(teacher(), agent, run=tmp_path_factory.mktemp("whole"), command="by hand")
+
+
+def finished(run: Path) -> dict[str, tuple[bytes, int]]:
+    """Content and time of everything that generations left behind when they were finished."""
+    found = {}
+    for record in sorted(run.glob("generations/*/record.json")):
+        for path in (record, record.with_name("policy.safetensors")):
+            found[str(path.relative_to(run))] = (path.read_bytes(), path.stat().st_mtime_ns)
+    return found
+
+
+def hashes(record: JsonDict) -> list[str]:
+    return [entry["hash"] for entry in record["generations"]]
+
+
+def test_each_generation_learns_from_the_one_before(whole: JsonDict) -> None:
+    run = Path(whole["run"])
+    assert json.loads((run / "run.json").read_text()) == whole
+    assert (whole["kind"], whole["status"], whole["operator"]) == ("evolve", "done", "fresh")
+    first, *students = whole["generations"]
+    assert [entry["number"] for entry in whole["generations"]] == [0, 1, 2]
+    assert first["hash"] == teacher().spec.hash
+    for parent, entry in zip([first, *students], students, strict=False):
+        assert set(RECORDED) <= entry.keys()
+        assert entry["parents"] == [parent["hash"]]
+        assert json.loads((run / entry["path"]).with_name("record.json").read_text()) == entry
+        found = load(run / entry["path"])
+        assert (found.spec.hash, list(found.spec.parents)) == (entry["hash"], entry["parents"])
+        assert (found.spec.parameters, entry["parameters"]) == (114, 114)
+        assert found.spec.environment == CARTPOLE
+    assert set(RECORDED) <= first.keys()
+    assert len({entry["hash"] for entry in whole["generations"]}) == 3
+    assert len({entry["recipe_hash"] for entry in students}) == 1
+    assert first["seeds"] == students[0]["seeds"] == list(range(1_000_000, 1_000_008))  # the protocol's episodes
+    assert students[0]["normalised"] > 0.8
+    low, high = students[0]["normalised_ci95"]
+    assert low <= students[0]["normalised"] <= high
+
+
+def test_each_generation_begins_with_new_weights_from_new_seeds(
+    agent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    born: list[torch.Tensor] = []
+
+    class Watched(Student):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            born.append(torch.cat([p.detach().flatten().clone() for p in self.network.parameters() if p.ndim > 1]))
+
+    monkeypatch.setattr(distillation.run, "Student", Watched)
+    record = evolve(teacher(), agent, run=tmp_path, generations=3, episodes=2)
+    assert len(born) == 3
+    for k, one in enumerate(born):
+        for other in born[k + 1 :]:
+            assert abs(float(torch.nn.functional.cosine_similarity(one, other, dim=0))) < 0.3
+    assert len({entry["seed"] for entry in record["generations"]}) == 4
+
+
+def test_random_play_is_measured_once(agent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    played: list[Environment] = []
+
+    def counted(where: Environment, **named: Any) -> Any:
+        played.append(where)
+        return play_randomly(where, **named)
+
+    for module in (lineage, distillation.run):
+        monkeypatch.setattr(module, "play_randomly", counted)
+    evolve(teacher(), agent, run=tmp_path, episodes=2)
+    assert played == [CARTPOLE]
+
+
+def test_killed_and_started_again_it_repeats_no_finished_generation(
+    agent: str, whole: JsonDict, tmp_path: Path
+) -> None:
+    teacher().save(tmp_path / "teacher.safetensors")
+    run = tmp_path / "run"
+    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlkd", "evolve", "teacher.safetensors", "--agent", agent, "--run", "run"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    end = time.monotonic() + 120
+    while not (run / "generations" / "001" / "record.json").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    before = finished(run)
+    assert not (run / "generations" / "002" / "record.json").exists()
+    record = evolve(tmp_path / "teacher.safetensors", agent, run=run)
+    after = finished(run)
+    assert {name: after[name] for name in before} == before
+    assert len(before) == 4
+    assert len(after) == 6
+    assert hashes(record) == hashes(whole)
+    assert not list(run.rglob("*.tmp"))
+
+
+def test_stopped_in_the_middle_of_a_generation_it_goes_on(
+    agent: str, whole: JsonDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn = Student.learn
+
+    def interrupted(student: Student, *given: Any) -> None:
+        if student.steps and student.plan.name == "generation-2":
+            os.kill(os.getpid(), signal.SIGTERM)
+        learn(student, *given)
+
+    monkeypatch.setattr(Student, "learn", interrupted)
+    with pytest.raises(Stopped, match="the same command goes on"):
+        evolve(teacher(), agent, run=tmp_path)
+    monkeypatch.undo()
+    before = finished(tmp_path)
+    assert len(before) == 4
+    summary = json.loads((tmp_path / "run.json").read_text())
+    assert (summary["status"], len(summary["generations"])) == ("running", 2)
+    assert hashes(evolve(teacher(), agent, run=tmp_path)) == hashes(whole)
+    assert {name: finished(tmp_path)[name] for name in before} == before
+
+
+@pytest.mark.parametrize("when", ["random.json", "generations/000/policy.safetensors"])
+def test_a_signal_while_the_first_teacher_is_measured_stops_it(
+    when: str, agent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sent when a file is about to be written: what comes next is minutes of play that nobody wants to wait for."""
+    write = lineage.storage.write_bytes
+
+    def interrupted(path: Path, content: bytes) -> None:
+        if path == tmp_path / when:
+            os.kill(os.getpid(), signal.SIGINT)
+        write(path, content)
+
+    monkeypatch.setattr(lineage.storage, "write_bytes", interrupted)
+    with pytest.raises(Stopped, match="the same command goes on"):
+        evolve(teacher(), agent, run=tmp_path)
+    assert not finished(tmp_path)
+
+
+def test_a_finished_lineage_can_be_asked_for_more(agent: str, tmp_path: Path) -> None:
+    short = evolve(teacher(), agent, run=tmp_path, generations=1, episodes=3)
+    before = finished(tmp_path)
+    longer = evolve(teacher(), agent, run=tmp_path, generations=2, episodes=3)
+    assert hashes(longer)[:2] == hashes(short)
+    assert [len(each["generations"]) for each in (short, longer)] == [2, 3]
+    assert longer["status"] == "done"
+    assert {name: finished(tmp_path)[name] for name in before} == before
+    again = finished(tmp_path)
+    assert evolve(teacher(), agent, run=tmp_path, generations=2, episodes=3)["generations"] == longer["generations"]
+    assert finished(tmp_path) == again
+
+
+def test_generations_of_the_teachers_own_size_need_no_name(agent: str, tmp_path: Path) -> None:
+    record = evolve(teacher(), agent, run=tmp_path, generations=1, episodes=2, overrides=("student=same",))
+    assert [entry["parameters"] for entry in record["generations"]] == [10, 10]
+
+
+@pytest.fixture
+def bred(agent: str, tmp_path: Path) -> Path:
+    """The folder of one finished generation."""
+    evolve(teacher(), agent, run=tmp_path, generations=1, episodes=3)
+    return tmp_path
+
+
+def test_a_finished_generation_that_was_altered_is_refused(agent: str, bred: Path) -> None:
+    path = bred / "generations" / "001" / "policy.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(PolicyFileError, match="does not match its checksum"):
+        evolve(teacher(), agent, run=bred, generations=2, episodes=3)
+    policy(CARTPOLE, "categorical", TINY).save(path)  # whole, but not the one that was recorded
+    with pytest.raises(StorageError, match=r"001/policy\.safetensors was replaced: its hash is [0-9a-f]{12}"):
+        evolve(teacher(), agent, run=bred, generations=2, episodes=3)
+    assert not (bred / "generations" / "002").exists()
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "teacher": {"teacher": cartpole_teacher("q", rule="sampled", recipe=CARTPOLE)},
+    "environment": {"teacher": teacher(frame_cap=150)},
+    "seed": {"seed": 5},
+    "students": {"overrides": ("student=same",)},
+    "distillation": {"overrides": ("distill=classic",)},
+    "episodes": {"episodes": 4},
+}
+
+
+def test_another_lineage_in_the_same_folder_is_refused_and_touches_nothing(agent: str, bred: Path) -> None:
+    before = {path: path.read_bytes() for path in bred.rglob("*") if path.is_file() and path.name != ".lock"}
+    for what, other in OTHERS.items():
+        given = {"teacher": teacher(), "episodes": 3} | other
+        with pytest.raises(StorageError, match="holds a lineage with another teacher, recipe or seed"):
+            evolve(given.pop("teacher"), agent, run=bred, generations=2, **given)
+        after = {path: path.read_bytes() for path in bred.rglob("*") if path.is_file() and path.name != ".lock"}
+        assert after == before, what
+
+
+@pytest.mark.parametrize(("file", "verb"), [("checkpoint.safetensors", "train"), ("sb3.json", "train")])
+def test_a_folder_of_another_verb_is_refused(file: str, verb: str, agent: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_text("theirs")
+    with pytest.raises(StorageError, match=f"holds a run of `rlkd {verb}`"):
+        evolve(teacher(), agent, run=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {file, ".lock"}
+
+
+def test_a_teacher_that_plays_like_random_play_founds_nothing(agent: str, tmp_path: Path) -> None:
+    mountain = environment("mountaincar", frame_cap=10, episodes=2)
+    with pytest.raises(MismatchError, match="both score -10 over 2 episodes"):
+        evolve(policy(mountain, "q", TINY), agent, run=tmp_path)
+    assert not finished(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"generations": 0}, "generations must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"agent": "classic"}, "is a recipe of kind 'distill', wanted 'generations'"),
+        ({"episodes": 0}, "episodes and num_envs must be at least 1"),
+    ],
+)
+def test_what_cannot_be_is_refused(changes: dict[str, Any], message: str, agent: str, tmp_path: Path) -> None:
+    with pytest.raises(RlkdError, match=message) as refused:
+        evolve(teacher(), **{"agent": agent, "run": tmp_path} | changes)
+    assert isinstance(refused.value, RecipeError)
+
+
+def test_the_table_names_each_generation_and_its_parent(whole: JsonDict) -> None:
+    text = StringIO()
+    Console(file=text, width=160).print(lineage_table(whole))
+    rows = text.getvalue().splitlines()
+    for entry in whole["generations"]:
+        (row,) = (line for line in rows if line.rstrip(" │").endswith(entry["hash"][:8]))
+        assert f"{entry['parameters']:,}" in row
+        if entry["parents"]:
+            assert entry["parents"][0][:8] in row
