@@ -236,6 +236,13 @@ class OwnExtractor(NatureCNN):
         ),
         ("ppo", pictures(40), DISCRETE, {"policy": "MlpPolicy"}, r"MlpPolicy on observations \[4, 40, 40\]"),
         ("ppo", gymnasium.spaces.Discrete(9), DISCRETE, {}, "Discrete.* where a Box is expected"),
+        (
+            "ppo",
+            gymnasium.spaces.Dict({"vector": VECTOR}),
+            DISCRETE,
+            {"policy": "MultiInputPolicy"},
+            "Dict.* where a Box is expected",
+        ),
         ("ppo", VECTOR, gymnasium.spaces.MultiDiscrete([2, 3]), {}, "action space .*MultiDiscrete"),
         ("ppo", VECTOR, gymnasium.spaces.MultiBinary(3), {}, "action space .*MultiBinary"),
         ("dqn", VECTOR, gymnasium.spaces.Discrete(3, start=1), {}, "actions that start at 1"),

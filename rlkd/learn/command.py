@@ -49,12 +49,13 @@ def train(
         )
     if frames is not None:
         recipe = replace(recipe, frames=frames)
+    origin = f"{name} on {environment.id}, seed {seed}, {recipe.frames:,} frames"
     if isinstance(recipe, Ppo):
-        policy = train_ppo(environment, recipe, run=folder, seed=seed, device=device, origin=command)
+        policy = train_ppo(environment, recipe, run=folder, seed=seed, device=device, origin=origin)
     else:
         from rlkd.learn.sb3 import train_sb3  # loads Stable-Baselines3, which our own learner does not need
 
-        policy = train_sb3(environment, recipe, run=folder, seed=seed, device=device, origin=command)
+        policy = train_sb3(environment, recipe, run=folder, seed=seed, device=device, origin=origin)
     record = {
         "kind": "train",
         "status": "done",

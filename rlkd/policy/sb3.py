@@ -93,7 +93,7 @@ def from_model(model: Any) -> Policy:
     }
     statistics = model.get_vec_normalize_env()
     normaliser = None
-    if statistics is not None and statistics.norm_obs:
+    if statistics is not None and statistics.norm_obs and not isinstance(statistics.obs_rms, dict):
         moments = (statistics.obs_rms.mean, statistics.obs_rms.var)
         mean, variance = (tuple(np.ravel(part).astype(np.float64).tolist()) for part in moments)
         limit, epsilon = float(statistics.clip_obs), float(statistics.epsilon)
