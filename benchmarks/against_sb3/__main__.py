@@ -152,7 +152,8 @@ def run_loop(num_envs: int, seed: int) -> Record:
     answers = torch.cat(logits)
     collected = time.perf_counter()
     generator = np.random.default_rng(seed)
-    for _ in range(GRADIENT_STEPS):
+    for step in range(GRADIENT_STEPS):
+        optimiser.param_groups[0]["lr"] = RATE * (1 - 0.9 * step / GRADIENT_STEPS)  # the schedule that rlkd uses
         picks = generator.integers(STATES, size=BATCH)
         batch = torch.as_tensor(np.stack([observations[pick] for pick in picks]))
         output = student(batch)
@@ -190,7 +191,7 @@ def _as_sb3(teacher: Any, venv: Any) -> Any:
     import torch
     from stable_baselines3 import PPO
 
-    model = PPO("CnnPolicy", venv, device="cpu", n_steps=8)
+    model = PPO("CnnPolicy", venv, device="cpu", n_steps=64, batch_size=64)
     ours = teacher.network.state_dict()
     names = {f"encoder.{k}": f"features_extractor.cnn.{k}" for k in (0, 2, 4)} | {
         "encoder.7": "features_extractor.linear.0",
