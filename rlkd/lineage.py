@@ -16,12 +16,12 @@ from rich.table import Table
 
 from rlkd import metrics, recipe, storage
 from rlkd.data import Evaluation, JsonDict
-from rlkd.distillation import measure_baseline, run_distillation
+from rlkd.distillation import Baseline, measure_baseline, run_distillation
 from rlkd.distillation.checkpoint import refuse_other_kinds
 from rlkd.distillation.command import check_seed
 from rlkd.distillation.run import check_normalisable
 from rlkd.errors import StorageError
-from rlkd.evaluation import environment_of, play, play_randomly, result_record
+from rlkd.evaluation import Played, environment_of, play, play_randomly, result_record
 from rlkd.policy import Policy, as_policy, load
 from rlkd.recipe import Distill, Environment, Generations, Network, build, recipe_hash, to_table
 from rlkd.stats import normalised_score
@@ -78,11 +78,13 @@ def evolve(
         refuse_other_kinds(line.run, "evolve")
         random = _random_play(line, identity, stop)
         records = [_finished(line.run, 0, identity) or _found(line, founder, random, identity, stop)]
-        parent = founder
+        parent, seen = founder, None
         for number in range(1, rule.generations + 1):
             record = _finished(line.run, number, identity)
             if record is None:
-                record = _breed(line, number, parent, records, random, identity, stop)
+                # A parent that was born in this call has been measured already; one from an earlier call has not.
+                baseline = _baseline(line, parent, random, stop) if seen is None else Baseline(seen, random)
+                record, seen = _breed(line, number, parent, records, baseline, identity)
             records.append(record)
             parent = load(line.run / str(record["path"]))
             content = _summary(line, records, random, command)
@@ -182,19 +184,8 @@ def _found(line: Lineage, teacher: Policy, random: Evaluation, identity: str, st
     return record
 
 
-def _breed(
-    line: Lineage,
-    number: int,
-    parent: Policy,
-    ancestors: Sequence[JsonDict],
-    random: Evaluation,
-    identity: str,
-    stop: metrics.StopSignal,
-) -> JsonDict:
-    """Train, measure and record one generation; the record is written last."""
-    started = time.monotonic()
-    folder, seed = line.run / _folder(number), line.seed + 1000 * number
-    baseline = measure_baseline(
+def _baseline(line: Lineage, parent: Policy, random: Evaluation, stop: metrics.StopSignal) -> Baseline:
+    return measure_baseline(
         parent,
         line.environment,
         episodes=line.episodes,
@@ -202,6 +193,14 @@ def _breed(
         random=random,
         stop=stop,
     )
+
+
+def _breed(
+    line: Lineage, number: int, parent: Policy, ancestors: Sequence[JsonDict], baseline: Baseline, identity: str
+) -> tuple[JsonDict, Played]:
+    """Train, measure and record one generation; the record is written last. Also what it played, for the next one."""
+    started = time.monotonic()
+    folder, seed = line.run / _folder(number), line.seed + 1000 * number
     result = run_distillation(
         parent,
         {f"generation-{number}": line.network},
@@ -216,8 +215,8 @@ def _breed(
     student = result.students[0]
     path = _folder(number) / "policy.safetensors"
     student.policy.save(line.run / path)
-    normalised = normalised_score([student.evaluation.scores], ancestors[0]["scores"], random.scores)
-    record = result_record(student.evaluation, random=random, path=line.run / path) | {
+    normalised = normalised_score([student.evaluation.scores], ancestors[0]["scores"], baseline.random.scores)
+    record = result_record(student.evaluation, random=baseline.random, path=line.run / path) | {
         "number": number,
         "path": str(path),
         "parents": list(student.policy.spec.parents),
@@ -234,7 +233,7 @@ def _breed(
         "seconds": round(time.monotonic() - started, 2),
     }
     storage.write_json(folder / "record.json", record)
-    return record
+    return record, student.played
 
 
 def _summary(line: Lineage, records: Sequence[JsonDict], random: Evaluation, command: str) -> JsonDict:
@@ -251,6 +250,7 @@ def _summary(line: Lineage, records: Sequence[JsonDict], random: Evaluation, com
         "teacher": records[0],
         "random": {"mean": random.mean, "scores": list(random.scores)},
         "generations": list(records),
+        "versions": storage.versions(),
     }
 
 

@@ -10,9 +10,11 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,12 @@ def read_json(path: Path) -> Any:
         raise StorageError(_explain(error, path, 0)) from None
     except (ValueError, RecursionError):
         raise StorageError(f"{path}: damaged, not a JSON document") from None
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on, for its record."""
+    names = ("torch", "numpy", "gymnasium", "ale-py")
+    return {name: version(name) for name in names} | {"python": platform.python_version()}
 
 
 def sha256(content: bytes) -> str:

@@ -241,7 +241,7 @@ class OwnExtractor(NatureCNN):
             gymnasium.spaces.Dict({"vector": VECTOR}),
             DISCRETE,
             {"policy": "MultiInputPolicy"},
-            "Dict.* where a Box is expected",
+            "CombinedExtractor.* is not read|Dict.* where a Box is expected",
         ),
         ("ppo", VECTOR, gymnasium.spaces.MultiDiscrete([2, 3]), {}, "action space .*MultiDiscrete"),
         ("ppo", VECTOR, gymnasium.spaces.MultiBinary(3), {}, "action space .*MultiBinary"),

@@ -1,10 +1,8 @@
 """A finished distillation run as JSON and as a table for the terminal."""
 
-import platform
-from importlib.metadata import version
-
 from rich.table import Table
 
+from rlkd import storage
 from rlkd.data import JsonDict
 from rlkd.distillation.run import Result, StudentResult
 from rlkd.distillation.terms import reported_temperatures
@@ -36,8 +34,7 @@ def run_record(result: Result, recipe: Distill, environment: Environment, *, see
         "steps": result.steps,
         "frames": result.steps * environment.frame_skip,
         "seconds": {name: round(value, 2) for name, value in result.seconds.items()},
-        "versions": {name: version(name) for name in ("torch", "numpy", "gymnasium", "ale-py")}
-        | {"python": platform.python_version()},
+        "versions": storage.versions(),
     }
 
 

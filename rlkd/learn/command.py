@@ -44,9 +44,7 @@ def train(
     name = agent or ("rl/ppo" if environment.source == "ale" else "rl/ppo_classic")
     recipe = load_any(recipes.resolve(name, "agents"), overrides=overrides)
     if not isinstance(recipe, Ppo | Sb3):
-        raise RecipeError(
-            f"'{name}' does not say how to train; `rlkd list agents` shows rl/ and sb3/ recipes"
-        )
+        raise RecipeError(f"'{name}' does not say how to train; `rlkd list agents` shows rl/ and sb3/ recipes")
     if frames is not None:
         recipe = replace(recipe, frames=frames)
     origin = f"{name} on {environment.id}, seed {seed}, {recipe.frames:,} frames"
@@ -66,6 +64,7 @@ def train(
         "agent": to_table(recipe),
         "recipe_hash": recipe_hash(recipe),
         "hash": policy.spec.hash,
+        "versions": storage.versions(),
     }
     storage.write_json(folder / "run.json", record)
     return policy
