@@ -8,9 +8,10 @@ import errno
 import json
 import os
 import shlex
+import shutil
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -102,10 +103,8 @@ class Train:
             command=_command(),
         )
         path = f"{folder}/generations/000/policy.safetensors"
-        if self.json:
-            print(json.dumps({"run": folder, "path": path, "hash": policy.spec.hash}))
-        else:
-            print(f"policy   {path}\nscore it with: rlkd eval {path}\ncurves: rlkd report {folder}")
+        text = f"policy   {path}\nscore it with: rlkd eval {path}\ncurves: rlkd report {folder}"
+        print(json.dumps({"run": folder, "path": path, "hash": policy.spec.hash}) if self.json else text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +151,9 @@ class Distill:
         if self.json:
             print(json.dumps(record))
             return
-        from rich.console import Console
-
         from rlkd.distillation import result_table
 
-        Console().print(result_table(record))
+        _print(result_table, record)
         for entry in record["students"]:
             print(f"{entry['name']:14} {entry['path']}")
         print(f"pictures: rlkd report {self.run_folder}")
@@ -206,11 +203,9 @@ class Evolve:
         if self.json:
             print(json.dumps(record))
             return
-        from rich.console import Console
-
         from rlkd.lineage import lineage_table
 
-        Console().print(lineage_table(record))
+        _print(lineage_table, record)
         print(f"pictures: rlkd report {self.run_folder}")
 
 
@@ -237,9 +232,7 @@ class Eval:
         if self.json:
             print(json.dumps({"results": records}))
             return
-        from rich.console import Console
-
-        Console().print(results_table(records))
+        _print(results_table, records)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +283,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rlkd: the disk is full: {error}; free some space and run the same command again", file=sys.stderr)
         return 2
     return 0
+
+
+def _print(table: Callable[..., object], content: object) -> None:
+    from rich.console import Console
+
+    width = shutil.get_terminal_size((160, 24)).columns  # files and pipes have no width: nothing is cut off there
+    Console(width=width).print(table(content, width=width))
 
 
 def _slug(name: str) -> str:

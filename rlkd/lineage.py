@@ -22,6 +22,7 @@ from rlkd.distillation.command import check_seed
 from rlkd.distillation.run import check_normalisable
 from rlkd.errors import StorageError
 from rlkd.evaluation import Played, environment_of, play, play_randomly, result_record
+from rlkd.evaluation.record import WIDE, terminal_table
 from rlkd.policy import Policy, as_policy, load
 from rlkd.recipe import Distill, Environment, Generations, Network, build, recipe_hash, to_table
 from rlkd.stats import normalised_score
@@ -85,6 +86,11 @@ def evolve(
                 # A parent that was born in this call has been measured already; one from an earlier call has not.
                 baseline = _baseline(line, parent, random, stop) if seen is None else Baseline(seen, random)
                 record, seen = _breed(line, number, parent, records, baseline, identity)
+            elif parent.spec.hash in record["parents"]:
+                seen = None
+            else:
+                folder = line.run / _folder(number)
+                raise StorageError(f"{folder} learned from another generation {number - 1} than this; delete it")
             records.append(record)
             parent = load(line.run / str(record["path"]))
             content = _summary(line, records, random, command)
@@ -254,20 +260,26 @@ def _summary(line: Lineage, records: Sequence[JsonDict], random: Evaluation, com
     }
 
 
-def lineage_table(record: JsonDict) -> Table:
-    """A lineage for the terminal: one row a generation, and whom it learned from."""
-    table = Table(title=f"{record['environment']['id']}, {record['operator']}, {record['status']}")
-    for column in ("generation", "parent", "score [95 %]", "TN to the first [95 %]", "agrees", "parameters", "hash"):
-        table.add_column(column, justify="right")
+def lineage_table(record: JsonDict, *, width: int = WIDE) -> Table:
+    """A lineage for the terminal, `width` characters wide: one row a generation, and whom it learned from."""
+    table = terminal_table(f"{record['environment']['id']}, {record['operator']}, {record['status']}")
+    headers = ["generation", "parent", "score [95 %]", "TN to the first [95 %]", "agrees", "parameters", "hash"]
+    if width < WIDE:
+        headers = ["generation", "score [95 %]", "TN [95 %]", "agrees", "parameters", "hash"]
+    for header in headers:
+        table.add_column(header, justify="right")
     for entry in record["generations"]:
         (low, high), (tn_low, tn_high) = entry["ci95"], entry["normalised_ci95"]
-        table.add_row(
-            str(entry["number"]),
-            entry["parents"][0][:8] if entry["parents"] else "",
-            f"{entry['mean']:.1f} [{low:.1f}, {high:.1f}]",
-            f"{entry['normalised']:.3f} [{tn_low:.2f}, {tn_high:.2f}]",
-            f"{entry['agreement']:.1%}" if "agreement" in entry else "",
-            f"{entry['parameters']:,}",
-            entry["hash"][:8],
-        )
+        normalised = f"{entry['normalised']:.3f} [{tn_low:.2f}, {tn_high:.2f}]"
+        cells = {
+            "generation": str(entry["number"]),
+            "parent": entry["parents"][0][:8] if entry["parents"] else "",
+            "score [95 %]": f"{entry['mean']:.1f} [{low:.1f}, {high:.1f}]",
+            "TN to the first [95 %]": normalised,
+            "TN [95 %]": normalised,
+            "agrees": f"{entry['agreement']:.1%}" if "agreement" in entry else "",
+            "parameters": f"{entry['parameters']:,}",
+            "hash": entry["hash"][:8],
+        }
+        table.add_row(*(cells[header] for header in headers))
     return table

@@ -53,9 +53,7 @@ def data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        pytest.param(
-            "frame_cap", "frame_cop", "unknown key 'frame_cop'; did you mean 'frame_cap'?", id="unknown key"
-        ),
+        pytest.param("frame_cap", "frame_cop", "unknown key 'frame_cop'; did you mean 'frame_cap'?", id="unknown key"),
         pytest.param(
             'name = "500-steps"',
             'name = "x"\nepisode = 3',
@@ -173,9 +171,7 @@ def test_an_ambiguous_name_is_refused_with_its_candidates(data_root: Path) -> No
     for folder in ("atari", "other"):
         (data_root / "envs" / folder).mkdir(parents=True)
         (data_root / "envs" / folder / "pong.toml").write_text(CARTPOLE)
-    with pytest.raises(
-        RecipeError, match="'pong' is ambiguous in envs: atari/pong, other/pong; give the full name"
-    ):
+    with pytest.raises(RecipeError, match="'pong' is ambiguous in envs: atari/pong, other/pong; give the full name"):
         recipe.resolve("pong", "envs")
     assert recipe.load("other/pong", Environment).id == "CartPole-v1"
 
@@ -347,9 +343,7 @@ def test_the_hash_is_of_the_sorted_table_and_nothing_else() -> None:
 def test_the_hash_tells_values_and_kinds_apart() -> None:
     one = Generations(operator="fresh", distill="a")
     assert recipe.recipe_hash(one) != recipe.recipe_hash(dataclasses.replace(one, generations=4))
-    assert recipe.recipe_hash(one) == recipe.recipe_hash(
-        Generations(operator="fresh", distill="a", generations=3)
-    )
+    assert recipe.recipe_hash(one) == recipe.recipe_hash(Generations(operator="fresh", distill="a", generations=3))
 
 
 @pytest.mark.parametrize(("given_value", "same"), [(2, 2.0), (-0.0, 0.0), (0, 0.0)])

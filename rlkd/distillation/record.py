@@ -6,7 +6,7 @@ from rlkd import storage
 from rlkd.data import JsonDict
 from rlkd.distillation.run import Result, StudentResult
 from rlkd.distillation.terms import reported_temperatures
-from rlkd.evaluation.record import result_record
+from rlkd.evaluation.record import WIDE, kilobytes, result_record, terminal_table
 from rlkd.recipe import Distill, Environment, recipe_hash, to_table
 from rlkd.stats import failed_share, normalised_score
 
@@ -59,43 +59,50 @@ def _student(entry: StudentResult, result: Result, seed: int, environment: Envir
     }
 
 
-def result_table(record: JsonDict) -> Table:
-    """The run's table for the terminal: who, how large, how good, how alike."""
-    table = Table(title=f"{record['teacher']['environment']}, {record['teacher']['protocol']}")
+def result_table(record: JsonDict, *, width: int = WIDE) -> Table:
+    """The run's table for the terminal, `width` characters wide: who, how large, how good, how alike."""
+    teacher, random = record["teacher"], record["random"]
+    table = terminal_table(f"{teacher['environment']}, {teacher['protocol']}", caption="below the line: controls")
+    headers = ["parameters", "of teacher", "KB", "score [95 %]", "TN [95 %]", "failed", "agrees", "KL", "KL own states"]
+    if width < WIDE:
+        headers = ["parameters", "of\nteacher", "score", "TN [95 %]", "failed", "agrees"]
     table.add_column("policy")
-    columns = ("parameters", "of teacher", "KB", "score [95 %]", "TN [95 %]", "failed", "agrees")
-    for column in (*columns, "KL teacher's", "KL own states"):
-        table.add_column(column, justify="right")
-    teacher = record["teacher"]
-    table.add_row("teacher", f"{teacher['parameters']:,}", "1", _kilobytes(teacher), _score(teacher), "1")
-    for entry in record["students"]:
-        table.add_row(entry["name"], *_cells(entry))
-    table.add_section()
-    for entry in record["controls"]:
-        table.add_row(f"control: {entry['name'].replace('_', ' ')}", *_cells(entry), style="dim")
-    table.add_row("control: random play", "", "", "", f"{record['random']['mean']:.1f}", "0", style="dim")
+    for header in headers:
+        table.add_column(header, justify="right")
+    rows = [("teacher", _size(teacher) | {"of teacher": "1", "TN [95 %]": "1"})]
+    rows += [(entry["name"], _cells(entry)) for entry in record["students"]]
+    controls = [(entry["name"].replace("_", " "), _cells(entry)) for entry in record["controls"]]
+    controls.append(("random play", {"score": f"{random['mean']:.1f}", "TN [95 %]": "0"}))
+    for style, group in ((None, rows), ("dim", controls)):
+        for name, cells in group:
+            table.add_row(name, *(_cell(cells, header) for header in headers), style=style)
+        table.add_section()
     return table
 
 
-def _cells(entry: JsonDict) -> tuple[str, ...]:
-    low, high = entry["normalised_ci95"]
-    return (
-        f"{entry['parameters']:,}",
-        f"1/{1 / entry['parameter_ratio']:.1f}",
-        _kilobytes(entry),
-        _score(entry),
-        f"{entry['normalised']:.3f} [{low:.2f}, {high:.2f}]",
-        f"{entry['failed_share']:.0%}",
-        f"{entry['agreement']:.1%}",
-        f"{entry['kl_teacher_states']:.3f}",
-        f"{entry['kl_student_states']:.3f}",
-    )
+def _cell(cells: dict[str, str], header: str) -> str:
+    header = header.replace("\n", " ")
+    return cells.get(header) or cells.get(header.removesuffix(" [95 %]"), "")
 
 
-def _score(entry: JsonDict) -> str:
+def _size(entry: JsonDict) -> dict[str, str]:
     low, high = entry["ci95"]
-    return f"{entry['mean']:.1f} [{low:.1f}, {high:.1f}]"
+    score = f"{entry['mean']:.1f}"
+    return {
+        "parameters": f"{entry['parameters']:,}",
+        "KB": kilobytes(entry),
+        "score": score,
+        "score [95 %]": f"{score} [{low:.1f}, {high:.1f}]",
+    }
 
 
-def _kilobytes(entry: JsonDict) -> str:
-    return f"{entry['weight_bytes'] / 1000:,.0f}"
+def _cells(entry: JsonDict) -> dict[str, str]:
+    (low, high), ratio = entry["normalised_ci95"], entry["parameter_ratio"]
+    return _size(entry) | {
+        "of teacher": f"1/{1 / ratio:.1f}" if ratio < 1 else f"{ratio:.1f} x",
+        "TN [95 %]": f"{entry['normalised']:.3f} [{low:.2f}, {high:.2f}]",
+        "failed": f"{entry['failed_share']:.0%}",
+        "agrees": f"{entry['agreement']:.1%}",
+        "KL": f"{entry['kl_teacher_states']:.3f}",
+        "KL own states": f"{entry['kl_student_states']:.3f}",
+    }

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich import box
 from rich.table import Table
 
 from rlkd.data import Evaluation, JsonDict
@@ -11,6 +12,8 @@ from rlkd.policy import as_policy, parse_rule
 from rlkd.recipe import recipe_hash, shipped
 from rlkd.stats import mean_interval
 from rlkd.vector import as_recipe
+
+WIDE = 130  # columns of a terminal from which on tables show everything
 
 
 def result_record(evaluation: Evaluation, *, random: Evaluation, path: Path | None = None) -> JsonDict:
@@ -70,22 +73,36 @@ def evaluate_files(
     return records
 
 
-def results_table(records: Sequence[JsonDict]) -> Table:
-    """Scores for the terminal."""
-    table = Table(title=" / ".join(sorted({f"{record['environment']}, {record['protocol']}" for record in records})))
+def results_table(records: Sequence[JsonDict], *, width: int = WIDE) -> Table:
+    """Scores for the terminal, `width` characters wide."""
+    table = terminal_table(" / ".join(sorted({f"{entry['environment']}, {entry['protocol']}" for entry in records})))
     table.add_column("policy", overflow="fold")
-    for column in ("score [95 %]", "std", "random", "episodes", "rule", "parameters", "KB"):
-        table.add_column(column, justify="right")
-    for record in records:
-        low, high = record["ci95"]
-        table.add_row(
-            record["policy"],
-            f"{record['mean']:.2f} [{low:.2f}, {high:.2f}]",
-            f"{record['std']:.2f}",
-            f"{record['random_mean']:.2f}",
-            str(record["episodes"]),
-            record["rule"],
-            f"{record['parameters']:,}",
-            f"{record['weight_bytes'] / 1000:,.0f}",
-        )
+    headers = ["score [95 %]", "std", "random", "episodes", "rule", "parameters", "KB"]
+    if width < WIDE:
+        headers = ["score [95 %]", "random", "episodes", "rule", "parameters"]
+    for header in headers:
+        table.add_column(header, justify="right")
+    for entry in records:
+        low, high = entry["ci95"]
+        cells = {
+            "score [95 %]": f"{entry['mean']:.2f} [{low:.2f}, {high:.2f}]",
+            "std": f"{entry['std']:.2f}",
+            "random": f"{entry['random_mean']:.2f}",
+            "episodes": str(entry["episodes"]),
+            "rule": entry["rule"],
+            "parameters": f"{entry['parameters']:,}",
+            "KB": kilobytes(entry),
+        }
+        table.add_row(entry["policy"], *(cells[header] for header in headers))
     return table
+
+
+def terminal_table(title: str, caption: str | None = None) -> Table:
+    """An empty table that wastes no columns: terminals have 80."""
+    return Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+
+
+def kilobytes(entry: JsonDict) -> str:
+    """Stored weights in thousands of bytes."""
+    size = float(entry["weight_bytes"]) / 1000
+    return f"{size:,.0f}" if size >= 10 else f"{size:.1f}"
