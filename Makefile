@@ -45,7 +45,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 demo: $(STAMP)
-	$(BIN)/rlkd distill policy:pong --agent demo --run runs/demo
+	$(BIN)/rlkd distill policy:pong --agent demo --episodes 50 --run runs/demo
 	$(BIN)/rlkd report runs/demo
 
 # OpenMP threads that spin while they wait take the cores from the environments (see rlkd.vector).

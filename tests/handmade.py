@@ -1,9 +1,15 @@
-"""Policies made by hand, and environments cut short: the same on every machine, ready at once."""
+"""Policies made by hand, environments cut short, commands in processes of their own: what several tests start from."""
 
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from rlkd.policy import Kind, Policy, PolicyNetwork, PolicySpec, Rule
@@ -101,3 +107,28 @@ def small_distillation(**changes: Any) -> Distill:
         held_out_states=64,
     )
     return replace(recipe, **changes)
+
+
+def started(arguments: Sequence[str], folder: Path, *, first: str = "") -> subprocess.Popen[str]:
+    """`rlkd ARGUMENTS` in a process and a process group of its own; `first` is a line of Python that runs before."""
+    program = f"import sys\nfrom rlkd.cli import main\n{first}\nsys.exit(main(sys.argv[1:]))"
+    paths = os.pathsep.join(filter(None, (str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH"))))
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": paths},
+        start_new_session=True,
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Until the process has come so far; fails if it ends before."""
+    end = time.monotonic() + 120
+    while not condition():
+        if process.poll() is not None or time.monotonic() > end:
+            process.kill()
+            pytest.fail(f"never came so far: {process.communicate()}")
+        time.sleep(0.005)

@@ -4,9 +4,7 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +22,19 @@ from rlkd.errors import Stopped, StorageError
 from rlkd.metrics import read_metrics
 from rlkd.policy import Policy
 from rlkd.recipe import Distill, Network, Source
-from tests.handmade import LINEAR, TINY, TINY_PIXELS, cartpole_teacher, environment, policy, student_file
+from tests.handmade import (
+    LINEAR,
+    TINY,
+    TINY_PIXELS,
+    cartpole_teacher,
+    environment,
+    policy,
+    started,
+    student_file,
+    wait_for,
+)
 from tests.handmade import small_distillation as small
 
-ROOT = Path(__file__).parent.parent
 STEPS = 1500
 CARTPOLE = environment("cartpole", frame_cap=200)
 SETTINGS = (
@@ -43,31 +50,10 @@ def arguments(folder: Path, run: str) -> list[str]:
     return [*named, "--run", str(folder / run), "--agent", "classic", "--episodes", "5", "--json", *settings]
 
 
-def started(folder: Path, run: str, *, checkpoint_seconds: float = 30.0) -> subprocess.Popen[str]:
+def begun(folder: Path, run: str, *, checkpoint_seconds: float = 30.0) -> subprocess.Popen[str]:
     """The command in a process of its own."""
-    program = (
-        "import sys; from rlkd.distillation import learning; from rlkd.cli import main; "
-        f"learning.CHECKPOINT_SECONDS = {checkpoint_seconds}; sys.exit(main(sys.argv[1:]))"
-    )
-    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *arguments(folder, run)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": paths},
-    )
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Until the process has come so far; fails if it ends before."""
-    end = time.monotonic() + 120
-    while not condition():
-        if process.poll() is not None or time.monotonic() > end:
-            process.kill()
-            pytest.fail(f"never came so far: {process.communicate()}")
-        time.sleep(0.01)
+    first = f"from rlkd.distillation import learning\nlearning.CHECKPOINT_SECONDS = {checkpoint_seconds}"
+    return started(arguments(folder, run), folder, first=first)
 
 
 def steps_saved(run: Path) -> list[int]:
@@ -111,7 +97,7 @@ def finish(folder: Path, run: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_stopped_by_a_signal_it_says_so_and_goes_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    process, run = started(folder, "terminated"), folder / "terminated"
+    process, run = begun(folder, "terminated"), folder / "terminated"
     wait_for(lambda: bool(read_metrics(run)), process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
@@ -130,7 +116,7 @@ def test_killed_it_leaves_a_folder_that_the_same_command_finishes(
     saved: bool, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = f"killed-{saved}"
-    process = started(folder, name, checkpoint_seconds=0.0 if saved else 1e9)
+    process = begun(folder, name, checkpoint_seconds=0.0 if saved else 1e9)
     wait_for(lambda: bool(read_metrics(folder / name)) and (min(steps_saved(folder / name)) > 0) == saved, process)
     process.kill()
     process.communicate()
@@ -140,7 +126,7 @@ def test_killed_it_leaves_a_folder_that_the_same_command_finishes(
 
 def test_a_signal_while_the_teacher_is_measured_is_answered_at_once(folder: Path) -> None:
     run = folder / "early"
-    process = started(folder, "early")
+    process = begun(folder, "early")
     wait_for((run / "teacher.safetensors").exists, process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)

@@ -3,9 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -23,9 +20,9 @@ from rlkd.evaluation import play_randomly
 from rlkd.lineage import evolve, lineage_table
 from rlkd.policy import Policy, load
 from rlkd.recipe import Environment
-from tests.handmade import TINY, cartpole_teacher, environment, policy, small_distillation, student_file
+from tests.handmade import TINY, cartpole_teacher, environment, policy, started, student_file, wait_for
+from tests.handmade import small_distillation as small
 
-ROOT = Path(__file__).parent.parent
 CARTPOLE = environment("cartpole", frame_cap=200, episodes=8)
 RECORDED = (
     *("number", "path", "parents", "recipe_hash", "seed", "mean", "std", "ci95", "scores", "seeds", "parameters"),
@@ -38,7 +35,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A generations recipe: two students of 114 parameters in a row."""
     folder = tmp_path_factory.mktemp("agent")
     distill = folder / "distill.toml"
-    distill.write_text(recipe.dump(small_distillation(gradient_steps=300, batch_size=128)))
+    distill.write_text(recipe.dump(small(gradient_steps=300, batch_size=128)))
     student = student_file(folder, "tiny", TINY)
     path = folder / "two.toml"
     path.write_text(
@@ -130,20 +127,10 @@ def test_killed_and_started_again_it_repeats_no_finished_generation(
 ) -> None:
     teacher().save(tmp_path / "teacher.safetensors")
     run = tmp_path / "run"
-    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    many = ("--agent", agent, "--run", "run", "--generations", "20")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rlkd", "evolve", "teacher.safetensors", *many],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": paths},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+    process = started(
+        ["evolve", "teacher.safetensors", "--agent", agent, "--run", "run", "--generations", "20"], tmp_path
     )
-    end = time.monotonic() + 120
-    while not (run / "generations" / "001" / "record.json").exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.005)
+    wait_for((run / "generations" / "001" / "record.json").exists, process)
     process.kill()
     process.communicate()
     before = finished(run)

@@ -1,0 +1,358 @@
+"""Tests of `rlkd.cli`: one JSON object on stdout, one clear line for a mistake, the right exit code, nothing half-written."""
+
+import base64
+import errno
+import json
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlkd import metrics, recipe, storage
+from rlkd.cli import main
+from rlkd.policy import load
+from tests.handmade import (
+    TINY,
+    TINY_PIXELS,
+    cartpole_teacher,
+    environment,
+    policy,
+    small_distillation,
+    started,
+    student_file,
+    wait_for,
+)
+from tests.test_distillation import PROMISED, PROMISED_OF_STUDENTS
+from tests.test_evaluation import RESULT_KEYS
+
+CARTPOLE = environment("cartpole", frame_cap=200, episodes=4)
+SOON = ("--frames", "4000", "--set", "rollout_steps=16")
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CartPole teacher, a Pong policy, a student's network, a recipe each for `distill` and `evolve`."""
+    folder = tmp_path_factory.mktemp("files")
+    cartpole_teacher(rule="sampled", recipe=CARTPOLE).save(folder / "teacher.safetensors")
+    policy(environment("pong"), "categorical", TINY_PIXELS).save(folder / "pong.safetensors")
+    student_file(folder, "tiny", TINY)
+    (folder / "small.toml").write_text(recipe.dump(small_distillation(controls=("hard_labels", "shuffled_teacher"))))
+    evolve = 'kind = "generations"\noperator = "fresh"\ngenerations = 1\n'
+    (folder / "line.toml").write_text(evolve + 'distill = "small.toml"\nstudent = "tiny.toml"\n')
+    pong = environment("pong")
+    assert pong.emulator is not None
+    eighteen = replace(pong, emulator=replace(pong.emulator, action_set="full"))
+    (folder / "eighteen.toml").write_text(recipe.dump(eighteen))
+    return folder
+
+
+@pytest.fixture
+def work(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own with a copy of all those files, as the current one."""
+    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+DISTILL = ("distill", "teacher.safetensors", "--student", "tiny.toml", "--agent", "small.toml", "--run", "run")
+
+
+def printed(arguments: Sequence[str], capfd: Capture) -> dict[str, Any]:
+    """The one JSON object that a command prints; file descriptors are watched, not Python's streams alone."""
+    capfd.readouterr()
+    assert main([*arguments, "--json"]) == 0
+    out = capfd.readouterr().out
+    assert out.count("\n") == 1
+    found = json.loads(out)
+    assert isinstance(found, dict)
+    return found
+
+
+def refused(arguments: Sequence[str], capfd: Capture) -> str:
+    """The one line on stderr of a command that ends with exit code 2 and prints nothing."""
+    capfd.readouterr()
+    assert main(arguments) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("rlkd: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    return err
+
+
+def test_list_prints_what_ships(work: Path, capfd: Capture) -> None:
+    found = printed(["list"], capfd)
+    assert {"name": "policy:pong", "about": ""} in found["policies"] or not found["policies"]
+    assert {entry["name"] for entry in found["envs"]} >= {"atari/pong", "classic/cartpole"}
+    assert {"distill/hinton", "students/nature_62k", "rl/ppo"} <= {entry["name"] for entry in found["agents"]}
+    assert list(printed(["list", "envs"], capfd)) == ["envs"]
+    assert main(["list", "agents"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [entry["name"] for entry in found["agents"]]
+
+
+def test_show_prints_a_recipe_with_every_default(work: Path, capfd: Capture) -> None:
+    found = printed(["show", "hinton", "--set", "gradient_steps=7"], capfd)
+    table = found["recipe"]
+    assert (table["kind"], table["gradient_steps"], table["held_out_states"]) == ("distill", 7, 4096)
+    assert found["hash"] == recipe.recipe_hash(recipe.load("hinton", recipe.Distill, overrides=["gradient_steps=7"]))
+    assert main(["show", "hinton"]) == 0
+    (work / "again.toml").write_text(capfd.readouterr().out)
+    assert printed(["show", "again.toml"], capfd)["hash"] == printed(["show", "hinton"], capfd)["hash"]
+
+
+def test_train_then_eval(work: Path, capfd: Capture) -> None:
+    found = printed(["train", "cartpole", *SOON, "--run", "made"], capfd)
+    assert found["run"] == "made"
+    assert load(found["path"]).spec.hash == found["hash"]
+    results = printed(["eval", found["path"], "teacher.safetensors", "--episodes", "4"], capfd)["results"]
+    assert [entry["policy"] for entry in results] == [found["path"], "teacher.safetensors"]
+    for entry in results:
+        assert set(RESULT_KEYS) <= entry.keys()
+        assert entry["file_bytes"] == Path(entry["policy"]).stat().st_size
+    assert results[0]["hash"] == found["hash"]
+    assert results[1]["mean"] > 100 > results[1]["random_mean"]
+
+
+def test_distill_and_evolve(work: Path, capfd: Capture) -> None:
+    found = printed([*DISTILL, "--seed", "3"], capfd)
+    assert set(PROMISED) <= found.keys()
+    assert set(RESULT_KEYS) <= found["teacher"].keys()
+    (student,) = found["students"]
+    assert set(PROMISED_OF_STUDENTS) <= student.keys()
+    assert (student["name"], student["seed"], student["parameters"]) == ("tiny", 3, 114)
+    assert [entry["name"] for entry in found["controls"]] == ["hard_labels", "shuffled_teacher"]
+    assert json.loads(Path("run/run.json").read_text()) == found
+    line = printed(["evolve", student["path"], "--agent", "line.toml", "--run", "line"], capfd)
+    assert [entry["number"] for entry in line["generations"]] == [0, 1]
+    assert line["generations"][0]["hash"] == student["hash"]
+
+
+@pytest.mark.parametrize("columns", ["80", "160"])
+def test_tables_fit_the_terminal(columns: str, work: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    evolve = ("evolve", "teacher.safetensors", "--agent", "line.toml", "--run", "line")
+    for arguments in (DISTILL, evolve, ("eval", "teacher.safetensors")):
+        capfd.readouterr()
+        assert main(arguments) == 0
+        out = capfd.readouterr().out
+        assert "…" not in out
+        assert max(len(line) for line in out.splitlines()) <= int(columns)
+        assert "CartPole-v1" in out
+        intervals = re.findall(r"\[[^\]]*\]", out)
+        assert len(intervals) >= 2
+        assert not any("\n" in interval for interval in intervals)  # none is broken into two lines
+
+
+MISTAKES: dict[str, tuple[str, str]] = {
+    "no teacher": ("distill missing.safetensors", "no policy at missing.safetensors"),
+    "no such shipped policy": ("eval policy:pnog", "no shipped policy 'pnog'"),
+    "not a policy": ("eval tiny.toml", r"not a policy; rlkd reads .safetensors files and Stable-Baselines3 .zip"),
+    "wrong game": (
+        "distill teacher.safetensors --env pong",
+        "CartPole-v1-by-hand was made for CartPole-v1, not for pong",
+    ),
+    "wrong game to eval": ("eval teacher.safetensors --env pong", "was made for CartPole-v1, not for pong"),
+    "wrong game to evolve": ("evolve pong.safetensors --env cartpole", "was made for pong, not for CartPole-v1"),
+    "other actions": ("eval pong.safetensors --env eighteen.toml", "has 6 discrete actions, pong takes 18"),
+    "unknown key": ("distill teacher.safetensors --set gradient_stepz=3", "did you mean 'gradient_steps'"),
+    "wrong type": ("distill teacher.safetensors --set gradient_steps=many", "gradient_steps must be int, got 'many'"),
+    "no value": ("evolve teacher.safetensors --set generations", "--set takes key=value, got 'generations'"),
+    "unknown recipe": ("distill teacher.safetensors --agent hintn", "did you mean 'hinton'"),
+    "unknown student": ("distill teacher.safetensors --student nature_114k", "did you mean 'nature_113k'"),
+    "recipe of another kind": ("evolve teacher.safetensors --agent hinton", "of kind 'distill', wanted 'generations'"),
+    "unknown environment": ("train cartpool", "no recipe 'cartpool' in envs; did you mean 'cartpole'"),
+    "unknown agent": ("train cartpole --agent students/nature", "does not say how to train"),
+    "no such device": ("distill teacher.safetensors --device tpu", "--device tpu: known are auto, cpu and cuda"),
+    "no such number": ("train cartpole --device cuda:99", "--device cuda:99: no such CUDA device"),
+    "no number": ("train cartpole --device cuda:first", "--device cuda:first: .* must be a device's number"),
+    "a student that cannot see": (
+        "distill pong.safetensors --student tiny.toml",
+        r"encoder 'mlp' cannot read observations of shape \[4, 84, 84\]",
+    ),
+    "no rule": ("eval teacher.safetensors --rule best", "rule must be 'greedy', 'sampled'"),
+    "no episodes": ("eval teacher.safetensors --episodes 0", "episodes and num_envs must be at least 1"),
+    "negative seed": ("distill teacher.safetensors --seed -1", "seed must be at least 0, got -1"),
+    "no memory": (
+        "distill teacher.safetensors --student tiny.toml --set source.states=1_000_000_000_000",
+        r"the replay needs \d+.\d GB, .*; lower source.states",
+    ),
+}
+
+
+@pytest.mark.parametrize(("command", "message"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_gets_one_clear_line(command: str, message: str, work: Path, capfd: Capture) -> None:
+    before = set(work.rglob("*"))
+    assert re.search(message, refused(command.split(), capfd))
+    assert set(work.rglob("*")) <= before | {work / "runs", *(work / "runs").rglob("*")}
+    assert not list(work.rglob("*.safetensors.tmp"))
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def altered(content: bytes) -> bytes:
+    return content[:-3] + bytes([content[-3] ^ 1]) + content[-2:]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(cut, "truncated, damaged or not a .safetensors file"), (altered, "does not match its checksum")],
+)
+@pytest.mark.parametrize("verb", ["eval", "distill", "evolve"])
+def test_a_damaged_policy_file_is_named(
+    change: Callable[[bytes], bytes], message: str, verb: str, work: Path, capfd: Capture
+) -> None:
+    path = work / "teacher.safetensors"
+    path.write_bytes(change(path.read_bytes()))
+    assert f"teacher.safetensors: {message}" in refused([verb, "teacher.safetensors"], capfd).replace(
+        "its content ", ""
+    )
+
+
+class Payload:
+    """Leaves a file behind when it is unpickled by somebody careless."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("executed",)
+
+
+@pytest.mark.parametrize("verb", ["eval", "distill", "evolve"])
+def test_a_zip_with_a_payload_is_refused_and_not_executed(verb: str, work: Path, capfd: Capture) -> None:
+    payload = pickle.dumps(Payload())
+    serialized = {":type:": "function", ":serialized:": base64.b64encode(payload).decode()}
+    with zipfile.ZipFile("agent.zip", "w") as archive:
+        archive.writestr("data", json.dumps({"policy_class": serialized, "lr_schedule": serialized}))
+        archive.writestr("policy.pth", payload)
+        archive.writestr("pytorch_variables.pth", payload)
+        archive.writestr("_stable_baselines3_version", "2.8.0")
+    assert "agent.zip" in refused([verb, "agent.zip", "--env", "cartpole"], capfd)
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize("verb", ["distill", "evolve", "train"])
+def test_a_folder_in_use_is_refused(verb: str, work: Path, capfd: Capture) -> None:
+    what = "cartpole" if verb == "train" else "teacher.safetensors"
+    with storage.run_folder(work / "busy"):
+        line = refused([verb, what, "--run", "busy"], capfd)
+    assert f"busy is in use by process {os.getpid()}; wait for it or name another --run" in line
+
+
+def test_a_run_of_another_verb_is_refused(work: Path, capfd: Capture) -> None:
+    assert main(DISTILL) == 0
+    assert "run holds a run of `rlkd distill`" in refused(["evolve", "teacher.safetensors", "--run", "run"], capfd)
+
+
+@pytest.mark.parametrize("kilobytes", [4, 8, 12, 16, 20, 24])
+def test_a_full_disk_is_called_so_and_nothing_is_half_written(kilobytes: int, work: Path) -> None:
+    """A disk of so many kilobytes, each file taking four at least: it fills up later and later in the run."""
+    disk = work / "disk"
+    disk.mkdir()
+    options = f"size={kilobytes}k"
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)], capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        process = started([*DISTILL[:-1], "disk/run", "--episodes", "2", "--json"], work)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 2, err
+        assert out == ""
+        assert err.startswith("rlkd: disk/run")
+        assert "No space left on device" in err or "the disk is full" in err
+        assert not list(disk.rglob("*.tmp"))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_found_without_one_too(work: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+    sync = os.fsync
+
+    def full(descriptor: int) -> None:
+        name = os.readlink(f"/proc/self/fd/{descriptor}")
+        if ".tiny.safetensors." in name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert "run/students/tiny.safetensors: the disk is full" in refused(DISTILL, capfd)
+    monkeypatch.undo()
+    os.chdir(work)
+    assert not list(work.rglob("*.tmp"))
+    assert main(DISTILL) == 0
+
+
+def test_ctrl_c_stops_training_and_the_same_command_goes_on(work: Path, capfd: Capture) -> None:
+    arguments = ["train", "cartpole", "--frames", "60000", "--run", "made", "--json"]
+    process = started(arguments, work)
+    wait_for(lambda: bool(metrics.read_metrics(work / "made")), process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (3, "")
+    assert re.fullmatch(r"rlkd: stopped on a signal; run made is saved at agent step \d+; .* goes on\n", err)
+    assert not list(work.rglob("*.tmp"))
+    assert not (work / "made" / "run.json").exists()
+    assert main(arguments) == 0
+    steps = [line["step"] for line in metrics.read_metrics(work / "made")]
+    assert steps == sorted(set(steps))
+    assert json.loads(capfd.readouterr().out)["run"] == "made"
+
+
+def test_ctrl_c_stops_distilling_and_leaves_nothing_half_written(work: Path) -> None:
+    process = started([*DISTILL, "--set", "gradient_steps=100_000"], work)
+    wait_for(lambda: bool(metrics.read_metrics(work / "run")), process)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (3, "")
+    assert err == "rlkd: stopped on a signal; run run is saved; the same command goes on\n"
+    assert not list(work.rglob("*.tmp"))
+    assert not (work / "run" / "run.json").exists()
+
+
+def test_ctrl_c_ends_an_evaluation_in_one_line(work: Path) -> None:
+    process = started(["eval", "teacher.safetensors", "--episodes", "100000"], work, first="print('begun', flush=True)")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    wait_for(lambda: "torch" in Path(f"/proc/{process.pid}/maps").read_text(), process)
+    time.sleep(1.0)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (3, "")
+    assert err == "rlkd: interrupted; all that was finished is saved\n"
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_error(work: Path) -> None:
+    process = started(["list"], work)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.wait(60) == 0
+    assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("arguments", [["distil"], ["distill"], ["show", "pong", "--jsn"], ["eval"]])
+def test_words_that_are_no_command_end_with_2(arguments: list[str], capfd: Capture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    out, err = capfd.readouterr()
+    assert (ended.value.code, out) == (2, "")
+    assert "rlkd" in err
+
+
+def test_help_names_every_verb(capfd: Capture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    out = capfd.readouterr().out
+    assert all(verb in out for verb in ("list", "show", "train", "distill", "evolve", "eval", "report"))
