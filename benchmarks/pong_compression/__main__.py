@@ -2,8 +2,8 @@
 
     make bench NAME=pong_compression
 
-Main arm: `nature_113k` and `nature_62k` from one replay of 60,000 states, recipe `dagger` (the students visit the states
-more and more, the teacher answers), 40 episodes each, with the shuffled-teacher control.
+Main arm: `nature_113k` and `nature_62k` from one replay of 60,000 states, recipe `dagger` (the students visit
+the states more and more, the teacher answers), 40 episodes each, with the shuffled-teacher control.
 Data arm: `nature_62k` on 3,000, 10,000 and 30,000 distinct teacher states, recipe `policy_distillation`, soft targets
 beside hard labels at the same budget. The recipe and the budget were chosen on a seed that is not among these.
 """
