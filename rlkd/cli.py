@@ -265,8 +265,8 @@ Command = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the process exit code."""
-    command = tyro.cli(Command, prog="rlkd", description=__doc__, args=argv)
     try:
+        command = tyro.cli(Command, prog="rlkd", description=__doc__, args=argv)
         command.run()
         sys.stdout.flush()
     except RlkdError as error:

@@ -408,4 +408,4 @@ def _term(**values: Any) -> dict[str, Any]:
 
 def _distill() -> Distill:
     terms = (Term(divergence="forward_kl"), Term(divergence="mse"))
-    return Distill(source=Source(states=1000), terms=terms, gradient_steps=10)
+    return Distill(source=Source(states=1000), terms=terms, gradient_steps=10, students=("nature_113k",))

@@ -7,6 +7,7 @@ from rich import box
 from rich.table import Table
 
 from rlkd.data import Evaluation, JsonDict
+from rlkd.errors import RecipeError
 from rlkd.evaluation.play import environment_of, play, play_randomly
 from rlkd.policy import as_policy, parse_rule
 from rlkd.recipe import recipe_hash, shipped
@@ -55,7 +56,12 @@ def evaluate_files(
         env: where; None takes each policy's own.
         episodes: per evaluation; None takes the protocol's.
         rule: None takes each policy's own.
+
+    Raises:
+        RlkdError: no policies, or one that cannot be read or does not fit.
     """
+    if not policies:
+        raise RecipeError("nothing to evaluate; name a policy's file, or policy:NAME for a shipped one")
     environment = None if env is None else as_recipe(env)
     wanted = None if rule is None else parse_rule(rule)
     loaded = [as_policy(name) for name in policies]  # all of them first: a wrong name costs no minutes
