@@ -1,94 +1,27 @@
 """Tests of `rlkd.cli`: one JSON object, tables that fit, one clear line and exit code 2 for every mistake."""
 
-import base64
-import errno
 import json
-import os
-import pickle
 import re
-import shutil
-import signal
-import subprocess
-import time
-import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from rlkd import metrics, recipe, storage
+from rlkd import recipe
 from rlkd.cli import main
 from rlkd.policy import load
-from tests.handmade import (
-    TINY,
-    TINY_PIXELS,
-    cartpole_teacher,
-    environment,
-    policy,
-    small_distillation,
-    started,
-    student_file,
-    wait_for,
-)
+from tests.commands import DISTILL, Capture, printed, put_files, refused
 from tests.test_distillation import PROMISED, PROMISED_OF_STUDENTS
 from tests.test_evaluation import RESULT_KEYS
 
-CARTPOLE = environment("cartpole", frame_cap=200, episodes=4)
 SOON = ("--frames", "4000", "--set", "rollout_steps=16")
-Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CartPole teacher, a Pong policy, a student's network, a recipe each for `distill` and `evolve`."""
-    folder = tmp_path_factory.mktemp("files")
-    cartpole_teacher(rule="sampled", recipe=CARTPOLE).save(folder / "teacher.safetensors")
-    policy(environment("pong"), "categorical", TINY_PIXELS).save(folder / "pong.safetensors")
-    student_file(folder, "tiny", TINY)
-    (folder / "small.toml").write_text(recipe.dump(small_distillation(controls=("hard_labels", "shuffled_teacher"))))
-    evolve = 'kind = "generations"\noperator = "fresh"\ngenerations = 1\n'
-    (folder / "line.toml").write_text(evolve + 'distill = "small.toml"\nstudent = "tiny.toml"\n')
-    pong = environment("pong")
-    assert pong.emulator is not None
-    eighteen = replace(pong, emulator=replace(pong.emulator, action_set="full"))
-    (folder / "eighteen.toml").write_text(recipe.dump(eighteen))
-    return folder
 
 
 @pytest.fixture
-def work(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of its own with a copy of all those files, as the current one."""
-    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own with files to name, as the current one."""
+    put_files(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-DISTILL = ("distill", "teacher.safetensors", "--student", "tiny.toml", "--agent", "small.toml", "--run", "run")
-
-
-def printed(arguments: Sequence[str], capfd: Capture) -> dict[str, Any]:
-    """The one JSON object that a command prints; file descriptors are watched, not Python's streams alone."""
-    capfd.readouterr()
-    assert main([*arguments, "--json"]) == 0
-    out = capfd.readouterr().out
-    assert out.count("\n") == 1
-    found = json.loads(out)
-    assert isinstance(found, dict)
-    return found
-
-
-def refused(arguments: Sequence[str], capfd: Capture) -> str:
-    """The one line on stderr of a command that ends with exit code 2 and prints nothing."""
-    capfd.readouterr()
-    assert main(arguments) == 2
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert err.startswith("rlkd: ")
-    assert err.count("\n") == 1
-    assert "Traceback" not in err
-    return err
 
 
 def test_list_prints_what_ships(work: Path, capfd: Capture) -> None:

@@ -17,10 +17,16 @@ import pytest
 
 from rlkd import metrics, storage
 from rlkd.cli import main
+from tests.commands import DISTILL, Capture, put_files, refused
 from tests.handmade import started, wait_for
-from tests.test_cli import DISTILL, Capture, refused
 
-pytest_plugins: list[str] = []
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own with files to name, as the current one."""
+    put_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 def cut(content: bytes) -> bytes:

@@ -155,7 +155,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @pytest.mark.parametrize(
     ("env", "changes", "seed"),
     [
-        pytest.param("cartpole", {"learning_rate": 1e-4}, 0, id="other step size"),
         pytest.param("cartpole", {"network": "WIDE"}, 0, id="other network"),
         pytest.param("acrobot", {}, 0, id="other environment"),
         pytest.param("cartpole", {}, 1, id="other seed"),
@@ -170,9 +169,25 @@ def test_a_run_folder_that_holds_another_run_is_refused_and_kept(
         wide = tmp_path / "wide.toml"
         wide.write_text('kind = "network"\nencoder = "mlp"\nhidden = [128]\n')
         changes = {"network": str(wide)}
-    with pytest.raises(StorageError, match=r"holds a run with another recipe or seed \(0\); name another --run"):
+    with pytest.raises(
+        StorageError, match=r"holds a run with another environment, network or seed \(0\); name another --run"
+    ):
         train_ppo(as_recipe(env), dataclasses.replace(SHORT, **changes), run=tmp_path, seed=seed)
     assert path.read_bytes() == finished
+
+
+def test_a_run_goes_on_with_other_rates_and_its_checkpoint_says_since_when(
+    finished: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / FILE).write_bytes(finished)
+    before = checkpoint_progress(tmp_path)
+    slower = dataclasses.replace(SHORT, learning_rate=1e-4, frames=2 * SHORT.frames)
+    train_ppo(as_recipe("cartpole"), slower, run=tmp_path, seed=0)
+    after = checkpoint_progress(tmp_path)
+    assert after["steps"] > before["steps"]
+    assert after["chunks"][0] == before["chunks"][0]
+    assert [int(chunk.split()[0]) for chunk in after["chunks"]] == [0, before["steps"]]
+    assert f"going on at agent step {before['steps']} with another agent recipe" in capsys.readouterr().err
 
 
 def damaged(content: bytes, how: str) -> bytes:

