@@ -88,6 +88,8 @@ def test_noise_of_teacher_and_random_play_widens_the_interval() -> None:
     for teacher, base in (([8.0, 12.0] * 5, [0.0] * 10), ([10.0] * 10, [-2.0, 2.0] * 5)):
         got = normalised_score(student, teacher, base)
         assert got.low < 0.48 < 0.52 < got.high
+    got = normalised_score([[0.0] * 10], [10.0] * 10, [-2.0, 2.0] * 5)  # also where the student plays like random
+    assert got.low < -0.05 < 0.05 < got.high
 
 
 @pytest.mark.parametrize(

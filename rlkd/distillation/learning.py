@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from os import cpu_count
 from pathlib import Path
 
 import numpy as np
@@ -72,11 +71,11 @@ def learn_rounds(
     resumed = students[0].steps
     recorder = metrics.Recorder(setting.run, resume_step=resumed + 1 if resumed else 0)
     total = recipe.gradient_steps * len(students)
-    workers = max(1, cpu_count() or 1)
     try:
         with (
             ThreadPoolExecutor(1) as collecting,
-            ThreadPoolExecutor(workers) as learning,
+            # One thread a student, also with fewer cores: all finish together, and no core idles at the end.
+            ThreadPoolExecutor(len(students)) as learning,
             metrics.bar("collect and learn, gradient steps", total) as bar,
         ):
             rows = np.empty(0, np.int64)
