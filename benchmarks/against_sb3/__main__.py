@@ -152,8 +152,7 @@ def run_loop(num_envs: int, seed: int) -> Record:
     answers = torch.cat(logits)
     collected = time.perf_counter()
     generator = np.random.default_rng(seed)
-    for step in range(GRADIENT_STEPS):
-        optimiser.param_groups[0]["lr"] = RATE * (1 - 0.9 * step / GRADIENT_STEPS)  # the schedule that rlkd uses
+    for _ in range(GRADIENT_STEPS):
         picks = generator.integers(STATES, size=BATCH)
         batch = torch.as_tensor(np.stack([observations[pick] for pick in picks]))
         output = student(batch)

@@ -20,7 +20,6 @@ TEACHERS = {
     "lunarlander-dqn": (f"{ZIPS}/dqn/LunarLander-v2_1/LunarLander-v2.zip", "lunarlander"),
     "lunarlander-ppo": (f"{ZIPS}/ppo/LunarLander-v2_1/LunarLander-v2.zip", "lunarlander"),
     "acrobot-dqn": (f"{ZIPS}/dqn/Acrobot-v1_1/Acrobot-v1.zip", "acrobot"),
-    "acrobot-ppo": (f"{ZIPS}/ppo/Acrobot-v1_1/Acrobot-v1.zip", "acrobot"),
 }
 STUDENT, AGENT = "mlp_16", "classic"
 
