@@ -20,6 +20,7 @@ from tests.handmade import (
     policy,
     small_distillation,
     student_file,
+    without_progress,
 )
 
 Capture = pytest.CaptureFixture[str]
@@ -67,6 +68,7 @@ def refused(arguments: Sequence[str], capfd: Capture) -> str:
     capfd.readouterr()
     assert main(arguments) == 2
     out, err = capfd.readouterr()
+    err = without_progress(err)
     assert out == ""
     assert err.startswith("rlkd: ")
     assert err.count("\n") == 1

@@ -124,9 +124,20 @@ def started(arguments: Sequence[str], folder: Path, *, first: str = "") -> subpr
     )
 
 
+def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Wait for its end: what it printed on stdout and what it said on stderr."""
+    out, err = process.communicate(timeout=200)
+    return out, without_progress(err)
+
+
+def without_progress(err: str) -> str:
+    """What is on stderr besides the lines that a slow machine writes every 30 seconds."""
+    return "".join(line for line in err.splitlines(keepends=True) if " min left " not in line)
+
+
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     """Until the process has come so far; fails if it ends before."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 250
     while not condition():
         if process.poll() is not None or time.monotonic() > end:
             process.kill()

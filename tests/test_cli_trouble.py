@@ -18,7 +18,7 @@ import pytest
 from rlkd import metrics, storage
 from rlkd.cli import main
 from tests.commands import DISTILL, Capture, put_files, refused
-from tests.handmade import started, wait_for
+from tests.handmade import ended, started, wait_for
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_full_disk_is_called_so_and_nothing_is_half_written(kilobytes: int, wo
         pytest.skip("needs the right to mount a small disk")
     try:
         process = started([*DISTILL[:-1], "disk/run", "--episodes", "2", "--json"], work)
-        out, err = process.communicate(timeout=120)
+        out, err = ended(process)
         assert process.returncode == 2, err
         assert out == ""
         assert err.startswith("rlkd: disk/run")
@@ -127,7 +127,7 @@ def test_ctrl_c_stops_training_and_the_same_command_goes_on(work: Path, capfd: C
     process = started(arguments, work)
     wait_for(lambda: bool(metrics.read_metrics(work / "made")), process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
-    out, err = process.communicate(timeout=60)
+    out, err = ended(process)
     assert (process.returncode, out) == (3, "")
     assert re.fullmatch(r"rlkd: stopped on a signal; run made is saved at agent step \d+; .* goes on\n", err)
     assert not list(work.rglob("*.tmp"))
@@ -142,7 +142,7 @@ def test_ctrl_c_stops_distilling_and_leaves_nothing_half_written(work: Path) -> 
     process = started([*DISTILL, "--set", "gradient_steps=6000"], work)
     wait_for(lambda: bool(metrics.read_metrics(work / "run")), process)
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = ended(process)
     assert (process.returncode, out) == (3, "")
     assert err == "rlkd: stopped on a signal; run run is saved; the same command goes on\n"
     assert not list(work.rglob("*.tmp"))
@@ -165,7 +165,7 @@ def test_ctrl_c_ends_an_evaluation_in_one_line(work: Path) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "playing\n"
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = ended(process)
     assert (process.returncode, out) == (3, "")
     assert err == "rlkd: interrupted; all that was finished is saved\n"
 

@@ -27,6 +27,7 @@ from tests.handmade import (
     TINY,
     TINY_PIXELS,
     cartpole_teacher,
+    ended,
     environment,
     policy,
     started,
@@ -100,7 +101,7 @@ def test_stopped_by_a_signal_it_says_so_and_goes_on(folder: Path, capsys: pytest
     process, run = begun(folder, "terminated"), folder / "terminated"
     wait_for(lambda: bool(read_metrics(run)), process)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = ended(process)
     assert process.returncode == 3
     assert out == ""
     assert err == f"rlkd: stopped on a signal; run {run} is saved; the same command goes on\n"
@@ -129,7 +130,7 @@ def test_a_signal_while_the_teacher_is_measured_is_answered_at_once(folder: Path
     process = begun(folder, "early")
     wait_for((run / "teacher.safetensors").exists, process)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = ended(process)
     assert process.returncode == 3
     assert err.count("\n") == 1
     assert "the same command goes on" in err

@@ -14,10 +14,11 @@ from stable_baselines3 import DQN, PPO
 
 from rlkd import recipe
 from rlkd.errors import RecipeError, Stopped, StorageError
+from rlkd.learn.ppo import train_ppo
 from rlkd.learn.sb3 import MODEL, POLICY, LearningView, learning_game, train_sb3
 from rlkd.metrics import read_metrics
 from rlkd.policy import Policy, load
-from rlkd.recipe import Sb3
+from rlkd.recipe import Ppo, Sb3
 from rlkd.vector import as_recipe
 
 CARTPOLE = as_recipe("cartpole")
@@ -75,6 +76,8 @@ def test_a_finished_run_is_not_repeated_and_no_other_run_takes_its_folder(tmp_pa
     for seed, learner in ((2, short), (1, agent("a2c", "frames=600")), (1, agent("ppo", "frames=500"))):
         with pytest.raises(StorageError, match="another recipe or seed; name another --run"):
             train_sb3(CARTPOLE, learner, run=tmp_path, seed=seed)
+    with pytest.raises(StorageError, match="run of another learner"):
+        train_ppo(CARTPOLE, recipe.load("rl/ppo_classic", Ppo), run=tmp_path, seed=1)
     (tmp_path / "sb3.json").unlink()
     with pytest.raises(StorageError, match="run of another learner"):
         train_sb3(CARTPOLE, short, run=tmp_path, seed=1)

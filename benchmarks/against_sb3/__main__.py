@@ -2,11 +2,12 @@
 
     make bench NAME=against_sb3
 
-Same teacher, game, pictures, student network (`nature_428k`), batch, optimiser, number of states and of samples. The
-loop: `model.predict` on Stable-Baselines3's DummyVecEnv, states in a list, answers asked for in batches, then an eager
-torch student; it steps our single environment, which is leaner than Stable-Baselines3's stack of wrappers and gives
-the same pictures. Every variant runs in a process of its own; imports, construction and evaluation are not timed.
-KL is measured on one set of teacher states that nobody learnt from. CPU seconds are those of the own process.
+Same teacher, game, pictures, student network (`nature_428k`), batch, optimiser and its schedule, number of states and
+of samples. The loop: `model.predict` on Stable-Baselines3's DummyVecEnv, states in a list, answers asked for in
+batches, then an eager torch student; it steps our single environment, which is leaner than Stable-Baselines3's stack of
+wrappers and gives the same pictures. Every variant runs in a process of its own; imports, construction and evaluation
+are not timed. KL is measured on one set of teacher states that nobody learnt from. CPU seconds are those of the own
+process.
 """
 
 import argparse
@@ -152,7 +153,9 @@ def run_loop(num_envs: int, seed: int) -> Record:
     answers = torch.cat(logits)
     collected = time.perf_counter()
     generator = np.random.default_rng(seed)
-    for _ in range(GRADIENT_STEPS):
+    for step in range(GRADIENT_STEPS):
+        for group in optimiser.param_groups:
+            group["lr"] = RATE * (1 - 0.9 * step / GRADIENT_STEPS)  # rlkd's schedule
         picks = generator.integers(STATES, size=BATCH)
         batch = torch.as_tensor(np.stack([observations[pick] for pick in picks]))
         output = student(batch)

@@ -68,8 +68,8 @@ def learn_rounds(
     """
     recipe = setting.recipe
     load_students(setting.run, students, identity=setting.identity)
-    resumed = students[0].steps
-    recorder = metrics.Recorder(setting.run, resume_step=resumed + 1 if resumed else 0)
+    recorded = students[0].steps
+    recorder = metrics.Recorder(setting.run, resume_step=recorded + 1 if recorded else 0)
     total = recipe.gradient_steps * len(students)
     try:
         with (
@@ -95,8 +95,9 @@ def learn_rounds(
                 for future in pending:
                     future.result()
                 rows = replay.rows()
-                if number and students[0].steps > resumed:
-                    recorder.write(students[0].steps, _curves(setting, students))
+                if number and students[0].steps > recorded:  # a signal may have come before its first step
+                    recorded = students[0].steps
+                    recorder.write(recorded, _curves(setting, students))
                 if stop.asked or time.monotonic() - saved > CHECKPOINT_SECONDS:
                     saved = time.monotonic()
                     save_students(setting.run, students, identity=setting.identity)

@@ -15,6 +15,8 @@ from rlkd.policy import PolicyNetwork
 from rlkd.recipe import build, to_table
 
 FILE = "checkpoint.safetensors"
+SB3_RECORD = "sb3.json"
+"""What a run of Stable-Baselines3's learners has in its place."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,9 +56,11 @@ def load_checkpoint(
     """Fill network and optimiser from the run's checkpoint and return its progress; fresh if there is none.
 
     Raises:
-        StorageError: damaged, or of a run with another environment, network or seed.
+        StorageError: damaged, or of a run with another learner, environment, network or seed.
     """
     path = run / FILE
+    if (run / SB3_RECORD).exists():
+        raise StorageError(f"{run} holds a run of another learner; name another --run")
     if not path.exists():
         return Progress(identity=identity, seed=seed)
     damaged = f"{path}: damaged; delete it to start this run afresh"

@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from rlkd import metrics, storage
 from rlkd.errors import RecipeError, StorageError
 from rlkd.learn.checkpoint import FILE as CHECKPOINT
+from rlkd.learn.checkpoint import SB3_RECORD
 from rlkd.policy import Policy, from_sb3, load
 from rlkd.policy.compute import one_thread_per_role, pick_device
 from rlkd.recipe import Environment, Sb3, recipe_hash
@@ -31,7 +32,7 @@ OURS = frozenset(("self", "policy", "env", "seed", "device", "verbose", "tensorb
 """Arguments of their constructors that the run decides, not the recipe."""
 EVALUATION_SEEDS = 900_000  # environment seeds from here on belong to evaluation
 LOOK_EVERY = 64  # steps of all environments between two looks at the progress bar
-POLICY, MODEL, RECORD = Path("generations/000/policy.safetensors"), "model.zip", "sb3.json"
+POLICY, MODEL = Path("generations/000/policy.safetensors"), "model.zip"
 
 
 def train_sb3(
@@ -62,7 +63,7 @@ def train_sb3(
     identity = storage.sha256((recipe_hash(environment) + recipe_hash(agent) + str(seed)).encode())
     total = agent.frames // environment.frame_skip
     with storage.run_folder(run), metrics.stop_signal() as stop:
-        if (run / RECORD).exists():
+        if (run / SB3_RECORD).exists():
             return _finished(run, identity)
         if (run / POLICY).exists() or (run / CHECKPOINT).exists():
             raise StorageError(f"{run} holds a run of another learner; name another --run")
@@ -80,7 +81,7 @@ def train_sb3(
         stopped = stop.asked and model.num_timesteps < total
         policy = _save(model, run, environment, agent, origin=origin, stopped=stopped)
         record = {"identity": identity, "agent_steps": model.num_timesteps, "finished": not stopped}
-        storage.write_json(run / RECORD, record)
+        storage.write_json(run / SB3_RECORD, record)
         if stopped:
             stop.check(
                 f"{run} holds model and policy after {model.num_timesteps} of {total} agent steps; Stable-Baselines3 "
@@ -194,7 +195,7 @@ def _save(
 
 def _finished(run: Path, identity: str) -> Policy:
     """The policy of a run that has been here before, if it is this one and came to its end."""
-    record = storage.read_json(run / RECORD)
+    record = storage.read_json(run / SB3_RECORD)
     if not isinstance(record, dict) or record.get("identity") != identity:
         raise StorageError(f"{run} holds a run with another recipe or seed; name another --run")
     if not record.get("finished"):
