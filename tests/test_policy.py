@@ -168,6 +168,18 @@ def test_initial_weights_come_from_the_generator_and_start_uniform_for_reinforce
     assert (probabilities - 0.25).abs().max() < 0.02
 
 
+def test_students_of_pixels_start_with_units_that_ignore_what_all_inputs_share() -> None:
+    network = PolicyNetwork(recipe.load("nature_62k", Network), PIXELS, "categorical", 5)
+    network.initialise(torch.Generator().manual_seed(0), for_rl=False)
+    one_grey = torch.full((1, *PIXELS), 87, dtype=torch.uint8)
+    with torch.no_grad():
+        assert network(one_grey).flat.abs().max() < 1e-6
+        for number in (0, 2, 4, 7):
+            module = network.encoder[number]
+            answer = module(torch.ones(1, *module.weight.shape[1:]))
+            assert answer.abs().max() < 1e-5
+
+
 def test_network_refuses_observations_that_it_cannot_read() -> None:
     with pytest.raises(MismatchError, match=r"encoder 'conv' cannot read observations of shape \[3\]"):
         PolicyNetwork(recipe.load("nature", Network), (3,), "q", 2)

@@ -1,15 +1,20 @@
-"""The shipped Pong policy: its score, and how it came to be.
+r"""The shipped Pong policy: its score, and how it came to be.
 
     make bench NAME=teachers                             # scores agents/policies/pong.safetensors
     python -m benchmarks.teachers --run RUN              # makes that file from a training run first, and its curve
 
-Made by three chunks of one run, 18 million frames in all; the first two were stopped, at agent steps 2,340,864 and
-3,006,464, because the curve had flattened. The second lowers the entropy bonus, and each sets a new end for the linear
-fall of the learning rate:
+Made by one run of 70 million frames in six chunks. Each was stopped when its curve had flattened, at agent steps
+2,340,864, 3,006,464, 4,501,504, 7,743,488 and 8,798,208; each sets a new end for the linear fall of the learning rate:
 
     rlkd train pong --seed 0 --run RUN
     rlkd train pong --seed 0 --run RUN --frames 14_000_000 --set entropy_coefficient=0.002
     rlkd train pong --seed 0 --run RUN --frames 18_000_000 --set entropy_coefficient=0.002
+    rlkd train pong --seed 0 --run RUN --frames 50_000_000 --set entropy_coefficient=0.001 --set epochs=2
+    python -m benchmarks.teachers.revive RUN
+    rlkd train pong --seed 0 --run RUN --frames 58_000_000 --set entropy_coefficient=0.001 --set epochs=2 \
+        --set learning_rate=4e-4
+    rlkd train pong --seed 0 --run RUN --frames 70_000_000 --set entropy_coefficient=0.001 --set epochs=1 \
+        --set learning_rate=4e-4
 
 The decision rule is chosen on episodes of its own; the score is measured on the protocol's.
 """

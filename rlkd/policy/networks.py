@@ -81,6 +81,10 @@ class PolicyNetwork(nn.Module):
 
         Orthogonal with gain sqrt(2) and zero biases; for policy-gradient learning the head starts at gain 0.01,
         so that the first policy is uniform, and the critic at gain 1 (Huang et al. 2022, 37 details of PPO).
+
+        Students of pixels start from units whose incoming weights sum to zero. What such a network sees is never
+        negative (pixels, ReLU) and mostly the same in all states, so of units drawn without that four in ten answer
+        nothing to any state, and get no gradient.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -91,6 +95,11 @@ class PolicyNetwork(nn.Module):
                     nn.init.orthogonal_(weight, generator=generator)
                 nn.init.zeros_(module.bias_ih)
                 nn.init.zeros_(module.bias_hh)
+        if self.pixels and not for_rl:
+            for module in self.encoder:
+                if isinstance(module, nn.Conv2d | nn.Linear):
+                    incoming = tuple(range(1, module.weight.dim()))
+                    module.weight.data -= module.weight.data.mean(incoming, keepdim=True)
         nn.init.orthogonal_(self.head.weight, 0.01 if for_rl else 1.0, generator=generator)
         if self.critic is not None:
             nn.init.orthogonal_(self.critic.weight, 1.0, generator=generator)
