@@ -72,12 +72,14 @@ def verdict(estimate: Estimate, *, at_least: float | None = None, at_most: float
     return f"{'met' if at_most is not None and estimate.point <= at_most else 'MISSED'}: wanted <= {at_most:g}"
 
 
-def read_run(folder: Path) -> Record | None:
-    """The finished run in a folder, or None."""
+def read_run(folder: Path, teacher: str) -> Record | None:
+    """The finished run in a folder, or None; runs with another teacher, named by its hash, are refused."""
     path = folder / "run.json"
     if not path.exists():
         return None
     record: Record = json.loads(path.read_text())
+    if record["teacher"]["hash"] != teacher:
+        raise SystemExit(f"{folder} holds a run with another teacher; delete it or name another --run")
     return record
 
 

@@ -6,6 +6,7 @@ Everything random comes from one generator, so the same seed gives the same data
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,7 +126,7 @@ class Collector:
         started = time.perf_counter()
         with (
             torch.inference_mode(),
-            autocast(self.teacher.device, self.precision, pixels=_pixels(self.teacher)),
+            self._autocast(self.teacher),
         ):
             output = to_cpu(self.teacher(half.observation, half.state, half.first))
         half.state = output.state
@@ -156,8 +157,13 @@ class Collector:
         self.seconds.environment += time.perf_counter() - started
 
     def _student_action(self, student: Policy, observation: np.ndarray, rule: Rule, uniforms: np.ndarray) -> np.ndarray:
-        with torch.inference_mode(), autocast(student.device, self.precision, pixels=_pixels(student)):
+        with torch.inference_mode(), self._autocast(student):
             return decide(to_cpu(student(observation)), rule, uniforms)
+
+    def _autocast(self, policy: Policy) -> AbstractContextManager[object]:
+        """Q-values stay in float32: their differences are smaller than what bfloat16 resolves at their size."""
+        precision = "float32" if policy.spec.kind == "q" else self.precision
+        return autocast(policy.device, precision, pixels=_pixels(policy))
 
     def _with_noise(self, action: np.ndarray, chance: np.ndarray, draw: np.ndarray) -> np.ndarray:
         """Replace an action by a uniformly random one with probability epsilon."""

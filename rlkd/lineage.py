@@ -17,7 +17,6 @@ from rich.table import Table
 from rlkd import metrics, recipe, storage
 from rlkd.data import Evaluation, JsonDict
 from rlkd.distillation import Baseline, measure_baseline, run_distillation
-from rlkd.distillation.checkpoint import refuse_other_kinds
 from rlkd.distillation.command import check_seed
 from rlkd.distillation.run import check_normalisable
 from rlkd.errors import StorageError
@@ -76,11 +75,12 @@ def evolve(
     line = Lineage(Path(run), environment, rule, distilling, network, seed, episodes, device)
     identity = line.identity(founder)
     with storage.run_folder(line.run), metrics.stop_signal() as stop:
-        refuse_other_kinds(line.run, "evolve")
+        storage.refuse_other_kinds(line.run, "evolve")
         random = _random_play(line, identity, stop)
         records = [_finished(line.run, 0, identity) or _found(line, founder, random, identity, stop)]
         parent, seen = founder, None
         for number in range(1, rule.generations + 1):
+            stop.check(f"generations before {number} are saved in {line.run}; the same command goes on")
             record = _finished(line.run, number, identity)
             if record is None:
                 # A parent that was born in this call has been measured already; one from an earlier call has not.

@@ -134,7 +134,9 @@ def available_memory() -> int | None:
     try:
         limit, used = (group / "memory.max").read_text().strip(), (group / "memory.current").read_text()
         if limit != "max":
-            found.append(int(limit) - int(used))
+            pairs = (line.split() for line in (group / "memory.stat").read_text().splitlines())
+            cached = sum(int(value) for name, value in pairs if name in ("active_file", "inactive_file"))
+            found.append(int(limit) - int(used) + cached)  # the page cache gives way
     except (OSError, ValueError):
         pass  # no control group of version 2: the machine's own figure stands
     return min(found) if found else None

@@ -21,6 +21,14 @@ from typing import Any
 from rlkd.errors import StorageError
 
 MAX_JSON_BYTES = 64 * 1024 * 1024
+STUMP = f".*.{'[0-9a-f]' * 8}.tmp"
+"""What a crash in the middle of `write_bytes` leaves."""
+MARKS = {
+    "train": ("checkpoint.safetensors", "sb3.json"),
+    "distill": ("students.checkpoint.safetensors",),
+    "evolve": ("random.json",),
+}
+"""Files by which a run folder of each verb is known, whether finished or not."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -101,13 +109,21 @@ def run_folder(path: Path) -> Iterator[Path]:
         try:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-            for stump in path.rglob(".*.tmp"):  # left by a crash in the middle of a write
-                stump.unlink(missing_ok=True)
+            for below in ("", "students/", "generations/**/"):  # not deeper: other runs may lie in this folder
+                for stump in path.glob(below + STUMP):
+                    stump.unlink(missing_ok=True)
         except OSError as error:
             raise StorageError(_explain(error, path, 0)) from None
         yield path
     finally:
         os.close(descriptor)
+
+
+def refuse_other_kinds(run: Path, kind: str) -> None:
+    """Raise StorageError where the folder holds a run of another verb: ours would overwrite its records."""
+    for other, files in MARKS.items():
+        if other != kind and any((run / file).exists() for file in files):
+            raise StorageError(f"{run} holds a run of `rlkd {other}`; name another --run")
 
 
 def _sync_folder(folder: Path) -> None:

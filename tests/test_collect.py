@@ -108,6 +108,15 @@ def test_the_stored_answers_are_the_teachers_to_the_stored_observations(name: st
     assert len(np.unique(answers.numpy(), axis=0)) > 100
 
 
+def test_q_values_of_pixels_are_kept_in_float32_whatever_the_precision() -> None:
+    teacher = policy(PONG, "q", TINY_PIXELS, rule="greedy")
+    replay, _ = collected(teacher, Source(states=64, rounds=1, num_envs=4), precision="bfloat16")
+    observation, answers = replay.read(replay.rows())
+    with torch.inference_mode():
+        want = teacher(observation.numpy()).flat
+    assert torch.allclose(answers, want, rtol=0, atol=1e-5)
+
+
 def test_no_last_observation_of_an_episode_is_stored_where_the_time_is_up() -> None:
     """Each episode of this Pong is acted on 25 times; its 26th observation is there and must not be learnt from."""
     replay, collector = collected(pong_teacher(), Source(states=400, rounds=2, num_envs=4))

@@ -208,13 +208,18 @@ def other_actions(player: Policy) -> Policy:
             r"reads observations of shape \[4, 84, 84\], pong gives \[2, 84, 84\]",
         ),
         (
+            PLAYERS["pong"],
+            replace(PONG, views={"pixels": replace(PONG.views["pixels"], stack_order="newest_first")}),
+            r"pictures with stack_order = 'oldest_first', pong has 'newest_first' in \[views.pixels\]",
+        ),
+        (
             other_actions(PLAYERS["cartpole"]),
             CARTPOLE,
             r"numbers its actions \['RIGHT', 'LEFT'\], CartPole-v1 \['LEFT'",
         ),
         (other_actions(PLAYERS["cartpole"]), None, "does not say where it plays; name it with --env"),
     ],
-    ids=["another kind of game", "another game", "action set", "view", "order of actions", "nowhere"],
+    ids=["another kind of game", "another game", "action set", "view", "order of frames", "order of actions", "nowhere"],
 )
 def test_a_policy_plays_only_where_it_fits(player: Policy, recipe: Environment | None, message: str) -> None:
     with pytest.raises(MismatchError, match=message):

@@ -17,6 +17,7 @@ import torch
 from rlkd import recipe as recipes
 from rlkd.data import Step
 from rlkd.errors import StorageError
+from rlkd.learn import train
 from rlkd.learn.checkpoint import FILE
 from rlkd.learn.ppo import train_ppo
 from rlkd.metrics import read_metrics
@@ -241,3 +242,12 @@ def test_continuous_actions_stay_finite_and_inside_their_bounds(
     assert max(np.abs(actions).max() for actions in played) == 2  # clipped at the bound, but only for the environment
     (line,) = read_metrics(tmp_path)[-1:]
     assert all(np.isfinite(value) for value in line.values())
+
+
+@pytest.mark.parametrize(("file", "kind"), [("students.checkpoint.safetensors", "distill"), ("random.json", "evolve")])
+def test_a_folder_of_another_verb_is_refused(file: str, kind: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_text("theirs")
+    for agent in ("rl/ppo_classic", "sb3/ppo"):
+        with pytest.raises(StorageError, match=f"holds a run of `rlkd {kind}`; name another --run"):
+            train("cartpole", agent, run=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {file, ".lock"}

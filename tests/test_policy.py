@@ -12,6 +12,7 @@ import scipy.stats
 import torch
 from hypothesis import given
 from numpy.lib.stride_tricks import sliding_window_view
+from torch import nn
 
 from rlkd import recipe
 from rlkd.errors import MismatchError, RecipeError
@@ -174,8 +175,8 @@ def test_students_of_pixels_start_with_units_that_ignore_what_all_inputs_share()
     one_grey = torch.full((1, *PIXELS), 87, dtype=torch.uint8)
     with torch.no_grad():
         assert network(one_grey).flat.abs().max() < 1e-6
-        for number in (0, 2, 4, 7):
-            module = network.encoder[number]
+        for module in (list(network.encoder)[number] for number in (0, 2, 4, 7)):
+            assert isinstance(module, nn.Conv2d | nn.Linear)
             answer = module(torch.ones(1, *module.weight.shape[1:]))
             assert answer.abs().max() < 1e-5
 
@@ -283,6 +284,26 @@ def test_the_rule_of_the_policy_decides_unless_the_caller_does() -> None:
     assert set(sampled.predict(observation)[0]) == {0, 1, 2}
     assert set(greedy.predict(observation, deterministic=False)[0]) == {0, 1, 2}
     assert set(sampled.predict(observation, deterministic=True)[0]) == {best}
+
+
+def test_a_sampled_action_of_q_values_is_greedy_but_for_some_uniform_ones() -> None:
+    observation = vectors(1).repeat(2000, axis=0)
+    teacher = make_policy("q")
+    (best,) = set(teacher.predict(observation, deterministic=True)[0])
+    assert 0.01 < (teacher.predict(observation, deterministic=False)[0] != best).mean() < 0.06
+    bold = make_policy("q", rule=Rule(name="epsilon_greedy", epsilon=0.9))
+    assert 0.5 < (bold.predict(observation, deterministic=False)[0] != best).mean() < 0.7
+
+
+def test_pixel_answers_keep_gaps_that_bfloat16_does_not_resolve() -> None:
+    network = PolicyNetwork(recipe.load("nature_62k", Network), PIXELS, "q", 3)
+    network.initialise(torch.Generator().manual_seed(0), for_rl=False)
+    with torch.no_grad():
+        network.head.weight.zero_()
+        network.head.bias.copy_(torch.tensor([20.0, 20.02, 20.01]))
+        with torch.autocast("cpu", torch.bfloat16):
+            answer = network(torch.zeros(1, *PIXELS, dtype=torch.uint8)).flat
+    np.testing.assert_allclose(answer.numpy(), [[20.0, 20.02, 20.01]], rtol=1e-6)
 
 
 def test_the_seed_repeats_the_samples() -> None:

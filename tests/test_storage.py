@@ -232,12 +232,17 @@ def test_a_folder_is_refused_to_a_second_run_of_the_same_process_and_free_after_
 def test_stumps_of_a_crash_are_swept_up_wherever_they_lie_and_other_files_are_not(tmp_path: Path) -> None:
     stump = tmp_path / "generations" / "000" / ".policy.safetensors.0a1b2c3d.tmp"
     stump.parent.mkdir(parents=True)
-    other = stump.with_name("policy.safetensors")
-    for path in (stump, other):
+    others = [
+        stump.with_name("policy.safetensors"),
+        stump.with_name(".theirs.tmp"),
+        tmp_path / "another_run" / "generations" / stump.name,
+    ]
+    others[-1].parent.mkdir(parents=True)
+    for path in (stump, *others):
         path.write_bytes(OLD)
     with storage.run_folder(tmp_path):
         assert not stump.exists()
-        assert other.exists()
+        assert all(other.exists() for other in others)
 
 
 def test_a_run_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def run_loop(num_envs: int, seed: int) -> Record:
     observation = venv.reset()
     while len(observations) < STATES:
         observations.extend(np.asarray(observation))
-        action, _ = model.predict(observation)
+        action, _ = model.predict(observation, deterministic=teacher.spec.rule.name == "greedy")
         observation, _, _, _ = venv.step(action)
     logits = []
     with torch.no_grad():

@@ -71,7 +71,8 @@ def main() -> int:
 
 
 def _one(teacher: Path, env: str, network: str, folder: Path, seed: int) -> Record:
-    return read_run(folder) or rlkd.distill(teacher, [network], run=folder, agent=AGENT, env=env, seed=seed)
+    found = read_run(folder, rlkd.load(teacher, env=env).spec.hash)
+    return found or rlkd.distill(teacher, [network], run=folder, agent=AGENT, env=env, seed=seed)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ FOLDER = Path(__file__).parent
 TEACHER = "policy:pong"
 STATES = (3_000, 10_000, 30_000)
 MAIN_EPISODES, DATA_EPISODES = 40, 10
-DATA_STEPS = 500
-MAIN = ("controls=['shuffled_teacher']", "gradient_steps=3500")
+DATA_STEPS = 1500
+MAIN = ("controls=['shuffled_teacher']", "gradient_steps=4000")
 
 
 def main() -> int:
@@ -64,7 +64,7 @@ def _one(
     episodes: int,
     baseline: Baseline,
 ) -> Record:
-    found = read_run(folder)
+    found = read_run(folder, baseline.teacher.evaluation.hash)
     return found or rlkd.distill(
         TEACHER,
         students,
@@ -84,7 +84,7 @@ def _main_table(runs: list[Record], limits: dict[str, float]) -> tuple[list[str]
         (
             f"Teacher `{TEACHER}`: {teacher['mean']:.2f} [{low:.2f}, {high:.2f}] over {teacher['episodes']} episodes, "
             f"rule {teacher['rule']}, {teacher['parameters']:,} acting parameters, hash {teacher['hash'][:12]}. "
-            f"Random play {runs[0]['random']['mean']:.2f}."
+            f"Random play {runs[0]['random']['mean']:.2f}. Students: {MAIN_EPISODES} episodes a seed."
         ),
         "",
         (

@@ -19,15 +19,6 @@ from rlkd.errors import StorageError
 from rlkd.recipe import recipe_hash
 
 FILE = "students.checkpoint.safetensors"
-MARKS = {"train": ("checkpoint.safetensors", "sb3.json"), "distill": (FILE,), "evolve": ("random.json",)}
-"""Files by which a run folder of each verb is known, whether finished or not."""
-
-
-def refuse_other_kinds(run: Path, kind: str) -> None:
-    """Raise StorageError where the folder holds a run of another verb: ours would overwrite its records."""
-    for other, files in MARKS.items():
-        if other != kind and any((run / file).exists() for file in files):
-            raise StorageError(f"{run} holds a run of `rlkd {other}`; name another --run")
 
 
 def claim(run: Path, students: Sequence[Student], *, identity: str) -> None:
@@ -36,7 +27,7 @@ def claim(run: Path, students: Sequence[Student], *, identity: str) -> None:
     Raises:
         StorageError: the folder holds another run, or a damaged one; nothing in it was touched.
     """
-    refuse_other_kinds(run, "distill")
+    storage.refuse_other_kinds(run, "distill")
     if (run / FILE).exists():
         load_students(run, students, identity=identity)
     else:

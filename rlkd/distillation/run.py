@@ -181,6 +181,7 @@ def run_distillation(
         seconds["collect and learn"], clock = time.perf_counter() - clock, time.perf_counter()
         results = [measure(student, setting, episodes, stop) for student in learners]
         seconds["evaluate students"] = time.perf_counter() - clock
+        stop.check(f"run {run} is saved; the same command goes on")  # who asked while KL was measured is heard too
     return Result(
         run=run,
         teacher=teacher,

@@ -88,7 +88,7 @@ class Student:
         """
         started, before = time.perf_counter(), self.steps
         normalise = self.spec.normaliser
-        # One fixed wrong answer for each state, the same after a resume.
+        # Another state's answer for each state, the same all through a round and after a resume.
         shuffled = np.random.default_rng(len(rows)).permutation(len(rows))
         total = torch.zeros((), device=self.device)
         while self.steps < goal and not (stop and stop.asked):

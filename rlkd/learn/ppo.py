@@ -68,11 +68,14 @@ def train_ppo(
         network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out
     optimiser = torch.optim.Adam(learner.parameters(), lr=agent.learning_rate, eps=1e-5, foreach=True)
     with storage.run_folder(run), metrics.stop_signal() as stop, ThreadPoolExecutor(1) as pool:
+        storage.refuse_other_kinds(run, "train")
         progress = load_checkpoint(run, learner, optimiser, identity=identity, seed=seed)
         start_chunk(progress, agent)
         attempt = seed + 7919 * progress.rollouts  # a resumed run must not replay its first streams
         order, draws = (torch.Generator().manual_seed(attempt + offset) for offset in (1, 2))
-        stepper = Stepper(make_vec(environment, agent.num_envs, attempt % EVALUATION_SEEDS))
+        # Row i plays from `start + i`: runs with neighbouring seeds must not share all but one of their games.
+        start = int(np.random.default_rng([attempt, 3]).integers(EVALUATION_SEEDS - agent.num_envs))
+        stepper = Stepper(make_vec(environment, agent.num_envs, start))
         recorder = metrics.Recorder(run, resume_step=progress.steps + 1)
         total = agent.frames // environment.frame_skip
         try:
@@ -134,8 +137,8 @@ def update(
     for _ in range(agent.epochs):
         shuffled = rollout.rows[torch.randperm(len(rollout.rows), generator=order)]
         for rows in torch.split(shuffled, agent.minibatch):
-            if len(rows) < min(agent.minibatch, len(shuffled)) // 2:
-                continue  # a small rest has noisy advantages after normalising
+            if len(rows) < max(2, min(agent.minibatch, len(shuffled)) // 2):
+                continue  # a small rest has noisy advantages after normalising, one row has none
             observation = torch.from_numpy(rollout.observation[rows.numpy()]).to(device)
             with autocast(device, precision, pixels=network.pixels):
                 output = network(observation)

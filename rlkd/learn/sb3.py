@@ -63,6 +63,7 @@ def train_sb3(
     identity = storage.sha256((recipe_hash(environment) + recipe_hash(agent) + str(seed)).encode())
     total = agent.frames // environment.frame_skip
     with storage.run_folder(run), metrics.stop_signal() as stop:
+        storage.refuse_other_kinds(run, "train")
         if (run / SB3_RECORD).exists():
             return _finished(run, identity)
         if (run / POLICY).exists() or (run / CHECKPOINT).exists():

@@ -10,7 +10,7 @@ from rlkd.errors import MismatchError, PolicyFileError
 from rlkd.policy import file
 from rlkd.policy.policy import Policy
 from rlkd.policy.spec import PolicySpec
-from rlkd.recipe import Environment, shipped
+from rlkd.recipe import Environment, shipped, to_table
 from rlkd.recipe.read import suggest
 from rlkd.vector import action_meanings, as_recipe, spaces
 
@@ -94,6 +94,15 @@ def check_fits(spec: PolicySpec, recipe: Environment, *, where: str) -> None:
     meanings = action_meanings(recipe)
     if spec.action_meanings and meanings and spec.action_meanings != meanings:
         raise MismatchError(f"{where} numbers its actions {list(spec.action_meanings)}, {recipe.id} {list(meanings)}")
+    if own is not None:
+        for name in own.views.keys() & recipe.views.keys():
+            for key, seen in to_table(own.views[name]).items():
+                given = to_table(recipe.views[name])[key]
+                if seen != given:
+                    raise MismatchError(
+                        f"{where} was made for pictures with {key} = {seen!r}, {recipe.id} has {given!r} in "
+                        f"[views.{name}]; pass the environment it knows"
+                    )
 
 
 def _shipped(name: str) -> Path:

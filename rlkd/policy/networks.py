@@ -64,16 +64,17 @@ class PolicyNetwork(nn.Module):
         features = self.encoder(x)
         if self.core is not None:
             features = state = self.core(features, state)
-        raw = self.head(features)
+        seen = features if self.critic_encoder is None else self.critic_encoder(x)
+        # Answers in full precision: gaps between Q-values are finer than bfloat16 is.
+        with torch.autocast(x.device.type, enabled=False):
+            features = features.to(self.head.weight.dtype)
+            raw = self.head(features)
+            value = None if self.critic is None else self.critic(seen.to(features.dtype)).squeeze(-1)
         if self.log_std is not None:
             params = {"mean": raw, "log_std": self.log_std.expand_as(raw)}
         else:
             names = PARAMS[self.kind]
             params = dict(zip(names, raw.chunk(len(names), dim=-1), strict=True))
-        value = None
-        if self.critic is not None:
-            seen = features if self.critic_encoder is None else self.critic_encoder(x)
-            value = self.critic(seen).squeeze(-1)
         return Output(self.kind, params, value, features, state)
 
     def initialise(self, generator: torch.Generator, *, for_rl: bool) -> None:

@@ -76,6 +76,7 @@ def parse_rule(text: str) -> Rule:
 
 
 GREEDY, SAMPLED = Rule(name="greedy"), Rule(name="sampled")
+EPSILON_GREEDY = Rule(name="epsilon_greedy", epsilon=0.05)
 
 
 def unflatten(kind: Kind, flat: Tensor) -> dict[str, Tensor]:

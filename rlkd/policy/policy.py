@@ -10,7 +10,7 @@ from torch import Tensor
 from rlkd.errors import MismatchError
 from rlkd.policy import file
 from rlkd.policy.networks import PolicyNetwork, acting_flops, acting_parameters
-from rlkd.policy.output import GREEDY, SAMPLED, Output, decide
+from rlkd.policy.output import EPSILON_GREEDY, GREEDY, SAMPLED, Output, Rule, decide
 from rlkd.policy.spec import PolicySpec
 
 
@@ -102,14 +102,14 @@ class Policy:
             observation: [*shape] or [B, *shape]; pixels may also have their channels last.
             state: recurrent state from the last call; None starts afresh.
             episode_start: [B] bool, rows where a new episode begins.
-            deterministic: True greedy, False sampled, None the policy's own rule.
+            deterministic: True greedy, False sampled (Q-values: 5 % uniform actions), None the policy's own rule.
 
         Returns:
             Action (int64, or float32 [D] within the bounds), with a batch axis if the observation had one, and state.
         """
         observation = np.asarray(observation)
         observation, batched = self._batch(observation)
-        rule = self.spec.rule if deterministic is None else (GREEDY if deterministic else SAMPLED)
+        rule = self.spec.rule if deterministic is None else (GREEDY if deterministic else self._exploring)
         if state is not None or not self.recurrent:
             tensor = None if state is None else torch.as_tensor(state, device=self.device)
         else:
@@ -141,6 +141,12 @@ class Policy:
         rounded = {name: tensor.half().float() for name, tensor in self.network.state_dict().items()}
         network.load_state_dict(rounded)
         return Policy(network, dataclasses.replace(self.spec, precision="float16"), device=str(self.device))
+
+    @property
+    def _exploring(self) -> Rule:
+        if self.spec.rule.name == "epsilon_greedy":
+            return self.spec.rule
+        return EPSILON_GREEDY if self.spec.kind == "q" else SAMPLED
 
     def _batch(self, observation: np.ndarray) -> tuple[np.ndarray, bool]:
         shape = self.spec.observation_shape
