@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rlkd.recipe import Distill, recipe_hash
 from rlkd.stats import Estimate, failed_share, normalised_score
 from rlkd.storage import write_bytes, write_json
 
@@ -72,14 +73,14 @@ def verdict(estimate: Estimate, *, at_least: float | None = None, at_most: float
     return f"{'met' if at_most is not None and estimate.point <= at_most else 'MISSED'}: wanted <= {at_most:g}"
 
 
-def read_run(folder: Path, teacher: str) -> Record | None:
-    """The finished run in a folder, or None; runs with another teacher, named by its hash, are refused."""
+def read_run(folder: Path, teacher: str, recipe: Distill) -> Record | None:
+    """The finished run in a folder, or None; one with another teacher, named by its hash, or recipe is refused."""
     path = folder / "run.json"
     if not path.exists():
         return None
     record: Record = json.loads(path.read_text())
-    if record["teacher"]["hash"] != teacher:
-        raise SystemExit(f"{folder} holds a run with another teacher; delete it or name another --run")
+    if (record["teacher"]["hash"], record["recipe_hash"]) != (teacher, recipe_hash(recipe)):
+        raise SystemExit(f"{folder} holds a run with another teacher or recipe; delete it or name another --run")
     return record
 
 
