@@ -15,12 +15,12 @@ export RLKD_TEACHERS ?= $(abspath ../shared/teachers)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check bench clean
+.PHONY: help install demo test check bench clean
 
 help:
 	@echo "make install              set up $(VENV)/"
 	@echo "make demo                 compress the shipped Pong policy and write a report"
-	@echo "make test                 the tests; make test-slow: those that take minutes"
+	@echo "make test                 the tests"
 	@echo "make check                format, lint, types"
 	@echo "make bench NAME=...       one benchmark"
 	@echo "make clean                remove $(VENV)/ and what building and testing left; runs/ stays"
@@ -51,9 +51,6 @@ demo: $(STAMP)
 # OpenMP threads that spin while they wait take the cores from the environments (see rlkd.vector).
 test: $(STAMP)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest $(PYTEST_ARGS)
-
-test-slow: $(STAMP)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m slow --timeout 3600
 
 check: $(STAMP)
 	$(BIN)/ruff format --check

@@ -17,13 +17,13 @@ from rich.table import Table
 from rlkd import metrics, recipe, storage
 from rlkd.data import Evaluation, JsonDict
 from rlkd.distillation import Baseline, measure_baseline, run_distillation
-from rlkd.distillation.command import check_seed
+from rlkd.distillation.command import default_recipe
 from rlkd.distillation.run import check_normalisable
 from rlkd.errors import StorageError
 from rlkd.evaluation import Played, environment_of, play, play_randomly, result_record
 from rlkd.evaluation.record import WIDE, terminal_table
 from rlkd.policy import Policy, as_policy, load
-from rlkd.recipe import Distill, Environment, Generations, Network, build, recipe_hash, to_table
+from rlkd.recipe import Distill, Environment, Generations, Network, build, check_request, recipe_hash, to_table
 from rlkd.stats import normalised_score
 from rlkd.vector import as_recipe
 
@@ -63,14 +63,14 @@ def evolve(
         MismatchError: the first teacher plays as random play does: nothing to normalise by.
         Stopped: on SIGINT or SIGTERM, after saving.
     """
-    check_seed(seed)
+    check_request(seed, episodes)
     rule = recipe.load(agent, Generations, overrides=overrides)
     if generations is not None:
         rule = replace(rule, generations=generations)
     founder = as_policy(teacher, env=None if env is None else as_recipe(env))
     environment = environment_of(founder, None)
     # Controls are a matter for `rlkd distill`: a lineage compares its generations with each other.
-    distilling = replace(recipe.load(rule.distill, Distill), controls=())
+    distilling = replace(recipe.load(rule.distill or default_recipe(founder), Distill), controls=())
     network = student_network(rule, founder)
     line = Lineage(Path(run), environment, rule, distilling, network, seed, episodes, device)
     identity = line.identity(founder)

@@ -119,7 +119,7 @@ class _PlainBar(Bar):
         if now < self._next or completed <= self._before:
             return
         self._next = now + 30
-        left = (now - self._start) * (self._total - completed) / (completed - self._before)
+        left = (now - self._start) * max(0.0, self._total - completed) / (completed - self._before)
         share = f"{completed:,.0f} of {self._total:,.0f}"
         print(f"{self._title}: {share}, about {left / 60:.1f} min left  {note}", file=sys.stderr, flush=True)
 

@@ -117,6 +117,8 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "nobody": ("eval", "nothing to evaluate; name a policy's file"),
     "no rule": ("eval teacher.safetensors --rule best", "rule must be 'greedy', 'sampled'"),
     "no episodes": ("eval teacher.safetensors --episodes 0", "episodes and num_envs must be at least 1"),
+    "negative seed to train": ("train cartpole --seed -1", "seed must be at least 0, got -1"),
+    "no episodes to distil for": ("distill teacher.safetensors --episodes 0", "episodes must be at least 1, got 0"),
     "negative seed": ("distill teacher.safetensors --seed -1", "seed must be at least 0, got -1"),
     "no memory": (
         "distill teacher.safetensors --student tiny.toml --set source.states=1_000_000_000_000",

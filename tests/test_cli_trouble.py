@@ -167,7 +167,7 @@ def test_ctrl_c_ends_an_evaluation_in_one_line(work: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     out, err = ended(process)
     assert (process.returncode, out) == (3, "")
-    assert err == "rlkd: interrupted; all that was finished is saved\n"
+    assert err == "rlkd: interrupted\n"
 
 
 def test_output_that_nobody_reads_to_its_end_is_no_error(work: Path) -> None:

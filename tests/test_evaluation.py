@@ -219,7 +219,15 @@ def other_actions(player: Policy) -> Policy:
         ),
         (other_actions(PLAYERS["cartpole"]), None, "does not say where it plays; name it with --env"),
     ],
-    ids=["another kind of game", "another game", "action set", "view", "order of frames", "order of actions", "nowhere"],
+    ids=[
+        "another kind of game",
+        "another game",
+        "action set",
+        "view",
+        "order of frames",
+        "order of actions",
+        "nowhere",
+    ],
 )
 def test_a_policy_plays_only_where_it_fits(player: Policy, recipe: Environment | None, message: str) -> None:
     with pytest.raises(MismatchError, match=message):

@@ -268,7 +268,7 @@ def test_a_teacher_that_plays_like_random_play_founds_nothing(agent: str, tmp_pa
         ({"generations": 0}, "generations must be at least 1, got 0"),
         ({"seed": -1}, "seed must be at least 0"),
         ({"agent": "classic"}, "is a recipe of kind 'distill', wanted 'generations'"),
-        ({"episodes": 0}, "episodes and num_envs must be at least 1"),
+        ({"episodes": 0}, "episodes must be at least 1, got 0"),
     ],
 )
 def test_what_cannot_be_is_refused(changes: dict[str, Any], message: str, agent: str, tmp_path: Path) -> None:

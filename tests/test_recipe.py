@@ -379,8 +379,12 @@ def test_the_names_in_shipped_recipes_are_shipped(entry: recipe.Shipped) -> None
     loaded = recipe.load_any(entry.path)
     if isinstance(loaded, Ppo):
         recipe.load(loaded.network, Network)
+    if isinstance(loaded, Distill):
+        for student in loaded.students:
+            recipe.load(student, Network)
     if isinstance(loaded, Generations):
-        recipe.load(loaded.distill, Distill)
+        if loaded.distill is not None:
+            recipe.load(loaded.distill, Distill)
         if loaded.student != "same":
             recipe.load(loaded.student, Network)
 

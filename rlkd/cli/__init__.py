@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rlkd: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("rlkd: interrupted; all that was finished is saved", file=sys.stderr)
+        print("rlkd: interrupted", file=sys.stderr)
         return 3
     except BrokenPipeError:  # the reader of our output has gone, as in `rlkd list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's last flush complains

@@ -11,11 +11,8 @@ from rlkd.distillation.run import Baseline, run_distillation
 from rlkd.errors import RecipeError
 from rlkd.evaluation import environment_of
 from rlkd.policy import Policy, as_policy
-from rlkd.recipe import Distill, Environment, Network
+from rlkd.recipe import Distill, Environment, Network, check_request
 from rlkd.vector import as_recipe
-
-DEFAULTS = {"uint8": "policy_distillation", "float32": "classic"}
-"""Distillation recipe by the teacher's kind of observation, pixels or vectors."""
 
 
 def distill(
@@ -53,10 +50,10 @@ def distill(
     Raises:
         RlkdError: what the caller can fix; `Stopped` on a signal, after saving.
     """
-    check_seed(seed)
+    check_request(seed, episodes)
     folder = Path(run)
     policy = as_policy(teacher, env=None if env is None else as_recipe(env))
-    recipe = recipes.load(agent or DEFAULTS[policy.spec.observation_dtype], Distill, overrides=overrides)
+    recipe = recipes.load(agent or default_recipe(policy), Distill, overrides=overrides)
     environment = environment_of(policy, None)
     networks = {Path(name).stem: recipes.load(name, Network) for name in students or recipe.students}
     if len(networks) < len(students or recipe.students):
@@ -77,7 +74,6 @@ def distill(
     return record
 
 
-def check_seed(seed: int) -> None:
-    """Raise RecipeError for a seed that no generator takes."""
-    if seed < 0:
-        raise RecipeError(f"seed must be at least 0, got {seed}")
+def default_recipe(teacher: Policy) -> str:
+    """Name of the distillation recipe for a teacher where nobody chose one."""
+    return "policy_distillation" if teacher.spec.observation_dtype == "uint8" else "classic"

@@ -9,7 +9,7 @@ from rlkd import storage
 from rlkd.errors import RecipeError
 from rlkd.learn.ppo import train_ppo
 from rlkd.policy import Policy
-from rlkd.recipe import Environment, Ppo, Sb3, load_any, recipe_hash, to_table
+from rlkd.recipe import Environment, Ppo, Sb3, check_request, load_any, recipe_hash, to_table
 from rlkd.vector import as_recipe
 
 
@@ -40,6 +40,7 @@ def train(
     Raises:
         RlkdError: what the caller can fix; `Stopped` on a signal, after saving.
     """
+    check_request(seed)
     environment, folder = as_recipe(env), Path(run)
     name = agent or ("rl/ppo" if environment.source == "ale" else "rl/ppo_classic")
     recipe = load_any(recipes.resolve(name, "agents"), overrides=overrides)
@@ -61,7 +62,7 @@ def train(
         "command": command,
         "seed": seed,
         "environment": to_table(environment),
-        "agent": to_table(recipe),
+        "agent": {"name": name} | to_table(recipe),
         "recipe_hash": recipe_hash(recipe),
         "hash": policy.spec.hash,
         "versions": storage.versions(),

@@ -12,7 +12,7 @@ from rlkd.recipe.kinds import (
     Source,
     Term,
 )
-from rlkd.recipe.read import build, recipe_hash, to_table
+from rlkd.recipe.read import build, check_request, recipe_hash, to_table
 
 __all__ = [
     "Distill",
@@ -29,6 +29,7 @@ __all__ = [
     "Term",
     "View",
     "build",
+    "check_request",
     "data_root",
     "dump",
     "load",

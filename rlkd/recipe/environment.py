@@ -17,7 +17,7 @@ class Emulator:
     sticky_probability: float
     """Chance that a frame repeats the previous action. Machado et al., arXiv:1709.06009: 0.25."""
     noop_max: int
-    """A new game starts with up to this many emulator frames of NOOP, drawn from the episode's seed."""
+    """A new game starts with fewer emulator frames of NOOP than this, FIRE included, drawn from the episode's seed."""
     fire_on_reset: bool
     """Press FIRE once after a reset where the game has the action."""
     lives: Literal["game", "life"]

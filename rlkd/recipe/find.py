@@ -4,7 +4,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -216,8 +216,3 @@ def _name_of(kind: type) -> str:
 
 def _kind_name(recipe: object) -> str:
     return _name_of(type(recipe))
-
-
-def names(entries: Iterable[Shipped]) -> list[str]:
-    """Just the names."""
-    return [entry.name for entry in entries]

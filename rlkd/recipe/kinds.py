@@ -189,8 +189,8 @@ class Generations:
 
     operator: Literal["fresh"]
     """`fresh`: a new student with new initial weights learns from its predecessor (arXiv:1805.04770)."""
-    distill: str
-    """Name of the distillation recipe that every generation runs."""
+    distill: str | None = None
+    """Name of the distillation recipe that every generation runs; none takes what `rlkd distill` would."""
     student: str = "same"
     """Network recipe of the students; `same` takes the teacher's."""
     generations: int = 3

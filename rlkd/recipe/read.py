@@ -63,6 +63,12 @@ def require(condition: bool, message: str) -> None:
         raise RecipeError(message)
 
 
+def check_request(seed: int, episodes: int | None = None) -> None:
+    """RecipeError for a seed that no generator takes, or less than one episode: before a run folder is made."""
+    require(seed >= 0, f"seed must be at least 0, got {seed}")
+    require(episodes is None or episodes >= 1, f"episodes must be at least 1, got {episodes}")
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the nearest known name, or the list of names where none is near."""
     names = sorted(known)

@@ -1,7 +1,5 @@
 """The report of a reinforcement-learning run: score, what the learner saw, speed."""
 
-from typing import Any
-
 from rlkd.report import words
 from rlkd.report.curves import chart, series
 from rlkd.report.page import document, grid, header, provenance, section
@@ -32,22 +30,9 @@ def _headline(run: Run) -> str:
         steps += f" ({int(last['time/frames']):,} frames)"
     if "time/hours" in last:
         steps += f" in {words.duration(3600 * last['time/hours'])}"
-    measured = _measured(run.record.get("score"))
-    if measured:
-        return f"The trained policy scores {measured} after {steps}."
     if SCORE in last:
         return f"The mean score of the last episodes is {words.number(last[SCORE])} after {steps}."
     return f"No episode has finished yet after {steps}." if run.metrics else "Nothing has been recorded yet."
-
-
-def _measured(score: Any) -> str:
-    """A recorded score as words: a number, or an entry with mean and interval."""
-    if isinstance(score, dict) and isinstance(score.get("mean"), int | float):
-        interval = score.get("ci95")
-        if isinstance(interval, list) and len(interval) == 2:
-            return words.score(float(score["mean"]), [float(edge) for edge in interval])
-        return words.number(float(score["mean"]))
-    return words.number(float(score)) if isinstance(score, int | float) else ""
 
 
 def _name(run: Run, key: str) -> str:
