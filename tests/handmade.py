@@ -111,7 +111,9 @@ def small_distillation(**changes: Any) -> Distill:
 
 def started(arguments: Sequence[str], folder: Path, *, first: str = "") -> subprocess.Popen[str]:
     """`rlkd ARGUMENTS` in a process and a process group of its own; `first` is a line of Python that runs before."""
-    program = f"import sys\nfrom rlkd.cli import main\n{first}\nsys.exit(main(sys.argv[1:]))"
+    # A test run in the background ignores Ctrl-C, and so would what it starts.
+    listens = "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{listens}\nfrom rlkd.cli import main\n{first}\nsys.exit(main(sys.argv[1:]))"
     paths = os.pathsep.join(filter(None, (str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
         [sys.executable, "-c", program, *arguments],

@@ -218,9 +218,9 @@ def test_dagger_lets_students_act_and_keeps_all_rounds(tmp_path: Path) -> None:
 
 def test_pixels_are_distilled(tmp_path: Path) -> None:
     pong = environment("pong", frame_cap=120)
-    teacher = policy(pong, "categorical", TINY_PIXELS, rule="sampled", sharpness=3)
+    teacher = policy(pong, "categorical", TINY_PIXELS, rule="sampled", sharpness=30)
     baseline = measure_baseline(teacher, pong, episodes=2, keep_states=16)
-    recipe = small(source=Source(states=200, rounds=2, num_envs=4), gradient_steps=60, batch_size=32)
+    recipe = small(source=Source(states=200, rounds=2, num_envs=4), gradient_steps=150, batch_size=32)
     result = run_distillation(
         teacher, {"tiny": TINY_PIXELS}, recipe, run=tmp_path, seed=0, episodes=2, baseline=baseline
     )

@@ -100,6 +100,7 @@ def test_continuous_actions_learn_too(tmp_path: Path) -> None:
 
 def test_a_signal_stops_the_run_after_saving(tmp_path: Path) -> None:
     long = agent("ppo", "frames=50_000_000")
+    before = signal.getsignal(signal.SIGINT)
     timer = threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(Stopped, match="cannot go on exactly where it stopped") as caught:
@@ -110,7 +111,7 @@ def test_a_signal_stops_the_run_after_saving(tmp_path: Path) -> None:
     assert "stopped after" in policy.spec.origin
     assert load(tmp_path / MODEL).network.head.weight.tolist() == policy.network.head.weight.tolist()
     assert not list(tmp_path.rglob("*.tmp"))
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     with pytest.raises(StorageError, match="stopped early, and Stable-Baselines3 cannot go on"):
         train_sb3(CARTPOLE, long, run=tmp_path, seed=1)
 
