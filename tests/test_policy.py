@@ -61,6 +61,10 @@ def vectors(rows: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(rows, 3)).astype(np.float32)
 
 
+def pictures(rows: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (rows, *PIXELS), np.uint8)
+
+
 def uniforms(rows: int, columns: int = 2, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random((rows, columns))
 
@@ -109,7 +113,7 @@ def test_pixel_network_matches_reference() -> None:
     network.initialise(torch.Generator().manual_seed(0), for_rl=False)
     with torch.no_grad():
         network.head.bias.normal_(generator=torch.Generator().manual_seed(1))
-    pixels = np.random.default_rng(0).integers(0, 256, (2, *PIXELS), np.uint8)
+    pixels = pictures(2)
     weights = {name: tensor.double().numpy() for name, tensor in network.state_dict().items()}
     x = pixels / 255.0
     for layer, stride in ((0, 4), (2, 2), (4, 1)):
@@ -169,16 +173,37 @@ def test_initial_weights_come_from_the_generator_and_start_uniform_for_reinforce
     assert (probabilities - 0.25).abs().max() < 0.02
 
 
-def test_students_of_pixels_start_with_units_that_ignore_what_all_inputs_share() -> None:
+@pytest.mark.parametrize("name", ["nature_62k", "mlp_16"])
+def test_a_standardised_network_answers_with_mean_0_and_deviation_1_in_every_unit(name: str) -> None:
+    shape = PIXELS if name.startswith("nature") else (3,)
+    network = PolicyNetwork(recipe.load(name, Network), shape, "categorical", 5)
+    network.initialise(torch.Generator().manual_seed(0), for_rl=False)
+    observation = torch.from_numpy(pictures(40) if network.pixels else vectors(40) * 7 + 3)
+    network.standardise(observation)
+    x = observation.float().div(255) if network.pixels else observation
+    with torch.no_grad():
+        for module in network.encoder:
+            x = module(x)
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                by_unit = x.transpose(0, 1).flatten(1)
+                assert by_unit.mean(1).abs().max() < 1e-4
+                assert (by_unit.std(1) - 1).abs().max() < 1e-3
+
+
+def test_pixels_that_all_share_a_brightness_move_no_unit_of_a_standardised_network() -> None:
     network = PolicyNetwork(recipe.load("nature_62k", Network), PIXELS, "categorical", 5)
     network.initialise(torch.Generator().manual_seed(0), for_rl=False)
-    one_grey = torch.full((1, *PIXELS), 87, dtype=torch.uint8)
+    network.standardise(torch.from_numpy(pictures(40)))
+    dark, bright = (torch.full((1, *PIXELS), level, dtype=torch.uint8) for level in (30, 220))
     with torch.no_grad():
-        assert network(one_grey).flat.abs().max() < 1e-6
-        for module in (list(network.encoder)[number] for number in (0, 2, 4, 7)):
-            assert isinstance(module, nn.Conv2d | nn.Linear)
-            answer = module(torch.ones(1, *module.weight.shape[1:]))
-            assert answer.abs().max() < 1e-5
+        assert (network(dark).flat - network(bright).flat).abs().max() < 1e-4
+
+
+def test_units_that_see_no_difference_stay_finite_when_standardised() -> None:
+    network = PolicyNetwork(recipe.load("nature_62k", Network), PIXELS, "categorical", 5)
+    network.initialise(torch.Generator().manual_seed(0), for_rl=False)
+    network.standardise(torch.full((8, *PIXELS), 87, dtype=torch.uint8))
+    assert all(parameter.isfinite().all() for parameter in network.parameters())
 
 
 def test_network_refuses_observations_that_it_cannot_read() -> None:
@@ -328,7 +353,7 @@ def test_a_single_observation_gives_the_action_of_its_batch(kind: Kind) -> None:
 def test_pixels_may_come_with_their_channels_last() -> None:
     network = recipe.load("nature_62k", Network)
     policy = make_policy(network=network, observation_shape=PIXELS, observation_dtype="uint8")
-    pixels = np.random.default_rng(0).integers(0, 256, (6, *PIXELS), np.uint8)
+    pixels = pictures(6)
     first, _ = policy.predict(pixels)
     last, _ = policy.predict(np.moveaxis(pixels, 1, -1))
     alone, _ = policy.predict(np.moveaxis(pixels[3], 0, -1))

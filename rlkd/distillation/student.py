@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rlkd.distillation.terms import HARD_LABELS, student_kind, total_loss
 from rlkd.metrics import StopSignal
@@ -17,6 +17,7 @@ from rlkd.replay import Replay
 
 Control = Literal["none", "hard_labels", "shuffled_teacher"]
 MAX_GRADIENT_NORM = 10.0  # far above what a healthy run sees; stops a single bad batch
+FIRST_LOOK = 512  # states by which a fresh network is standardised
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,22 +88,22 @@ class Student:
             stop: when set, learning ends at the next step.
         """
         started, before = time.perf_counter(), self.steps
-        normalise = self.spec.normaliser
+        if self.steps == 0 and goal > 0:
+            look = self.generator.integers(len(rows), size=FIRST_LOOK)
+            self.network.standardise(self._read(replay, rows[look])[0])
         # Another state's answer for each state, the same all through a round and after a resume.
         shuffled = np.random.default_rng(len(rows)).permutation(len(rows))
         total = torch.zeros((), device=self.device)
         while self.steps < goal and not (stop and stop.asked):
             done = self.steps / self.recipe.gradient_steps
             for group in self.optimiser.param_groups:
-                group["lr"] = self.recipe.learning_rate * (1 - 0.9 * done)
+                group["lr"] = self.recipe.learning_rate * (1 - done)
             picks = self.generator.integers(len(rows), size=self.recipe.batch_size)
-            observation, answers = replay.read(rows[picks])
+            observation, answers = self._read(replay, rows[picks])
             if self.plan.control == "shuffled_teacher":
                 answers = replay.read(rows[shuffled[picks]])[1]
-            if normalise is not None:
-                observation = torch.from_numpy(normalise(observation.numpy()))
             with autocast(self.device, precision, pixels=self.network.pixels):
-                output = self.network(observation.to(self.device))
+                output = self.network(observation)
             loss = total_loss(self.terms, self.teacher_kind, answers.to(self.device), output).mean()
             self.optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
@@ -113,6 +114,12 @@ class Student:
         if self.steps > before:
             self.losses.append(float(total) / (self.steps - before))
         self.seconds += time.perf_counter() - started
+
+    def _read(self, replay: Replay, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        observation, answers = replay.read(rows)
+        if self.spec.normaliser is not None:
+            observation = torch.from_numpy(self.spec.normaliser(observation.numpy()))
+        return observation.to(self.device), answers
 
     def snapshot(self) -> Policy:
         """The student as it is now, with weights of its own, so that it can act while it learns."""

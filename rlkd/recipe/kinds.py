@@ -171,7 +171,7 @@ class Distill:
     batch_size: int = 256
     """Samples per gradient step."""
     learning_rate: float = 1e-3
-    """Adam step size at the start; falls linearly to a tenth."""
+    """Adam step size at the start; falls linearly to zero."""
     controls: tuple[Literal["hard_labels", "shuffled_teacher"], ...] = ("hard_labels", "shuffled_teacher")
     """Extra students with the first student's network at the same budget."""
     held_out_states: int = 4096
