@@ -127,6 +127,22 @@ def test_every_divergence_makes_a_student_alike(divergence: Any, kind: Kind) -> 
         assert (own - answers).square().mean() < 0.1 * answers.var(0).mean()
 
 
+def test_a_student_looks_at_states_before_it_learns_and_its_rate_falls_to_zero() -> None:
+    teacher = policy(CARTPOLE, "categorical", TINY, seed=5)
+    replay = filled(teacher)
+    recipe = small(gradient_steps=4, learning_rate=1e-9)
+    student = Student(Plan("tiny", TINY), recipe, teacher.spec, seed=1, device=torch.device("cpu"))
+    student.learn(replay, replay.rows()[:0], 0, "float32")  # a round without data asks for no step
+    rates = []
+    for goal in range(1, 5):
+        student.learn(replay, replay.rows(), goal, "float32")
+        rates.append(student.optimiser.param_groups[0]["lr"])
+    assert rates == pytest.approx([1e-9, 0.75e-9, 0.5e-9, 0.25e-9])
+    first = student.network.encoder[0](replay.read(replay.rows())[0])
+    assert first.mean(0).abs().max() < 0.2
+    assert (first.std(0) - 1).abs().max() < 0.2
+
+
 def test_a_gaussian_student_learns_the_spread_too_whatever_the_divergence() -> None:
     teacher = policy(PENDULUM, "gaussian", TINY, rule="sampled")
     assert teacher.network.log_std is not None
