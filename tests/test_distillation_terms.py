@@ -15,7 +15,7 @@ from rlkd.errors import MismatchError
 from rlkd.policy import Kind, Output, Policy
 from rlkd.recipe import Source, Term
 from rlkd.replay import Replay
-from tests.handmade import TINY, cartpole_teacher, environment, policy
+from tests.handmade import TINY, TINY_PIXELS, cartpole_teacher, environment, policy
 from tests.handmade import small_distillation as small
 
 CARTPOLE = environment("cartpole")
@@ -141,6 +141,30 @@ def test_a_student_looks_at_states_before_it_learns_and_its_rate_falls_to_zero()
     first = student.network.encoder[0](replay.read(replay.rows())[0])
     assert first.mean(0).abs().max() < 0.2
     assert (first.std(0) - 1).abs().max() < 0.2
+
+
+def test_a_minibatch_learnt_in_parts_teaches_what_the_whole_does() -> None:
+    pong = environment("pong")
+    teacher = policy(pong, "categorical", TINY_PIXELS)
+    replay = Replay(1, 300, (4, 84, 84), teacher.spec.actions, pong.views["pixels"])
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        observation, answers = (
+            rng.integers(0, 256, (1, 4, 84, 84), np.uint8),
+            rng.normal(0, 3, (1, teacher.spec.actions)),
+        )
+        replay.append(np.zeros(1, int), observation, np.zeros(1, bool), torch.from_numpy(answers.astype(np.float32)))
+    recipe = small(gradient_steps=8, batch_size=200)
+    students = [
+        Student(Plan("tiny", TINY_PIXELS), recipe, teacher.spec, seed=1, device=torch.device("cpu"), parts=parts)
+        for parts in (1, 3, 99)
+    ]
+    assert [student.parts for student in students] == [1, 3, 3]
+    for student in students:
+        student.learn(replay, replay.rows(), 8, "float32")
+        assert student.losses == pytest.approx(students[0].losses, rel=1e-4)
+        for one, other in zip(student.network.parameters(), students[0].network.parameters(), strict=True):
+            assert torch.allclose(one, other, atol=1e-3)
 
 
 def test_a_gaussian_student_learns_the_spread_too_whatever_the_divergence() -> None:

@@ -86,14 +86,14 @@ def table(runs: dict[str, list[Record]]) -> tuple[list[str], Record]:
 
 
 def run_ours(precision: str, seed: int) -> Record:
-    """Two halves of environments, one sampler thread, one learner thread, overlapped."""
+    """Two halves of environments, a sampler thread, and a learner that splits its minibatches; overlapped."""
     import torch
 
     from rlkd import metrics, recipe
     from rlkd.collect import Collector
     from rlkd.distillation.learning import Setting, learn_rounds
     from rlkd.distillation.student import Plan, Student
-    from rlkd.policy.compute import one_thread_per_role
+    from rlkd.policy.compute import idle_cores, one_thread_per_role
     from rlkd.recipe import Distill, Network, Source, Term
     from rlkd.replay import Replay
 
@@ -110,7 +110,7 @@ def run_ours(precision: str, seed: int) -> Record:
         controls=(),
     )
     plan = Plan("nature_428k", recipe.load("nature_428k", Network))
-    student = Student(plan, described, teacher.spec, seed=seed, device=torch.device("cpu"))
+    student = Student(plan, described, teacher.spec, seed=seed, device=torch.device("cpu"), parts=idle_cores(1))
     replay = Replay(32, STATES, teacher.spec.observation_shape, teacher.spec.actions, environment.views["pixels"])
     with TemporaryDirectory() as folder:
         setting = Setting(teacher, environment, described, seed, precision, probes[:8], Path(folder))  # type: ignore[arg-type]  # checked

@@ -23,7 +23,7 @@ from rlkd.distillation.terms import reported_temperatures, student_kind
 from rlkd.errors import MismatchError
 from rlkd.evaluation import Played, agreement, environment_of, mean_kl, play, play_randomly
 from rlkd.policy import PARAMS, Policy, as_policy
-from rlkd.policy.compute import Precision, one_thread_per_role, pick_device
+from rlkd.policy.compute import Precision, idle_cores, one_thread_per_role, pick_device
 from rlkd.recipe import Distill, Environment, Network
 from rlkd.replay import Replay
 
@@ -151,8 +151,10 @@ def run_distillation(
     plans = [Plan(name, network) for name, network in students.items()]
     plans += [Plan(control, plans[0].network, control) for control in recipe.controls]
     where = pick_device(device)
+    parts = idle_cores(len(plans)) if where.type == "cpu" else 1
     learners = [
-        Student(plan, recipe, teacher.spec, seed=1009 * seed + place, device=where) for place, plan in enumerate(plans)
+        Student(plan, recipe, teacher.spec, seed=1009 * seed + place, device=where, parts=parts)
+        for place, plan in enumerate(plans)
     ]
     replay = Replay(
         recipe.source.num_envs,

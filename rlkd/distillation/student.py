@@ -1,7 +1,9 @@
 """One student: its network, its optimiser, its own order of minibatches."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -18,6 +20,7 @@ from rlkd.replay import Replay
 Control = Literal["none", "hard_labels", "shuffled_teacher"]
 MAX_GRADIENT_NORM = 10.0  # far above what a healthy run sees; stops a single bad batch
 FIRST_LOOK = 512  # states by which a fresh network is standardised
+SMALLEST_PART = 64  # samples of a minibatch; below, threads cost more than they bring
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,9 @@ class Plan:
 class Student:
     """Learns from a replay, some gradient steps at a time."""
 
-    def __init__(self, plan: Plan, recipe: Distill, teacher: PolicySpec, *, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, plan: Plan, recipe: Distill, teacher: PolicySpec, *, seed: int, device: torch.device, parts: int = 1
+    ) -> None:
         """Draw initial weights.
 
         Args:
@@ -44,6 +49,8 @@ class Student:
             teacher: record of the teacher; rule, action meanings, normaliser and environment go on to the student.
             seed: of weights and minibatches.
             device: where it learns.
+            parts: into how many a minibatch of pixels is split, to be learnt from side by side, a thread each. Sums are
+                rounded otherwise than in one piece: a seed gives the same bits with the same number of parts only.
         """
         self.plan, self.recipe, self.teacher_kind = plan, recipe, teacher.kind
         self.terms = HARD_LABELS if plan.control == "hard_labels" else recipe.terms
@@ -62,6 +69,7 @@ class Student:
             parents=(teacher.hash,),
         )
         self.device = device
+        self.parts = min(parts, max(1, recipe.batch_size // SMALLEST_PART)) if network.pixels else 1
         self.optimiser = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, foreach=True)
         self.generator = np.random.default_rng(seed)
         self.steps = 0
@@ -94,26 +102,40 @@ class Student:
         # Another state's answer for each state, the same all through a round and after a resume.
         shuffled = np.random.default_rng(len(rows)).permutation(len(rows))
         total = torch.zeros((), device=self.device)
-        while self.steps < goal and not (stop and stop.asked):
-            done = self.steps / self.recipe.gradient_steps
-            for group in self.optimiser.param_groups:
-                group["lr"] = self.recipe.learning_rate * (1 - done)
-            picks = self.generator.integers(len(rows), size=self.recipe.batch_size)
-            observation, answers = self._read(replay, rows[picks])
-            if self.plan.control == "shuffled_teacher":
-                answers = replay.read(rows[shuffled[picks]])[1]
-            with autocast(self.device, precision, pixels=self.network.pixels):
-                output = self.network(observation)
-            loss = total_loss(self.terms, self.teacher_kind, answers.to(self.device), output).mean()
-            self.optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
-            nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM, foreach=True)
-            self.optimiser.step()
-            total += loss.detach()
-            self.steps += 1
+        with ThreadPoolExecutor(self.parts) as pool:
+            each = pool.map if self.parts > 1 else map
+            while self.steps < goal and not (stop and stop.asked):
+                done = self.steps / self.recipe.gradient_steps
+                for group in self.optimiser.param_groups:
+                    group["lr"] = self.recipe.learning_rate * (1 - done)
+                picks = self.generator.integers(len(rows), size=self.recipe.batch_size)
+                observation, answers = self._read(replay, rows[picks])
+                if self.plan.control == "shuffled_teacher":
+                    answers = replay.read(rows[shuffled[picks]])[1]
+                parts = each(
+                    partial(self._gradients, precision=precision),
+                    observation.chunk(self.parts),
+                    answers.to(self.device).chunk(self.parts),
+                )
+                losses, gradients = zip(*parts, strict=True)
+                for parameter, *of_parts in zip(self.network.parameters(), *gradients, strict=True):
+                    parameter.grad = sum(of_parts[1:], of_parts[0])
+                nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM, foreach=True)
+                self.optimiser.step()
+                total += sum(losses)
+                self.steps += 1
         if self.steps > before:
             self.losses.append(float(total) / (self.steps - before))
         self.seconds += time.perf_counter() - started
+
+    def _gradients(
+        self, observation: Tensor, answers: Tensor, *, precision: Precision
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What a part of a minibatch adds to the loss, and to each parameter's gradient."""
+        with autocast(self.device, precision, pixels=self.network.pixels):
+            output = self.network(observation)
+        loss = total_loss(self.terms, self.teacher_kind, answers, output).sum() / self.recipe.batch_size
+        return loss.detach(), torch.autograd.grad(loss, list(self.network.parameters()), materialize_grads=True)
 
     def _read(self, replay: Replay, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         observation, answers = replay.read(rows)

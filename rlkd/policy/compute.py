@@ -1,5 +1,6 @@
 """Where and how numbers are computed: device, threads, precision. The machine decides, not the recipe."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -29,6 +30,11 @@ def one_thread_per_role() -> None:
     """One intra-op thread: samplers, learners and emulators run side by side, and two torch threads next to busy
     emulator threads collapse (measured: 160 times slower with the default spinning wait)."""
     torch.set_num_threads(1)
+
+
+def idle_cores(roles: int) -> int:
+    """How many cores each of some learners has to itself, at least 1."""
+    return max(1, (os.cpu_count() or 1) // roles)
 
 
 def bfloat16_is_fast(device: torch.device) -> bool:
