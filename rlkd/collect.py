@@ -15,11 +15,9 @@ from torch import Tensor
 
 from rlkd.policy import Policy, Rule, decide, to_cpu
 from rlkd.policy.compute import Precision, autocast
-from rlkd.recipe import Environment, Source
+from rlkd.recipe import EVALUATION_SEEDS, Environment, Source
 from rlkd.replay import Replay
 from rlkd.vector import Stepper, make_vec
-
-EVALUATION_SEEDS = 900_000  # environment seeds from here on belong to evaluation
 
 
 @dataclass(slots=True)

@@ -80,9 +80,9 @@ def test_more_episodes_begin_with_the_same_ones() -> None:
 
 
 def test_every_episode_has_its_own_seed_from_the_protocols_on() -> None:
-    recipe = replace(CARTPOLE, protocol=replace(CARTPOLE.protocol, episodes=4, first_seed=123))
+    recipe = replace(CARTPOLE, protocol=replace(CARTPOLE.protocol, episodes=4, first_seed=910_123))
     found = play(cartpole_teacher(recipe=recipe)).evaluation
-    assert found.seeds == play_randomly(recipe).seeds == (123, 124, 125, 126)
+    assert found.seeds == play_randomly(recipe).seeds == (910_123, 910_124, 910_125, 910_126)
     assert play(cartpole_teacher(recipe=recipe), episodes=2, first_seed=9).evaluation.seeds == (9, 10)
     assert (found.environment, found.protocol) == ("CartPole-v1", recipe.protocol.name)
 

@@ -111,6 +111,12 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
         recipe.load(str(path), Environment)
 
 
+def test_evaluation_stays_out_of_the_seeds_that_training_uses() -> None:
+    assert recipe.Protocol(name="mine", first_seed=900_000).first_seed == recipe.EVALUATION_SEEDS
+    with pytest.raises(RecipeError, match="first_seed must be at least 900_000, got 899999: below are the seeds"):
+        recipe.Protocol(name="mine", first_seed=899_999)
+
+
 def test_a_recipe_of_another_kind_is_refused(write: Write) -> None:
     path = write('kind = "network"\nencoder = "mlp"\n')
     with pytest.raises(RecipeError, match=r"mine\.toml: is a recipe of kind 'network', wanted 'environment'"):
@@ -261,7 +267,7 @@ environments = st.builds(
     source=st.just("gymnasium"),
     id=texts,
     frame_cap=counts,
-    protocol=st.builds(recipe.Protocol, name=texts, episodes=counts, first_seed=counts),
+    protocol=st.builds(recipe.Protocol, name=texts, episodes=counts, first_seed=st.integers(900_000, 2**40)),
     options=options,
 )
 distillations = st.builds(

@@ -26,11 +26,10 @@ from rlkd.losses import categorical_entropy, gaussian_entropy, gaussian_log_prob
 from rlkd.policy import Output, Policy, PolicyNetwork, PolicySpec, Rule
 from rlkd.policy.compute import Precision, autocast, one_thread_per_role, pick_device
 from rlkd.policy.file import build_network
-from rlkd.recipe import Environment, Network, Ppo, recipe_hash
+from rlkd.recipe import EVALUATION_SEEDS, Environment, Network, Ppo, recipe_hash
 from rlkd.vector import Stepper, action_bounds, action_meanings, make_vec, spaces
 
 RECORD_EVERY = 5  # rollouts between two lines of metrics
-EVALUATION_SEEDS = 900_000  # environment seeds from here on belong to evaluation
 
 
 def train_ppo(

@@ -23,14 +23,13 @@ from rlkd.learn.checkpoint import FILE as CHECKPOINT
 from rlkd.learn.checkpoint import SB3_RECORD
 from rlkd.policy import Policy, from_sb3, load
 from rlkd.policy.compute import one_thread_per_role, pick_device
-from rlkd.recipe import Environment, Sb3, recipe_hash
+from rlkd.recipe import EVALUATION_SEEDS, Environment, Sb3, recipe_hash
 from rlkd.recipe.read import suggest
 from rlkd.vector import make
 
 ALGORITHMS: dict[str, type[PPO] | type[A2C] | type[DQN]] = {"ppo": PPO, "a2c": A2C, "dqn": DQN}
 OURS = frozenset(("self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"))
 """Arguments of their constructors that the run decides, not the recipe."""
-EVALUATION_SEEDS = 900_000  # environment seeds from here on belong to evaluation
 LOOK_EVERY = 64  # steps of all environments between two looks at the progress bar
 POLICY, MODEL = Path("generations/000/policy.safetensors"), "model.zip"
 

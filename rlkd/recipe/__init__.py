@@ -1,6 +1,6 @@
 """Recipes: TOML files under `agents/` and `envs/` as frozen, checked, hashable values."""
 
-from rlkd.recipe.environment import Emulator, Environment, Protocol, View
+from rlkd.recipe.environment import EVALUATION_SEEDS, Emulator, Environment, Protocol, View
 from rlkd.recipe.find import Shipped, data_root, dump, load, load_any, resolve, resolve_anywhere, shipped
 from rlkd.recipe.kinds import (
     Distill,
@@ -15,6 +15,7 @@ from rlkd.recipe.kinds import (
 from rlkd.recipe.read import build, check_request, recipe_hash, to_table
 
 __all__ = [
+    "EVALUATION_SEEDS",
     "Distill",
     "Emulator",
     "Environment",

@@ -5,6 +5,9 @@ from typing import Literal
 
 from rlkd.recipe.read import require
 
+EVALUATION_SEEDS = 900_000
+"""Environment seeds from here on belong to evaluation, those below to collecting and learning."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Emulator:
@@ -78,7 +81,10 @@ class Protocol:
 
     def __post_init__(self) -> None:
         require(self.episodes >= 1, f"episodes must be at least 1, got {self.episodes}")
-        require(self.first_seed >= 0, f"first_seed must be at least 0, got {self.first_seed}")
+        require(
+            self.first_seed >= EVALUATION_SEEDS,
+            f"first_seed must be at least {EVALUATION_SEEDS:_}, got {self.first_seed}: below are the seeds of training",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
