@@ -24,7 +24,7 @@ from rlkd import recipe as recipes
 from rlkd.distillation import Baseline, measure_baseline
 from rlkd.evaluation import environment_of
 from rlkd.recipe import Distill
-from rlkd.stats import Estimate
+from rlkd.stats import Estimate, mean_interval
 
 FOLDER = Path(__file__).parent
 TEACHER = "policy:pong"
@@ -126,7 +126,7 @@ def _data_table(arms: dict[int, list[Record]]) -> tuple[list[str], Record]:
         "",
         f"Soft targets against hard labels, `nature_62k`, {DATA_STEPS} steps, {DATA_EPISODES} episodes a seed:",
         "",
-        "| distinct states | TN soft | TN hard | difference by seed | score | agreement soft, hard | KL soft, hard |",
+        "| states | TN soft | TN hard | soft minus hard by seed | mean [95 %] | agree soft, hard | KL soft, hard |",
         "|---|---|---|---|---|---|---|",
     ]
     record: Record = {}
@@ -134,10 +134,8 @@ def _data_table(arms: dict[int, list[Record]]) -> tuple[list[str], Record]:
         soft, hard = (over_seeds(runs, name)[0] for name in ("nature_62k", "hard_labels"))
         pairs = zip(entries(runs, "nature_62k"), entries(runs, "hard_labels"), strict=True)
         differences = [a["normalised"] - b["normalised"] for a, b in pairs]
-        ahead = sum(difference > 0 for difference in differences)
-        apart = soft.low > hard.high or hard.low > soft.high
-        winner = "soft" if soft.point > hard.point else "hard"
-        verdict_ = f"{winner}, intervals apart" if apart else "no difference: intervals overlap"
+        paired = mean_interval(differences)
+        verdict_ = "soft wins" if paired.low > 0 else "hard wins" if paired.high < 0 else "no difference"
         shown = ", ".join(f"{difference:+.2f}" for difference in differences)
         mean = {
             key: [float(np.mean([each[key] for each in entries(runs, name)])) for name in ("nature_62k", "hard_labels")]
@@ -145,7 +143,7 @@ def _data_table(arms: dict[int, list[Record]]) -> tuple[list[str], Record]:
         }
         agree, kl = mean["agreement"], mean["kl_teacher_states"]
         lines.append(
-            f"| {states:,} | {soft} | {hard} | {shown} | {verdict_}; soft ahead in {ahead}/{len(runs)} "
+            f"| {states:,} | {soft} | {hard} | {shown} | {paired}: {verdict_} "
             f"| {agree[0]:.1%}, {agree[1]:.1%} | {kl[0]:.2f}, {kl[1]:.2f} |"
         )
         record[str(states)] = {"soft": _triple(soft), "hard": _triple(hard), "differences": differences, **mean}
