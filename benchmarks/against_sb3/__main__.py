@@ -123,7 +123,8 @@ def run_ours(precision: str, seed: int) -> Record:
 
 
 def run_loop(num_envs: int, seed: int) -> Record:
-    """Predict, step, append; then label, stack and learn. Torch keeps its default number of threads."""
+    """Predict, step, append; then label, stack and learn. Torch keeps its own threads, and its own way of waiting."""
+    os.environ.pop("OMP_WAIT_POLICY", None)  # set by rlkd, which such a loop would not have imported before torch
     import torch
     from stable_baselines3.common.env_util import make_vec_env
     from torch.nn import functional as F
