@@ -16,6 +16,7 @@ from rlkd.policy.output import PARAMS, Kind, Output
 from rlkd.recipe import Network
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+LOG_STD_BOUNDS = (-20.0, 2.0)  # of squashed Gaussians, as in SAC (Haarnoja et al. 2018, arXiv:1812.05905)
 MIN_DEVIATION = 1e-3  # a unit that answers the same to all states is not blown up more than this allows
 
 
@@ -40,6 +41,7 @@ class PolicyNetwork(nn.Module):
         outputs = actions if state_independent else actions * len(PARAMS[kind])
         self.head = nn.Linear(width, outputs)
         self.log_std = nn.Parameter(torch.zeros(actions)) if state_independent else None
+        self.mean_limit = recipe.mean_limit if kind in ("gaussian", "squashed_gaussian") else None
         self.critic_encoder: nn.Module | None = None
         self.critic: nn.Linear | None = None
         if recipe.value == "shared":
@@ -70,6 +72,10 @@ class PolicyNetwork(nn.Module):
         else:
             names = PARAMS[self.kind]
             params = dict(zip(names, raw.chunk(len(names), dim=-1), strict=True))
+        if self.kind == "squashed_gaussian":
+            params["log_std"] = params["log_std"].clamp(*LOG_STD_BOUNDS)
+        if self.mean_limit is not None:
+            params["mean"] = params["mean"].clamp(-self.mean_limit, self.mean_limit)
         return Output(self.kind, params, value, features, state)
 
     def initialise(self, generator: torch.Generator, *, for_rl: bool) -> None:

@@ -31,6 +31,8 @@ class Network:
     """A recurrent core between the hidden layers and the head."""
     core_width: int = 128
     """Width of the recurrent core."""
+    mean_limit: float | None = None
+    """Largest absolute mean of a Gaussian policy before it is squashed; unset: none."""
     value: Literal["none", "shared", "separate"] = "none"
     """Critic: none, a head on the same features, or a network of its own with the same hidden widths."""
 
@@ -42,6 +44,7 @@ class Network:
             require(not self.channels, "channels belong to encoder = 'conv'")
         widths = (*self.channels, *self.kernels, *self.strides, *self.hidden, self.core_width)
         require(min(widths) > 0, "channels, kernels, strides, hidden and core_width must be above 0")
+        require(self.mean_limit is None or self.mean_limit > 0, f"mean_limit must be above 0, got {self.mean_limit}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
