@@ -18,7 +18,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from sb3_contrib import ARS, QRDQN, TQC, TRPO
+from sb3_contrib import ARS, QRDQN, TQC, TRPO, RecurrentPPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -29,7 +29,7 @@ from rlkd.errors import MismatchError, PolicyFileError, UnsafeFileError
 from rlkd.policy import Policy, Rule, from_sb3, load
 
 ALGORITHMS: dict[str, Any] = {"ppo": PPO, "a2c": A2C, "trpo": TRPO, "dqn": DQN, "qrdqn": QRDQN, "ars": ARS}
-ALGORITHMS |= {"sac": SAC, "td3": TD3, "ddpg": DDPG, "tqc": TQC}
+ALGORITHMS |= {"recurrent": RecurrentPPO, "sac": SAC, "td3": TD3, "ddpg": DDPG, "tqc": TQC}
 REPLAY = ("dqn", "qrdqn", "sac", "td3", "ddpg", "tqc")
 ROOT = Path(__file__).parent.parent
 VECTOR = gymnasium.spaces.Box(-10, 10, (5,), np.float32)
@@ -91,6 +91,8 @@ def centre_actions(model: BaseAlgorithm, observation: np.ndarray) -> None:
         head, answer = policy.action_net[-1], policy.action_net(tensor)
         if head.bias is None:
             return
+    elif isinstance(model, RecurrentPPO):
+        return
     else:
         head, answer = policy.action_net, policy.get_distribution(tensor).distribution.logits
     head.bias.sub_(answer.mean(0))
@@ -259,6 +261,38 @@ def test_continuous_actors_give_the_actions_of_stable_baselines3(
     assert_same_answers(load(tmp_path / "ours.safetensors"), model, draw(VECTOR))
 
 
+@pytest.mark.parametrize(
+    ("observations", "actions", "arguments", "hidden", "after"),
+    [
+        (VECTOR, DISCRETE, {}, (), (64, 64)),
+        (VECTOR, BOX, {"lstm_hidden_size": 9, "net_arch": []}, (), None),
+        (VECTOR, DISCRETE, {"shared_lstm": True, "enable_critic_lstm": False}, (), (64, 64)),
+        (VECTOR, DISCRETE, {"enable_critic_lstm": False, "activation_fn": torch.nn.ReLU}, (), (64, 64)),
+        (pictures(40), DISCRETE, {"lstm_hidden_size": 9}, (512,), None),
+    ],
+)
+@pytest.mark.parametrize("way", ["zip", "live"])
+def test_recurrent_ppo_acts_as_in_sb3_contrib_step_by_step(
+    way: str, observations: Any, actions: Any, arguments: dict[str, Any], hidden: Any, after: Any, tmp_path: Path
+) -> None:
+    name = "CnnLstmPolicy" if len(observations.shape) == 3 else "MlpLstmPolicy"
+    model = make_model("recurrent", observations, actions, name, policy_kwargs=arguments, n_steps=8)
+    model.save(tmp_path / "model.zip")
+    policy = load(tmp_path / "model.zip") if way == "zip" else from_sb3(model)
+    network = policy.spec.network
+    assert (network.hidden, network.core, network.core_hidden) == (hidden, "lstm", after)
+    assert network.core_width == arguments.get("lstm_hidden_size", 256)
+    theirs: Any = None
+    ours, seen = None, []
+    for step, observation in enumerate(draw(observations, 48).reshape(16, 3, *observations.shape)):
+        starts = np.array([step == 0, step in (0, 5), step in (0, 9)])
+        want, theirs = model.predict(observation, theirs, starts, deterministic=True)
+        got, ours = policy.predict(observation, ours, starts, deterministic=True)
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
+        seen.append(want)
+    assert len(np.unique(seen)) > 1
+
+
 def test_policies_without_noise_of_their_own_act_the_same_when_sampled() -> None:
     for algorithm in ("td3", "ars"):
         policy = from_sb3(make_model(algorithm, VECTOR, BOX))
@@ -311,6 +345,13 @@ class OwnExtractor(NatureCNN):
             DISCRETE,
             {"policy": "MultiInputPolicy"},
             "CombinedExtractor.* is not read|Dict.* where a Box is expected",
+        ),
+        (
+            "recurrent",
+            VECTOR,
+            DISCRETE,
+            {"policy": "MlpLstmPolicy", "policy_kwargs": {"n_lstm_layers": 2}},
+            "second LSTM",
         ),
         ("ppo", VECTOR, gymnasium.spaces.MultiDiscrete([2, 3]), {}, "action space .*MultiDiscrete"),
         ("ppo", VECTOR, gymnasium.spaces.MultiBinary(3), {}, "action space .*MultiBinary"),
@@ -579,7 +620,6 @@ def test_plain_values_that_do_not_fit_the_weights_are_refused(
             lambda weights: weights.update({"actor.mu": torch.zeros(1)}),
             r"tensor 'actor\.mu' is not of the stock policy",
         ),
-        (lambda weights: weights.update({"lstm_actor.w": torch.zeros(1)}), r"tensor 'lstm_actor\.w' \(recurrent ppo"),
         (lambda weights: weights["action_net.bias"].fill_(float("nan")), "'action_net.bias' holds NaN"),
         (lambda weights: weights.update({"action_net.bias": 3}), "not a dictionary of tensors"),
         (

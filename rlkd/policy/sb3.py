@@ -7,6 +7,7 @@ not settle, or what our networks cannot express, is refused by name.
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ FAMILIES: dict[str, Family] = {
     "stable_baselines3.sac.policies": "sac",
     "stable_baselines3.td3.policies": "td3",
     "sb3_contrib.ars.policies": "ars",
+    "sb3_contrib.common.recurrent.policies": "recurrent",
     "sb3_contrib.qrdqn.policies": "qrdqn",
     "sb3_contrib.tqc.policies": "sac",
 }
@@ -46,6 +48,7 @@ KNOWN_ARGUMENTS = frozenset(
         *(":type:", ":serialized:", "net_arch", "activation_fn", "ortho_init", "log_std_init", "optimizer_class"),
         *("optimizer_kwargs", "use_sde", "full_std", "use_expln", "squash_output", "share_features_extractor"),
         *("normalize_images", "features_extractor_class", "features_extractor_kwargs"),
+        *("lstm_hidden_size", "n_lstm_layers", "shared_lstm", "enable_critic_lstm", "lstm_kwargs"),
         *("clip_mean", "n_critics", "n_quantiles", "sde_net_arch", "with_bias", "device"),
     )
 )
@@ -151,6 +154,9 @@ def _policy(
             value=layers.value,
             mean_limit=_mean_limit(data, family),
         )
+        if family == "recurrent":
+            after = layers.core_hidden or None
+            recipe = replace(recipe, core="lstm", core_width=layers.core_width, core_hidden=after)
         with torch.device("meta"):  # shapes are compared before anything of that size is allocated
             network = PolicyNetwork(recipe, shape, kind, actions)
         network.load_state_dict(layers.tensors, assign=True)
@@ -175,7 +181,7 @@ def _policy(
 
 
 def _check_stock(data: Mapping[str, Any], where: str) -> Family:
-    """Which forward pass the plain values describe; PolicyFileError unless it is one of the stock feed-forward ones."""
+    """Which forward pass the plain values describe; PolicyFileError unless it is one of the stock ones."""
     module = _table(data.get("policy_class")).get("__module__")
     if module not in FAMILIES:
         raise PolicyFileError(
@@ -198,12 +204,12 @@ def _check_stock(data: Mapping[str, Any], where: str) -> Family:
 def _kind(data: Mapping[str, Any], family: Family, *, continuous: bool) -> Kind:
     """What the answers mean. ars ranks discrete actions by scores that are no log-probabilities, as Q-values do."""
     if not continuous:
-        return "categorical" if family == "actor_critic" else "q"
+        return "categorical" if family in ("actor_critic", "recurrent") else "q"
     squashes = family in ("sac", "td3")
     if family == "ars":
         # LinearPolicy clips, MlpPolicy squashes; both may be told otherwise, and tell them apart by __init__ alone.
         squashes = "ARSLinearPolicy" not in str(_table(data.get("policy_class")).get("__init__"))
-    if family in ("actor_critic", "ars"):
+    if family in ("actor_critic", "recurrent", "ars"):
         squashes = bool(_table(data.get("policy_kwargs")).get("squash_output", squashes))
     return "squashed_gaussian" if squashes else "gaussian"
 
@@ -223,7 +229,7 @@ def _mean_limit(data: Mapping[str, Any], family: Family) -> float | None:
 def _activation(data: Mapping[str, Any], family: Family, where: str) -> Literal["relu", "tanh"]:
     text = _table(data.get("policy_kwargs")).get("activation_fn")
     if text is None:
-        return "tanh" if family == "actor_critic" else "relu"
+        return "tanh" if family in ("actor_critic", "recurrent") else "relu"
     if text not in ACTIVATIONS:
         raise PolicyFileError(f"{where}: activation {text} is not read; ReLU and Tanh are")
     return ACTIVATIONS[text]
@@ -285,6 +291,8 @@ def _table(value: Any) -> Mapping[str, Any]:
 def _algorithm(data: Mapping[str, Any]) -> str:
     """Guessed from the policy's module and from which values the constructor took."""
     module = str(_table(data.get("policy_class")).get("__module__")).split(".")
+    if "recurrent" in module:
+        return "recurrent ppo"
     if len(module) == 3 and module[1] not in ("common", "td3"):
         return module[1]
     if module[1:2] == ["td3"]:

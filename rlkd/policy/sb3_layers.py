@@ -11,11 +11,12 @@ from rlkd.errors import PolicyFileError
 from rlkd.policy.networks import LOG_STD_BOUNDS
 from rlkd.policy.output import Kind
 
-Family = Literal["actor_critic", "dqn", "qrdqn", "sac", "td3", "ars"]
-"""Policies of one forward pass: ppo, a2c and trpo; dqn; qrdqn; sac and tqc; td3 and ddpg; ars."""
-ALGORITHMS = "ppo, a2c, dqn, sac, td3 and ddpg, and sb3-contrib's trpo, qrdqn, tqc and ars"
+Family = Literal["actor_critic", "recurrent", "dqn", "qrdqn", "sac", "td3", "ars"]
+"""Policies of one forward pass: ppo, a2c and trpo; recurrent ppo; dqn; qrdqn; sac and tqc; td3 and ddpg; ars."""
+ALGORITHMS = "ppo, a2c, dqn, sac, td3 and ddpg, and sb3-contrib's recurrent ppo, trpo, qrdqn, tqc and ars"
 FEATURES: dict[Family, str] = {
     "actor_critic": "features_extractor.",
+    "recurrent": "features_extractor.",
     "dqn": "q_net.features_extractor.",
     "qrdqn": "quantile_net.features_extractor.",
     "sac": "actor.features_extractor.",
@@ -25,6 +26,7 @@ FEATURES: dict[Family, str] = {
 """Where the features extractor's tensors are."""
 BODY: dict[Family, str] = {
     "actor_critic": "mlp_extractor.policy_net.",
+    "recurrent": "mlp_extractor.policy_net.",
     "dqn": "q_net.q_net.",
     "qrdqn": "quantile_net.quantile_net.",
     "sac": "actor.latent_pi.",
@@ -34,7 +36,7 @@ BODY: dict[Family, str] = {
 """Where the fully connected layers are; the last of dqn, qrdqn, td3 and ars is the head."""
 NATURE_KERNELS = (8, 4, 3)
 FOREIGN = {
-    "lstm_actor.": "recurrent ppo",
+    "lstm_actor.bias_hh_l1": "a second LSTM layer",
     "mlp_extractor.shared_net.": "layers shared by policy and critic, from before Stable-Baselines3 1.8",
     "features_extractor.": "another features extractor than NatureCNN",
     "q_net.features_extractor.": "another features extractor than NatureCNN",
@@ -44,7 +46,7 @@ FOREIGN = {
 """How a tensor's name begins, and what has such tensors."""
 OFF_PATH = (
     *("q_net_target.", "quantile_net_target.", "critic.", "critic_target.", "actor_target."),
-    *("value_net.", "mlp_extractor.value_net.", "pi_features_", "vf_features_"),
+    *("lstm_critic.", "value_net.", "mlp_extractor.value_net.", "pi_features_", "vf_features_"),
 )
 """Tensors that do not act; pi_features_extractor is a second name of features_extractor."""
 
@@ -58,7 +60,11 @@ class Layers:
     channels: tuple[int, ...]
     """Of NatureCNN; none for a vector."""
     hidden: tuple[int, ...]
-    """Widths of the fully connected layers before the head."""
+    """Widths of the fully connected layers before the core, or before the head where there is none."""
+    core_width: int
+    """Of the LSTM; 0 where there is none."""
+    core_hidden: tuple[int, ...]
+    """Widths of the fully connected layers between core and head."""
     deepened: bool
     """Whether layers with the policy's own activation follow NatureCNN's."""
     value: Critic
@@ -86,10 +92,14 @@ def rename(weights: Mapping[str, Tensor], family: Family, kind: Kind, actions: i
     features, body = _cnn(weights, FEATURES[family]), _sequence(weights, BODY[family])
     value: Critic = "none"
     critic: dict[str, str] = {}
-    noise = {"actor_critic": "log_std", "sac": "actor.log_std"}.get(family, "")
+    noise = {"actor_critic": "log_std", "recurrent": "log_std", "sac": "actor.log_std"}.get(family, "")
+    core: dict[str, str] = {}
     if family == "actor_critic":
         head = ["action_net"]
         value, critic = _critic(weights, features, body)
+    elif family == "recurrent":
+        head = ["action_net"]
+        core = {f"core.{part}": f"lstm_actor.{part}_l0" for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
     elif family == "sac":
         # With gSDE the mean stands in a Sequential, and log_std is a parameter instead of a layer.
         head = ["actor.mu.0" if "actor.mu.0.weight" in weights else "actor.mu"]
@@ -98,6 +108,7 @@ def rename(weights: Mapping[str, Tensor], family: Family, kind: Kind, actions: i
         head = [body.pop() if body else BODY[family].removesuffix(".")]
     wanted = {name for layer in (*features, *body, *head, *critic.values()) for name in _parts(layer, family, weights)}
     wanted |= {noise} if noise in weights or (kind == "gaussian" and noise) else set()
+    wanted |= set(core.values())
     _check_names(weights, wanted, where)
     kernels = [tuple(weights[f"{layer}.weight"].shape[2:]) for layer in features[:3]]
     if features and kernels != [(size, size) for size in NATURE_KERNELS]:
@@ -105,19 +116,23 @@ def rename(weights: Mapping[str, Tensor], family: Family, kind: Kind, actions: i
     for name in sorted(wanted):
         if not bool(torch.isfinite(weights[name]).all()):
             raise PolicyFileError(f"{where}: tensor '{name}' holds NaN or infinity; such a policy cannot act")
-    layers = _numbered("encoder", features, body) | critic
+    before, after = (features, body) if core else (features + body, [])
+    layers = _numbered("encoder", features, [] if core else body) | critic
+    layers |= {f"core_layers.{2 * index}": layer for index, layer in enumerate(after)}
     tensors = {
         f"{ours}.{part}": _copy(weights[f"{layer}.{part}"])
         for ours, layer in layers.items()
         for part in ("weight", "bias")
     }
+    tensors |= {ours: _copy(weights[name]) for ours, name in core.items()}
     tensors |= _head([_linear(weights, layer) for layer in head], family, kind, actions, where)
     if kind == "gaussian":
         plain = "log_std" in weights and weights["log_std"].shape == (actions,)
         tensors["log_std"] = _copy(weights["log_std"]) if plain else torch.full((actions,), LOG_STD_BOUNDS[0])
-    widths = tuple(weights[f"{layer}.bias"].numel() for layer in features + body)
+    widths, core_hidden = (tuple(weights[f"{layer}.bias"].numel() for layer in part) for part in (before, after))
+    core_width = weights["lstm_actor.weight_hh_l0"].shape[1] if core else 0
     split = 3 if features else 0
-    return Layers(widths[:split], widths[split:], bool(features and body), value, tensors)
+    return Layers(widths[:split], widths[split:], core_width, core_hidden, bool(features and body), value, tensors)
 
 
 def _head(
