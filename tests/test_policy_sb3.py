@@ -27,6 +27,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from rlkd.errors import MismatchError, PolicyFileError, UnsafeFileError
 from rlkd.policy import Policy, Rule, from_sb3, load
+from rlkd.vector import as_recipe
 
 ALGORITHMS: dict[str, Any] = {"ppo": PPO, "a2c": A2C, "trpo": TRPO, "dqn": DQN, "qrdqn": QRDQN, "ars": ARS}
 ALGORITHMS |= {"recurrent": RecurrentPPO, "sac": SAC, "td3": TD3, "ddpg": DDPG, "tqc": TQC}
@@ -544,6 +545,44 @@ def test_weights_that_unpack_or_spread_to_far_more_are_refused(saved: Path) -> N
             load(saved)
 
 
+def as_before_torch_1_6(contents: dict[str, bytes], weights: Any = None) -> dict[str, bytes]:
+    """The members of a zip, its weights written the way torch did then."""
+    if weights is None:
+        weights = torch.load(io.BytesIO(contents["policy.pth"]), weights_only=True)
+    stream = io.BytesIO()
+    torch.save(weights, stream, _use_new_zipfile_serialization=False)
+    return contents | {"policy.pth": stream.getvalue()}
+
+
+def test_weights_from_before_torch_1_6_are_read(saved: Path) -> None:
+    want = load(saved)
+    write_zip(saved, as_before_torch_1_6(members(saved)))
+    got = load(saved)
+    assert all(torch.equal(a, b) for a, b in zip(got.network.parameters(), want.network.parameters(), strict=True))
+
+
+def test_old_weights_are_refused_with_more_than_tensors_or_made_up_sizes(saved: Path, tmp_path: Path) -> None:
+    contents = members(saved)
+    weights = torch.load(io.BytesIO(contents["policy.pth"]), weights_only=True)
+    write_zip(saved, as_before_torch_1_6(contents, OrderedDict(weights, extra=Payload(tmp_path / "marker"))))
+    with pytest.raises(UnsafeFileError, match="refers to 'posix mkdir', which weights do not need"):
+        load(saved)
+    weights["action_net.weight"] = torch.zeros(1).expand(10**9, 10**9)
+    write_zip(saved, as_before_torch_1_6(contents, weights))
+    with pytest.raises(UnsafeFileError, match="claims 1000000000 elements"):
+        load(saved)
+    # A payload in the first pickle, where torch has its magic number, is no file of torch at all.
+    write_zip(saved, contents | {"policy.pth": pickled(Payload(tmp_path / "marker"))})
+    with pytest.raises(PolicyFileError):
+        load(saved)
+    whole = as_before_torch_1_6(contents)["policy.pth"]
+    for size in range(0, len(whole), 997):
+        write_zip(saved, contents | {"policy.pth": whole[:size]})
+        with pytest.raises(PolicyFileError):
+            load(saved)
+    assert not (tmp_path / "marker").exists()
+
+
 @pytest.mark.parametrize("name", ["../outside", "/etc/outside", "C:\\outside", "a\\..\\outside"])
 def test_members_that_point_outside_are_refused(name: str, saved: Path) -> None:
     write_zip(saved, members(saved) | {name: b""})
@@ -759,6 +798,23 @@ def test_teachers_of_others_act_as_in_stable_baselines3(name: str, algorithm: st
     else:
         np.testing.assert_array_equal(policy.predict(raw)[0], want)
     assert len(np.unique(want)) > 1
+
+
+def test_a_zip_plays_in_the_environment_that_its_name_holds_if_it_fits(tmp_path: Path) -> None:
+    lander, cartpole = gymnasium.spaces.Box(-1, 1, (8,)), gymnasium.spaces.Box(-1, 1, (4,))
+    for name, space, actions, found in (
+        ("LunarLander-v2", lander, 4, "LunarLander-v3"),
+        ("ppo-LunarLander-v3", lander, 4, "LunarLander-v3"),
+        ("CartPole-v1", cartpole, 2, "CartPole-v1"),
+        ("CartPole-v1", lander, 2, None),
+        ("CartPole-v9", cartpole, 2, None),
+        ("mine", cartpole, 2, None),
+    ):
+        make_model("ppo", space, gymnasium.spaces.Discrete(actions)).save(tmp_path / f"{name}.zip")
+        environment = load(tmp_path / f"{name}.zip").spec.environment
+        assert (None if environment is None else environment.id) == found
+    make_model("ppo", cartpole, gymnasium.spaces.Discrete(2)).save(tmp_path / "CartPole-v0.zip")
+    assert load(tmp_path / "CartPole-v0.zip", env="cartpole").spec.environment == as_recipe("cartpole")
 
 
 @pytest.mark.teachers
