@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from collections.abc import Callable
 from functools import partial
 from multiprocessing import get_context
@@ -174,7 +175,10 @@ def _ale(recipe: Environment, num_envs: int, backend: str, threads: int) -> Vect
 def _make_gymnasium(recipe: Environment, render_mode: str | None) -> gymnasium.Env[Any, Any]:
     try:
         options: dict[str, Any] = {**recipe.options, "max_episode_steps": recipe.frame_cap}
-        return gymnasium.make(recipe.id, render_mode=render_mode, **options)
+        with warnings.catch_warnings():
+            # A recipe names the version that its scores belong to, also where gymnasium has a newer one.
+            warnings.filterwarnings("ignore", ".*is out of date", DeprecationWarning)
+            return gymnasium.make(recipe.id, render_mode=render_mode, **options)
     except (gymnasium.error.Error, TypeError) as error:
         raise RecipeError(f"gymnasium cannot make '{recipe.id}': {error}") from None
 
