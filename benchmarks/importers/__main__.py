@@ -50,8 +50,8 @@ def main() -> int:
     alike = [row for row in read if abs(row["standard_errors"]) <= WITHIN]
     lines = [
         (
-            f"{len(rows)} files, {len(read)} read, {len(alike)} of them within {WITHIN:g} standard errors of the manifest; "
-            f"{EPISODES} episodes each, the manifest's scores are of {THEIR_EPISODES}."
+            f"{len(rows)} files, {len(read)} read, {len(alike)} of them within {WITHIN:g} standard errors of the "
+            f"manifest; {EPISODES} episodes each, the manifest's scores are of {THEIR_EPISODES}."
         ),
         "",
         "| file | read | environment | score | manifest | difference, standard errors | seconds |",
