@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from rlkd.errors import MismatchError
+from rlkd.losses import NO_NOISE
 from rlkd.policy.output import PARAMS, Kind, Output
 from rlkd.recipe import Network
 
 CORES: dict[str, type[nn.GRUCell] | type[nn.LSTMCell]] = {"gru": nn.GRUCell, "lstm": nn.LSTMCell}
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
-LOG_STD_BOUNDS = (-20.0, 2.0)  # of squashed Gaussians, as in SAC (Haarnoja et al. 2018, arXiv:1812.05905)
+LOG_STD_BOUNDS = (NO_NOISE, 2.0)  # of squashed Gaussians, as in SAC (Haarnoja et al. 2018, arXiv:1812.05905)
 MIN_DEVIATION = 1e-3  # a unit that answers the same to all states is not blown up more than this allows
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rlkd.errors import PolicyFileError
-from rlkd.policy.networks import LOG_STD_BOUNDS
+from rlkd.losses import NO_NOISE
 from rlkd.policy.output import Kind
 
 Family = Literal["actor_critic", "recurrent", "dqn", "qrdqn", "sac", "td3", "ars"]
@@ -128,7 +128,7 @@ def rename(weights: Mapping[str, Tensor], family: Family, kind: Kind, actions: i
     tensors |= _head([_linear(weights, layer) for layer in head], family, kind, actions, where)
     if kind == "gaussian":
         plain = "log_std" in weights and weights["log_std"].shape == (actions,)
-        tensors["log_std"] = _copy(weights["log_std"]) if plain else torch.full((actions,), LOG_STD_BOUNDS[0])
+        tensors["log_std"] = _copy(weights["log_std"]) if plain else torch.full((actions,), NO_NOISE)
     widths, core_hidden = (tuple(weights[f"{layer}.bias"].numel() for layer in part) for part in (before, after))
     core_width = weights["lstm_actor.weight_hh_l0"].shape[1] if core else 0
     split = 3 if features else 0
@@ -147,7 +147,7 @@ def _head(
         weight, bias = (part.view(-1, actions, *part.shape[1:]).mean(0) for part in (weight, bias))
     if kind == "squashed_gaussian" and len(layers) == 1:
         weight = torch.cat([weight, torch.zeros_like(weight)])
-        bias = torch.cat([bias, torch.full_like(bias, LOG_STD_BOUNDS[0])])
+        bias = torch.cat([bias, torch.full_like(bias, NO_NOISE)])
     return {"head.weight": weight, "head.bias": bias}
 
 
