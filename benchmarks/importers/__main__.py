@@ -19,6 +19,7 @@ import rlkd
 from benchmarks.common import Record, machine, store
 from rlkd.errors import RlkdError
 from rlkd.evaluation import play
+from rlkd.vector import environment_named_in
 
 FOLDER = Path(__file__).parent
 EPISODES, THEIR_EPISODES = 50, 20
@@ -73,9 +74,10 @@ def examine(root: Path, claim: Claim) -> Record:
     started = time.monotonic()
     row: Record = {"file": claim.file, "read": False, "manifest": [claim.mean, claim.deviation]}
     try:
-        policy = rlkd.load(root / claim.file)
+        path = root / claim.file
+        policy = rlkd.load(path, env=environment_named_in(path.stem))
         if policy.spec.environment is None:
-            raise RlkdError(f"{root / claim.file}: its name holds no environment that it fits")
+            raise RlkdError("its name holds no environment")
         scores = np.array(play(policy, policy.spec.environment, episodes=EPISODES).evaluation.scores)
     except RlkdError as error:
         return row | {"reason": str(error).removeprefix(f"{root / claim.file}: ")}
