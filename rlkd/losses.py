@@ -12,6 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+NO_NOISE = -20.0
+"""log_std of policies that have a mean alone, like those of td3; also the least that a squashed Gaussian can have."""
+NOISE_OF_THE_NOISELESS = math.log(0.1)
+
 
 def forward_kl(
     teacher: Tensor, student: Tensor, *, teacher_temperature: float, student_temperature: float, scale: float
@@ -86,7 +90,9 @@ def mse(teacher: Tensor, student: Tensor, *, centre: bool) -> Tensor:
 def gaussian_kl(teacher_mean: Tensor, teacher_log_std: Tensor, student_mean: Tensor, student_log_std: Tensor) -> Tensor:
     """KL divergence from one diagonal Gaussian policy to another, in closed form.
 
-    Also the divergence of two tanh-squashed Gaussians: an invertible map of both changes no KL.
+    Also the divergence of two tanh-squashed Gaussians: an invertible map of both changes no KL. A teacher without
+    noise, whose log_std is NO_NOISE, has no finite likelihood: it is taken to have a deviation of 0.1, and a student of
+    such a teacher at least that.
 
     Args:
         teacher_mean, teacher_log_std: [B, D], treated as constant.
@@ -97,6 +103,9 @@ def gaussian_kl(teacher_mean: Tensor, teacher_log_std: Tensor, student_mean: Ten
     """
     _check_pair(teacher_mean, student_mean)
     teacher_mean, teacher_log_std = teacher_mean.detach(), teacher_log_std.detach()
+    noiseless = teacher_log_std <= NO_NOISE
+    teacher_log_std = teacher_log_std.where(~noiseless, NOISE_OF_THE_NOISELESS)
+    student_log_std = student_log_std.where(~noiseless, student_log_std.clamp_min(NOISE_OF_THE_NOISELESS))
     ratio = (2 * (teacher_log_std - student_log_std)).exp()
     distance = (teacher_mean - student_mean).square() * (-2 * student_log_std).exp()
     return 0.5 * (ratio + distance - 1 - 2 * (teacher_log_std - student_log_std)).sum(dim=-1)

@@ -61,6 +61,15 @@ def test_mse_matches_reference(pair: tuple[list[float], list[float]], centre: bo
     assert got.item() == pytest.approx(reference.mse(*pair, centre), rel=1e-9, abs=1e-9)
 
 
+def test_a_teacher_without_noise_is_learnt_as_one_with_little() -> None:
+    mean, log_std, own_mean = torch.tensor([[0.3, -1.0]]), torch.tensor([[-20.0, -1.5]]), torch.tensor([[0.2, 0.5]])
+    taken = torch.tensor([[math.log(0.1), -1.5]])
+    for own_log_std, seen in (([[-0.5, -3.0]], [[-0.5, -3.0]]), ([[-20.0, -3.0]], [[math.log(0.1), -3.0]])):
+        got = losses.gaussian_kl(mean, log_std, own_mean, torch.tensor(own_log_std))
+        assert torch.equal(got, losses.gaussian_kl(mean, taken, own_mean, torch.tensor(seen)))
+    assert losses.gaussian_kl(mean, log_std, mean, log_std).item() == pytest.approx(0, abs=1e-6)
+
+
 @given(st.lists(st.tuples(*[st.floats(-2, 2)] * 4), min_size=1, max_size=3))
 def test_gaussian_kl_matches_the_integral(dimensions: list[tuple[float, float, float, float]]) -> None:
     teacher_mean, teacher_log_std, student_mean, student_log_std = (

@@ -10,9 +10,41 @@ from gymnasium.vector import AutoresetMode
 from rlkd import recipe as recipes
 from rlkd.errors import RecipeError
 from rlkd.recipe import Environment
-from rlkd.vector import Backend, Stepper, action_bounds, action_meanings, as_recipe, make, make_vec, spaces
+from rlkd.vector import (
+    Backend,
+    Stepper,
+    action_bounds,
+    action_meanings,
+    as_recipe,
+    environment_named_in,
+    make,
+    make_vec,
+    spaces,
+)
 
 ATARI: tuple[Backend, ...] = ("ale", "ale_same_step", "sync", "async")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("LunarLander-v2", "LunarLander-v3"),
+        ("ppo-LunarLanderContinuous-v2-seed3", "LunarLanderContinuous-v3"),
+        ("HalfCheetah-v3", "HalfCheetah-v4"),
+        ("Hopper-v5", "Hopper-v5"),
+        ("Pendulum-v1", "Pendulum-v1"),
+        ("Pendulum-v7", None),
+        ("NoSuchGame-v1", None),
+        ("pong", None),
+    ],
+)
+def test_an_id_in_a_name_is_found_and_moves_on_to_what_gymnasium_can_make(text: str, found: str | None) -> None:
+    recipe = environment_named_in(text)
+    assert (None if recipe is None else recipe.id) == found
+
+
+def test_a_shipped_recipe_is_preferred_for_its_id() -> None:
+    assert environment_named_in("LunarLander-v2") == as_recipe("lunarlander")
 
 
 def test_each_environment_declares_its_own_autoreset_mode() -> None:

@@ -145,6 +145,37 @@ def test_recurrent_network_matches_reference() -> None:
         np.testing.assert_allclose(output.params["logits"][0].numpy(), want, rtol=1e-4, atol=1e-6)
 
 
+def test_a_long_short_term_memory_with_layers_behind_it_matches_reference() -> None:
+    network = Network(encoder="mlp", hidden=(6,), activation="tanh", core="lstm", core_width=5, core_hidden=(4,))
+    policy = make_policy(network=network)
+    weights = {name: tensor.double().numpy() for name, tensor in policy.network.state_dict().items()}
+    state, hidden, cell = policy.initial_state(1), np.zeros(5), np.zeros(5)
+    for observation in vectors(4):
+        with torch.no_grad():
+            output = policy(observation[None], state)
+        state = output.state
+        x = np.tanh(weights["encoder.0.weight"] @ observation + weights["encoder.0.bias"])
+        hidden, cell = reference_lstm(x, hidden, cell, weights)
+        features = np.tanh(weights["core_layers.0.weight"] @ hidden + weights["core_layers.0.bias"])
+        want = weights["head.weight"] @ features + weights["head.bias"]
+        np.testing.assert_allclose(output.params["logits"][0].numpy(), want, rtol=1e-4, atol=1e-6)
+        assert state is not None
+        np.testing.assert_allclose(state[0].numpy(), np.concatenate([hidden, cell]), rtol=1e-4, atol=1e-6)
+    assert policy.spec.flops == 2 * (3 * 6 + 4 * 5 * (6 + 5) + 5 * 4 + 4 * policy.spec.actions)
+
+
+def reference_lstm(
+    x: np.ndarray, hidden: np.ndarray, cell: np.ndarray, weights: dict[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """One step of Hochreiter and Schmidhuber 1997 as torch defines it: input, forget, cell, output gate."""
+    sums = weights["core.weight_ih"] @ x + weights["core.bias_ih"]
+    sums = sums + weights["core.weight_hh"] @ hidden + weights["core.bias_hh"]
+    enter, forget, new, leave = np.split(sums, 4)
+    enter, forget, leave = (1 / (1 + np.exp(-gate)) for gate in (enter, forget, leave))
+    cell = forget * cell + enter * np.tanh(new)
+    return leave * np.tanh(cell), cell
+
+
 def reference_gru(x: np.ndarray, state: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray:
     """One step of Cho et al. 2014 as torch defines it: reset, update, new gate."""
 
@@ -455,7 +486,7 @@ def test_a_policy_whitens_before_its_network_and_refuses_lengths_that_differ() -
 # Other people's tools
 
 
-@pytest.mark.parametrize("core", ["none", "gru"])
+@pytest.mark.parametrize("core", ["none", "gru", "lstm"])
 def test_evaluate_policy_of_stable_baselines3_runs_unchanged(core: Any) -> None:
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.evaluation import evaluate_policy

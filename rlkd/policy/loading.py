@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from rlkd.errors import MismatchError, PolicyFileError
+from rlkd.errors import MismatchError, PolicyFileError, RlkdError
 from rlkd.policy import file
 from rlkd.policy.policy import Policy
 from rlkd.policy.spec import PolicySpec
 from rlkd.recipe import Environment, shipped, to_table
 from rlkd.recipe.read import suggest
-from rlkd.vector import action_meanings, as_recipe, spaces
+from rlkd.vector import action_meanings, as_recipe, environment_named_in, spaces
 
 
 def load(path: str | Path, device: str = "cpu", *, env: str | Environment | None = None) -> Policy:
@@ -21,7 +21,8 @@ def load(path: str | Path, device: str = "cpu", *, env: str | Environment | None
     Args:
         path: an rlkd .safetensors file, `policy:NAME` for a shipped one, or a Stable-Baselines3 .zip.
         device: where its network runs.
-        env: the environment it plays in, for files that do not say.
+        env: the environment it plays in, for files that do not say; without it, a Stable-Baselines3 zip with a
+            gymnasium id in its name is taken to play there if it fits.
 
     Raises:
         PolicyFileError: missing, damaged, or of a kind that is not read.
@@ -36,6 +37,8 @@ def load(path: str | Path, device: str = "cpu", *, env: str | Environment | None
         from rlkd.policy.sb3 import read_zip
 
         policy = read_zip(path, device=device)
+        if env is None:
+            return _guessed(policy, path)
     elif path.suffix == ".safetensors":
         spec, weights = file.read(path)
         try:
@@ -52,8 +55,9 @@ def load(path: str | Path, device: str = "cpu", *, env: str | Environment | None
 
 def as_policy(policy: Policy | str | Path, *, env: Environment | None = None) -> Policy:
     """The policy itself, or the one in a file; with `env` as its environment if it is given."""
-    loaded = policy if isinstance(policy, Policy) else load(policy)
-    return loaded if env is None else attach(loaded, env, where=loaded.spec.name)
+    if not isinstance(policy, Policy):
+        return load(policy, env=env)
+    return policy if env is None else attach(policy, env, where=policy.spec.name)
 
 
 def from_sb3(model: Any, *, env: str | Environment | None = None) -> Policy:
@@ -74,6 +78,15 @@ def attach(policy: Policy, recipe: Environment, *, where: str) -> Policy:
     meanings = action_meanings(recipe)
     spec = dataclasses.replace(policy.spec, environment=recipe, action_meanings=meanings)
     return Policy(policy.network, spec, device=str(policy.device))
+
+
+def _guessed(policy: Policy, path: Path) -> Policy:
+    """With the environment that its file's name holds, or as it is."""
+    recipe = environment_named_in(path.stem)
+    try:
+        return policy if recipe is None else attach(policy, recipe, where=str(path))
+    except RlkdError:  # another game after all, or one whose emulator is not installed
+        return policy
 
 
 def check_fits(spec: PolicySpec, recipe: Environment, *, where: str) -> None:

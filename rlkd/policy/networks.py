@@ -1,6 +1,6 @@
 """Networks: one definition for teacher and student, built from a `Network` recipe.
 
-observation -> scale -> encoder -> hidden layers -> optional recurrent core -> one linear head (and a critic).
+observation -> scale -> encoder -> hidden layers -> optional recurrent core and layers -> linear head (and a critic).
 The four networks of Policy Distillation (Rusu et al., arXiv:1511.06295) are `conv` with 1,693,362, 427,874,
 113,346 and 61,954 parameters at 18 actions.
 """
@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from rlkd.errors import MismatchError
+from rlkd.losses import NO_NOISE
 from rlkd.policy.output import PARAMS, Kind, Output
 from rlkd.recipe import Network
 
+CORES: dict[str, type[nn.GRUCell] | type[nn.LSTMCell]] = {"gru": nn.GRUCell, "lstm": nn.LSTMCell}
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+LOG_STD_BOUNDS = (NO_NOISE, 2.0)  # of squashed Gaussians, as in SAC (Haarnoja et al. 2018, arXiv:1812.05905)
 MIN_DEVIATION = 1e-3  # a unit that answers the same to all states is not blown up more than this allows
 
 
@@ -34,12 +37,14 @@ class PolicyNetwork(nn.Module):
         if self.pixels != (len(shape) == 3):
             raise MismatchError(f"encoder '{recipe.encoder}' cannot read observations of shape {list(shape)}")
         self.encoder, width = _encoder(recipe, shape)
-        self.core = nn.GRUCell(width, recipe.core_width) if recipe.core == "gru" else None
+        self.core = CORES[recipe.core](width, recipe.core_width) if recipe.core != "none" else None
         width = recipe.core_width if self.core is not None else width
+        self.core_layers, width = _fully_connected(recipe.core_hidden or (), width, recipe.activation)
         state_independent = kind == "gaussian"  # as in PPO implementations: one log_std per action dimension
         outputs = actions if state_independent else actions * len(PARAMS[kind])
         self.head = nn.Linear(width, outputs)
         self.log_std = nn.Parameter(torch.zeros(actions)) if state_independent else None
+        self.mean_limit = recipe.mean_limit if kind in ("gaussian", "squashed_gaussian") else None
         self.critic_encoder: nn.Module | None = None
         self.critic: nn.Linear | None = None
         if recipe.value == "shared":
@@ -53,12 +58,17 @@ class PolicyNetwork(nn.Module):
 
         Args:
             observation: [B, *observation_shape], uint8 for pixels, float32 for vectors.
-            state: [B, W] recurrent state, zeros at the start of an episode; None for feed-forward networks.
+            state: [B, S] recurrent state, zeros at the start of an episode; None for feed-forward networks.
         """
         x = self._scaled(observation)
         features = self.encoder(x)
-        if self.core is not None:
+        if isinstance(self.core, nn.LSTMCell):
+            halves = None if state is None else state.chunk(2, dim=-1)  # hidden and cell state side by side
+            features, cell = self.core(features, halves)
+            state = torch.cat([features, cell], dim=-1)
+        elif self.core is not None:
             features = state = self.core(features, state)
+        features = self.core_layers(features)
         seen = features if self.critic_encoder is None else self.critic_encoder(x)
         # Answers in full precision: gaps between Q-values are finer than bfloat16 is.
         with torch.autocast(x.device.type, enabled=False):
@@ -70,6 +80,10 @@ class PolicyNetwork(nn.Module):
         else:
             names = PARAMS[self.kind]
             params = dict(zip(names, raw.chunk(len(names), dim=-1), strict=True))
+        if self.kind == "squashed_gaussian":
+            params["log_std"] = params["log_std"].clamp(*LOG_STD_BOUNDS)
+        if self.mean_limit is not None:
+            params["mean"] = params["mean"].clamp(-self.mean_limit, self.mean_limit)
         return Output(self.kind, params, value, features, state)
 
     def initialise(self, generator: torch.Generator, *, for_rl: bool) -> None:
@@ -82,7 +96,7 @@ class PolicyNetwork(nn.Module):
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.orthogonal_(module.weight, math.sqrt(2), generator=generator)
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # our layers all have one
-            elif isinstance(module, nn.GRUCell):
+            elif isinstance(module, nn.GRUCell | nn.LSTMCell):
                 for weight in (module.weight_ih, module.weight_hh):
                     nn.init.orthogonal_(weight, generator=generator)
                 nn.init.zeros_(module.bias_ih)
@@ -146,6 +160,7 @@ def acting_flops(network: PolicyNetwork, observation_shape: Sequence[int]) -> in
             flops += 2 * module.weight.numel()
     if network.core is not None:
         flops += 2 * (network.core.weight_ih.numel() + network.core.weight_hh.numel())
+        flops += sum(2 * layer.weight.numel() for layer in network.core_layers if isinstance(layer, nn.Linear))
     return flops + 2 * network.head.weight.numel()
 
 
@@ -164,7 +179,14 @@ def _encoder(recipe: Network, shape: tuple[int, ...]) -> tuple[nn.Sequential, in
         size = channels * height * width
     else:
         size = shape[0]
-    for hidden in recipe.hidden:
-        layers += [nn.Linear(size, hidden), activation()]
-        size = hidden
+    connected, width = _fully_connected(recipe.hidden, size, recipe.activation)
+    return nn.Sequential(*layers, *connected), width
+
+
+def _fully_connected(widths: Sequence[int], size: int, activation: str) -> tuple[nn.Sequential, int]:
+    """Linear layers with an activation behind each, and the width of what comes out."""
+    layers: list[nn.Module] = []
+    for width in widths:
+        layers += [nn.Linear(size, width), ACTIVATIONS[activation]()]
+        size = width
     return nn.Sequential(*layers), size

@@ -37,7 +37,7 @@ class Output:
     features: Tensor | None = None
     """[B, F], input of the head."""
     state: Tensor | None = None
-    """[B, W], recurrent state after this observation; None for feed-forward policies."""
+    """[B, S], recurrent state after this observation; None for feed-forward policies."""
 
     @property
     def flat(self) -> Tensor:

@@ -52,7 +52,7 @@ class Policy:
 
         Args:
             observation: [B, *spec.observation_shape], raw: scaling and whitening happen inside.
-            state: [B, W] of a recurrent policy, from the last answer; `initial_state` gives the first.
+            state: [B, S] of a recurrent policy, from the last answer; `initial_state` gives the first.
             episode_start: [B] bool, rows whose state is to be zeroed first.
 
         Raises:
@@ -80,10 +80,11 @@ class Policy:
         return self.spec.network.core != "none"
 
     def initial_state(self, batch: int) -> Tensor | None:
-        """[batch, W] zeros; None for feed-forward policies."""
+        """[batch, S] zeros; None for feed-forward policies."""
         if not self.recurrent:
             return None
-        return torch.zeros(batch, self.spec.network.core_width, device=self.device)
+        parts = 2 if self.spec.network.core == "lstm" else 1  # hidden and cell state
+        return torch.zeros(batch, parts * self.spec.network.core_width, device=self.device)
 
     def seed(self, seed: int) -> None:
         """Restart the random stream of `predict`."""

@@ -1,4 +1,4 @@
-"""Stable-Baselines3's ppo, a2c and dqn as policies: from a zip without unpickling it, or from a live model.
+"""Stable-Baselines3's and sb3-contrib's policies as ours: from a zip without unpickling it, or from a live model.
 
 Read are the tensors of `policy.pth` and, of `data`, the plain values beside its pickled ones. What they do
 not settle, or what our networks cannot express, is refused by name.
@@ -7,6 +7,7 @@ not settle, or what our networks cannot express, is refused by name.
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +20,21 @@ from rlkd.policy.networks import PolicyNetwork
 from rlkd.policy.numpy_pickle import read_vecnormalize
 from rlkd.policy.output import Kind, Rule
 from rlkd.policy.policy import Policy
-from rlkd.policy.sb3_layers import rename
+from rlkd.policy.sb3_layers import ALGORITHMS, Family, rename
 from rlkd.policy.sb3_zip import read_contents
 from rlkd.policy.spec import Normaliser, PolicySpec
 from rlkd.recipe import Network
 
-STOCK_POLICIES = ("stable_baselines3.common.policies", "stable_baselines3.dqn.policies")
+FAMILIES: dict[str, Family] = {
+    "stable_baselines3.common.policies": "actor_critic",
+    "stable_baselines3.dqn.policies": "dqn",
+    "stable_baselines3.sac.policies": "sac",
+    "stable_baselines3.td3.policies": "td3",
+    "sb3_contrib.ars.policies": "ars",
+    "sb3_contrib.common.recurrent.policies": "recurrent",
+    "sb3_contrib.qrdqn.policies": "qrdqn",
+    "sb3_contrib.tqc.policies": "sac",
+}
 """Modules of the policy classes whose forward pass is known."""
 STOCK_EXTRACTORS = tuple(
     f"<class 'stable_baselines3.common.torch_layers.{name}'>" for name in ("NatureCNN", "FlattenExtractor")
@@ -38,13 +48,15 @@ KNOWN_ARGUMENTS = frozenset(
         *(":type:", ":serialized:", "net_arch", "activation_fn", "ortho_init", "log_std_init", "optimizer_class"),
         *("optimizer_kwargs", "use_sde", "full_std", "use_expln", "squash_output", "share_features_extractor"),
         *("normalize_images", "features_extractor_class", "features_extractor_kwargs"),
+        *("lstm_hidden_size", "n_lstm_layers", "shared_lstm", "enable_critic_lstm", "lstm_kwargs"),
+        *("clip_mean", "n_critics", "n_quantiles", "sde_net_arch", "with_bias", "device"),
     )
 )
 """Keyword arguments of policies that are checked here, show in the tensors, or matter for learning alone."""
 
 
 def read_zip(path: Path, *, device: str) -> Policy:
-    """The policy in a Stable-Baselines3 zip (ppo, a2c or dqn with CnnPolicy or MlpPolicy).
+    """The policy in a zip of Stable-Baselines3 or sb3-contrib, with CnnPolicy, MlpPolicy or LinearPolicy.
 
     Its rule is greedy: Stable-Baselines3's `predict` samples unless told otherwise, but the scores that such
     teachers are known and chosen by are those of `deterministic=True`. Statistics of `VecNormalize` are taken
@@ -72,7 +84,7 @@ def read_zip(path: Path, *, device: str) -> Policy:
 
 
 def from_model(model: Any) -> Policy:
-    """The policy of a live Stable-Baselines3 ppo, a2c or dqn: weights copied, rule greedy as in `read_zip`.
+    """The policy of a live algorithm of Stable-Baselines3 or sb3-contrib: weights copied, rule greedy as in `read_zip`.
 
     Raises:
         PolicyFileError: a policy of a kind that is not read; the message names the obstacle.
@@ -86,8 +98,10 @@ def from_model(model: Any) -> Policy:
             "activation_fn": str(getattr(policy, "activation_fn", None)),
             "features_extractor_class": str(policy.features_extractor_class),
             "normalize_images": policy.normalize_images,
+            "squash_output": policy.squash_output,
+            "clip_mean": getattr(getattr(policy, "actor", None), "clip_mean", 0.0),
         },
-        "use_sde": model.use_sde,
+        "use_sde": getattr(model, "use_sde", False),
         "observation_space": _plain_space(model.observation_space),
         "action_space": _plain_space(model.action_space),
     }
@@ -112,11 +126,11 @@ def _policy(
     origin: str,
     device: str,
 ) -> Policy:
-    _check_stock(data, where)
+    family = _check_stock(data, where)
     actions, low, high = _actions(data, where)
     shape = _shape(data.get("observation_space"), where)
-    kind: Kind = "q" if any(key.startswith("q_net.") for key in weights) else "gaussian" if low else "categorical"
-    layers = rename(weights, kind, where)
+    kind = _kind(data, family, continuous=bool(low))
+    layers = rename(weights, family, kind, actions, where)
     pixels = bool(layers.channels)
     if len(shape) != (3 if pixels else 1):
         policy_class = "CnnPolicy" if pixels else "MlpPolicy"
@@ -128,7 +142,7 @@ def _policy(
         raise PolicyFileError(
             f"{where}: VecNormalize's statistics are of {len(normaliser.mean)} numbers, observations {list(shape)}"
         )
-    activation = _activation(data, kind, where)
+    activation = _activation(data, family, where)
     if layers.deepened and activation != "relu":
         raise PolicyFileError(f"{where}: layers with {activation} behind a CNN with relu are not read")
     try:
@@ -138,7 +152,11 @@ def _policy(
             hidden=layers.hidden,
             activation="relu" if pixels else activation,
             value=layers.value,
+            mean_limit=_mean_limit(data, family),
         )
+        if family == "recurrent":
+            after = layers.core_hidden or None
+            recipe = replace(recipe, core="lstm", core_width=layers.core_width, core_hidden=after)
         with torch.device("meta"):  # shapes are compared before anything of that size is allocated
             network = PolicyNetwork(recipe, shape, kind, actions)
         network.load_state_dict(layers.tensors, assign=True)
@@ -162,30 +180,56 @@ def _policy(
     return Policy(network, spec, device=device)
 
 
-def _check_stock(data: Mapping[str, Any], where: str) -> None:
-    """Raise PolicyFileError unless the plain values describe one of Stable-Baselines3's own feed-forward policies."""
+def _check_stock(data: Mapping[str, Any], where: str) -> Family:
+    """Which forward pass the plain values describe; PolicyFileError unless it is one of the stock ones."""
     module = _table(data.get("policy_class")).get("__module__")
-    if module not in STOCK_POLICIES:
+    if module not in FAMILIES:
         raise PolicyFileError(
-            f"{where}: its policy class is of '{module}'; rlkd reads Stable-Baselines3's ppo, a2c and dqn"
+            f"{where}: its policy class is of '{module}'; rlkd reads Stable-Baselines3's {ALGORITHMS}"
         )
     arguments = _table(data.get("policy_kwargs"))
     unknown = sorted(set(arguments) - KNOWN_ARGUMENTS)
     if unknown:
         raise PolicyFileError(f"{where}: policy argument '{unknown[0]}' is not known, so neither is what it does")
-    if data.get("use_sde") or arguments.get("use_sde"):
-        raise PolicyFileError(f"{where}: state-dependent exploration (gSDE, use_sde=True) is not read")
+    if arguments.get("sde_net_arch") is not None:
+        raise PolicyFileError(f"{where}: sde_net_arch is not read; it has gone from Stable-Baselines3 itself")
     extractor = arguments.get("features_extractor_class", STOCK_EXTRACTORS[0])
     if extractor not in STOCK_EXTRACTORS:
         raise PolicyFileError(f"{where}: {extractor} is not read; NatureCNN and FlattenExtractor are")
     if not arguments.get("normalize_images", True):
         raise PolicyFileError(f"{where}: normalize_images=False is not read; rlkd scales pictures to [0, 1]")
+    return FAMILIES[module]
 
 
-def _activation(data: Mapping[str, Any], kind: Kind, where: str) -> Literal["relu", "tanh"]:
+def _kind(data: Mapping[str, Any], family: Family, *, continuous: bool) -> Kind:
+    """What the answers mean. ars ranks discrete actions by scores that are no log-probabilities, as Q-values do."""
+    if not continuous:
+        return "categorical" if family in ("actor_critic", "recurrent") else "q"
+    squashes = family in ("sac", "td3")
+    if family == "ars":
+        # LinearPolicy clips, MlpPolicy squashes; both may be told otherwise, and tell them apart by __init__ alone.
+        squashes = "ARSLinearPolicy" not in str(_table(data.get("policy_class")).get("__init__"))
+    if family in ("actor_critic", "recurrent", "ars"):
+        squashes = bool(_table(data.get("policy_kwargs")).get("squash_output", squashes))
+    return "squashed_gaussian" if squashes else "gaussian"
+
+
+def _uses_sde(data: Mapping[str, Any]) -> bool:
+    return bool(data.get("use_sde") or _table(data.get("policy_kwargs")).get("use_sde"))
+
+
+def _mean_limit(data: Mapping[str, Any], family: Family) -> float | None:
+    """Of sac and tqc with gSDE, whose actors clip the mean."""
+    if family != "sac" or not _uses_sde(data):
+        return None
+    limit = float(_table(data.get("policy_kwargs")).get("clip_mean", 2.0))
+    return limit if limit > 0 else None
+
+
+def _activation(data: Mapping[str, Any], family: Family, where: str) -> Literal["relu", "tanh"]:
     text = _table(data.get("policy_kwargs")).get("activation_fn")
     if text is None:
-        return "relu" if kind == "q" else "tanh"
+        return "tanh" if family in ("actor_critic", "recurrent") else "relu"
     if text not in ACTIVATIONS:
         raise PolicyFileError(f"{where}: activation {text} is not read; ReLU and Tanh are")
     return ACTIVATIONS[text]
@@ -245,11 +289,15 @@ def _table(value: Any) -> Mapping[str, Any]:
 
 
 def _algorithm(data: Mapping[str, Any]) -> str:
-    """Guessed from which values the constructor took."""
-    for key, name in {"clip_range": "ppo", "exploration_rate": "dqn", "cg_max_steps": "trpo"}.items():
-        if key in data:
-            return name
-    return "a2c"
+    """Guessed from the policy's module and from which values the constructor took."""
+    module = str(_table(data.get("policy_class")).get("__module__")).split(".")
+    if "recurrent" in module:
+        return "recurrent ppo"
+    if len(module) == 3 and module[1] not in ("common", "td3"):
+        return module[1]
+    if module[1:2] == ["td3"]:
+        return "ddpg" if data.get("policy_delay") == 1 and data.get("target_noise_clip") == 0 else "td3"
+    return next((name for key, name in {"clip_range": "ppo", "cg_max_steps": "trpo"}.items() if key in data), "a2c")
 
 
 def _statistics(path: Path) -> Normaliser | None:

@@ -45,6 +45,14 @@ MAKES_OBJECTS = frozenset(("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX",
 """Instructions that torch never writes for tensors."""
 
 
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""How files of torch before 1.6 begin: the pickle of a magic number."""
+LEGACY_PICKLES = 5  # magic number, protocol, byte order, tensors, names of the storages that follow as bytes
+HEADER = frozenset((0x1950A86A20F9469CFC6C,))
+MEMO = frozenset(("PROTO", "FRAME", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"))
+"""Instructions whose numbers are not data."""
+
+
 @dataclass(frozen=True, slots=True)
 class Contents:
     """What a zip says about its policy."""
@@ -129,17 +137,20 @@ def _json(content: bytes, path: Path) -> dict[str, Any]:
 def _tensors(content: bytes, path: Path) -> dict[str, Tensor]:
     where = f"{path}: policy.pth"
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            infos = archive.infolist()
-            pickles = [info for info in infos if info.filename.endswith(".pkl")]
-            stored = all(info.compress_type == zipfile.ZIP_STORED for info in infos)
-            if not stored or sum(info.file_size for info in infos) > len(content) or len(pickles) != 1:
-                raise UnsafeFileError(f"{where} is not laid out as torch writes it; not read")
-            _check_names(archive.read(pickles[0]), where)
+        if content.startswith(LEGACY):
+            stream = io.BytesIO(content)
+            for _ in range(LEGACY_PICKLES):
+                _check_names(stream, where, largest=len(content))
+        else:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                infos = archive.infolist()
+                pickles = [info for info in infos if info.filename.endswith(".pkl")]
+                stored = all(info.compress_type == zipfile.ZIP_STORED for info in infos)
+                if not stored or sum(info.file_size for info in infos) > len(content) or len(pickles) != 1:
+                    raise UnsafeFileError(f"{where} is not laid out as torch writes it; not read")
+                _check_names(io.BytesIO(archive.read(pickles[0])), where, largest=len(content))
     except DAMAGED_ZIP:
-        raise PolicyFileError(
-            f"{where} is damaged, or from before torch 1.6; load and save it with Stable-Baselines3 again"
-        ) from None
+        raise PolicyFileError(f"{where} is damaged") from None
     try:
         weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
@@ -157,9 +168,14 @@ def _tensors(content: bytes, path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _check_names(content: bytes, where: str) -> None:
-    """UnsafeFileError if a pickle mentions anything that a dictionary of tensors does not need."""
-    for opcode, argument, _ in pickletools.genops(content):
+def _check_names(stream: io.BytesIO, where: str, *, largest: int) -> None:
+    """Read one pickle; UnsafeFileError if it mentions anything that a dictionary of tensors does not need.
+
+    Numbers in it are shapes, strides and counts of elements: above `largest`, they are made up.
+    """
+    for opcode, argument, _ in pickletools.genops(stream):
+        if isinstance(argument, int) and opcode.name not in MEMO and argument not in HEADER and argument > largest:
+            raise UnsafeFileError(f"{where} claims {argument} elements, but has {largest} bytes; not read")
         if opcode.name == "GLOBAL" and argument not in TENSOR_NAMES:
             raise UnsafeFileError(f"{where} refers to '{argument}', which weights do not need; not read")
         if opcode.name in MAKES_OBJECTS:

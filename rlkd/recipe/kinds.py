@@ -27,10 +27,14 @@ class Network:
     """Widths of the fully connected layers after the encoder's input or convolutions."""
     activation: Literal["relu", "tanh"] = "relu"
     """Between all layers."""
-    core: Literal["none", "gru"] = "none"
-    """A recurrent core between the hidden layers and the head."""
+    core: Literal["none", "gru", "lstm"] = "none"
+    """A recurrent core behind the hidden layers."""
     core_width: int = 128
     """Width of the recurrent core."""
+    core_hidden: tuple[int, ...] | None = None
+    """Widths of the fully connected layers between core and head; unset: none."""
+    mean_limit: float | None = None
+    """Largest absolute mean of a Gaussian policy before it is squashed; unset: none."""
     value: Literal["none", "shared", "separate"] = "none"
     """Critic: none, a head on the same features, or a network of its own with the same hidden widths."""
 
@@ -40,8 +44,17 @@ class Network:
             require(same, "channels, kernels and strides need one entry for each convolution")
         else:
             require(not self.channels, "channels belong to encoder = 'conv'")
-        widths = (*self.channels, *self.kernels, *self.strides, *self.hidden, self.core_width)
-        require(min(widths) > 0, "channels, kernels, strides, hidden and core_width must be above 0")
+        widths = (
+            *self.channels,
+            *self.kernels,
+            *self.strides,
+            *self.hidden,
+            self.core_width,
+            *(self.core_hidden or ()),
+        )
+        require(min(widths) > 0, "channels, kernels, strides, hidden, core_width and core_hidden must be above 0")
+        require(self.core != "none" or not self.core_hidden, "core_hidden belongs to a recurrent core")
+        require(self.mean_limit is None or self.mean_limit > 0, f"mean_limit must be above 0, got {self.mean_limit}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

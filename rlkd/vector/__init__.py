@@ -1,6 +1,15 @@
 """Environment recipes to environments: single, vectorised, and stepped under one convention for resets."""
 
-from rlkd.vector.making import Backend, action_bounds, action_meanings, as_recipe, make, make_vec, spaces
+from rlkd.vector.making import (
+    Backend,
+    action_bounds,
+    action_meanings,
+    as_recipe,
+    environment_named_in,
+    make,
+    make_vec,
+    spaces,
+)
 from rlkd.vector.stepper import Stepper
 
 __all__ = [
@@ -9,6 +18,7 @@ __all__ = [
     "action_bounds",
     "action_meanings",
     "as_recipe",
+    "environment_named_in",
     "make",
     "make_vec",
     "spaces",

@@ -1,6 +1,8 @@
 """`make` and `make_vec`: a recipe name, a .toml file or a raw gymnasium id to environments."""
 
 import os
+import re
+import warnings
 from collections.abc import Callable
 from functools import partial
 from multiprocessing import get_context
@@ -37,6 +39,37 @@ def as_recipe(env: str | Environment) -> Environment:
     steps = spec.max_episode_steps or 1_000_000
     protocol = Protocol(name=f"{steps}-steps")
     return Environment(source="gymnasium", id=env, frame_cap=steps, protocol=protocol)
+
+
+def environment_named_in(text: str) -> Environment | None:
+    """The environment whose gymnasium id a file's name holds, as "ppo-LunarLander-v2" does, or its next version.
+
+    Returns:
+        The shipped recipe of that id, else one with gymnasium's defaults; None where the text names nothing that
+        gymnasium can still make.
+    """
+    found = re.search(r"([A-Za-z]+)-v(\d+)", text)
+    if found is None:
+        return None
+    base, version = found[1], int(found[2])
+    later = [
+        (spec.version, spec.id)
+        for spec in gymnasium.registry.values()
+        # Versions 2 and 3 of the MuJoCo games are registered, but want a package that has gone.
+        if spec.name == base
+        and version <= (spec.version or 0)
+        and not ("mujoco" in str(spec.entry_point) and (spec.version or 0) < 4)
+    ]
+    if not later:
+        return None
+    wanted = min(later)[1]
+    recipe = next((each for each in _shipped_classic() if each.id == wanted), None)
+    return as_recipe(wanted) if recipe is None else recipe
+
+
+def _shipped_classic() -> list[Environment]:
+    loaded = [recipes.load(entry.name, Environment) for entry in recipes.shipped("envs")]
+    return [recipe for recipe in loaded if recipe.source == "gymnasium"]
 
 
 def make(env: str | Environment, *, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
@@ -142,7 +175,10 @@ def _ale(recipe: Environment, num_envs: int, backend: str, threads: int) -> Vect
 def _make_gymnasium(recipe: Environment, render_mode: str | None) -> gymnasium.Env[Any, Any]:
     try:
         options: dict[str, Any] = {**recipe.options, "max_episode_steps": recipe.frame_cap}
-        return gymnasium.make(recipe.id, render_mode=render_mode, **options)
+        with warnings.catch_warnings():
+            # A recipe names the version that its scores belong to, also where gymnasium has a newer one.
+            warnings.filterwarnings("ignore", ".*is out of date", DeprecationWarning)
+            return gymnasium.make(recipe.id, render_mode=render_mode, **options)
     except (gymnasium.error.Error, TypeError) as error:
         raise RecipeError(f"gymnasium cannot make '{recipe.id}': {error}") from None
 
