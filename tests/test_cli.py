@@ -94,7 +94,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "not a policy": ("eval tiny.toml", r"not a policy; rlkd reads .safetensors files and Stable-Baselines3 .zip"),
     "wrong game": (
         "distill teacher.safetensors --env pong",
-        "CartPole-v1-by-hand was made for CartPole-v1, not for pong",
+        "teacher.safetensors was made for CartPole-v1, not for pong",
     ),
     "wrong game to eval": ("eval teacher.safetensors --env pong", "was made for CartPole-v1, not for pong"),
     "wrong game to evolve": ("evolve pong.safetensors --env cartpole", "was made for pong, not for CartPole-v1"),

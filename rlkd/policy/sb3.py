@@ -4,7 +4,6 @@ Read are the tensors of `policy.pth` and, of `data`, the plain values beside its
 not settle, or what our networks cannot express, is refused by name.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,6 +20,7 @@ from rlkd.policy.numpy_pickle import read_vecnormalize
 from rlkd.policy.output import Kind, Rule
 from rlkd.policy.policy import Policy
 from rlkd.policy.sb3_layers import ALGORITHMS, Family, rename
+from rlkd.policy.sb3_spaces import actions_of, plain_space, shape_of, table
 from rlkd.policy.sb3_zip import read_contents
 from rlkd.policy.spec import Normaliser, PolicySpec
 from rlkd.recipe import Network
@@ -102,8 +102,8 @@ def from_model(model: Any) -> Policy:
             "clip_mean": getattr(getattr(policy, "actor", None), "clip_mean", 0.0),
         },
         "use_sde": getattr(model, "use_sde", False),
-        "observation_space": _plain_space(model.observation_space),
-        "action_space": _plain_space(model.action_space),
+        "observation_space": plain_space(model.observation_space),
+        "action_space": plain_space(model.action_space),
     }
     statistics = model.get_vec_normalize_env()
     normaliser = None
@@ -127,8 +127,8 @@ def _policy(
     device: str,
 ) -> Policy:
     family = _check_stock(data, where)
-    actions, low, high = _actions(data, where)
-    shape = _shape(data.get("observation_space"), where)
+    actions, low, high = actions_of(data, where)
+    shape = shape_of(data.get("observation_space"), where)
     kind = _kind(data, family, continuous=bool(low))
     layers = rename(weights, family, kind, actions, where)
     pixels = bool(layers.channels)
@@ -182,12 +182,12 @@ def _policy(
 
 def _check_stock(data: Mapping[str, Any], where: str) -> Family:
     """Which forward pass the plain values describe; PolicyFileError unless it is one of the stock ones."""
-    module = _table(data.get("policy_class")).get("__module__")
+    module = table(data.get("policy_class")).get("__module__")
     if module not in FAMILIES:
         raise PolicyFileError(
             f"{where}: its policy class is of '{module}'; rlkd reads Stable-Baselines3's {ALGORITHMS}"
         )
-    arguments = _table(data.get("policy_kwargs"))
+    arguments = table(data.get("policy_kwargs"))
     unknown = sorted(set(arguments) - KNOWN_ARGUMENTS)
     if unknown:
         raise PolicyFileError(f"{where}: policy argument '{unknown[0]}' is not known, so neither is what it does")
@@ -208,26 +208,26 @@ def _kind(data: Mapping[str, Any], family: Family, *, continuous: bool) -> Kind:
     squashes = family in ("sac", "td3")
     if family == "ars":
         # LinearPolicy clips, MlpPolicy squashes; both may be told otherwise, and tell them apart by __init__ alone.
-        squashes = "ARSLinearPolicy" not in str(_table(data.get("policy_class")).get("__init__"))
+        squashes = "ARSLinearPolicy" not in str(table(data.get("policy_class")).get("__init__"))
     if family in ("actor_critic", "recurrent", "ars"):
-        squashes = bool(_table(data.get("policy_kwargs")).get("squash_output", squashes))
+        squashes = bool(table(data.get("policy_kwargs")).get("squash_output", squashes))
     return "squashed_gaussian" if squashes else "gaussian"
 
 
 def _uses_sde(data: Mapping[str, Any]) -> bool:
-    return bool(data.get("use_sde") or _table(data.get("policy_kwargs")).get("use_sde"))
+    return bool(data.get("use_sde") or table(data.get("policy_kwargs")).get("use_sde"))
 
 
 def _mean_limit(data: Mapping[str, Any], family: Family) -> float | None:
     """Of sac and tqc with gSDE, whose actors clip the mean."""
     if family != "sac" or not _uses_sde(data):
         return None
-    limit = float(_table(data.get("policy_kwargs")).get("clip_mean", 2.0))
+    limit = float(table(data.get("policy_kwargs")).get("clip_mean", 2.0))
     return limit if limit > 0 else None
 
 
 def _activation(data: Mapping[str, Any], family: Family, where: str) -> Literal["relu", "tanh"]:
-    text = _table(data.get("policy_kwargs")).get("activation_fn")
+    text = table(data.get("policy_kwargs")).get("activation_fn")
     if text is None:
         return "tanh" if family in ("actor_critic", "recurrent") else "relu"
     if text not in ACTIVATIONS:
@@ -235,62 +235,9 @@ def _activation(data: Mapping[str, Any], family: Family, where: str) -> Literal[
     return ACTIVATIONS[text]
 
 
-def _actions(data: Mapping[str, Any], where: str) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
-    """How many discrete actions, without bounds; or how many dimensions, with bounds."""
-    space = _table(data.get("action_space"))
-    text = str(space.get(":type:"))
-    if text.endswith(".Discrete'>"):
-        if str(space.get("start", 0)) != "0":
-            raise PolicyFileError(f"{where}: actions that start at {space['start']} are not read")
-        if re.fullmatch(r"[1-9]\d{0,5}", str(space.get("n"))):
-            return int(space["n"]), (), ()
-    elif text.endswith(".Box'>"):
-        shape = _shape(space, where)
-        low, high = (_floats(space.get(key)) for key in ("low", "high"))
-        if len(shape) == 1 and len(low) == len(high) == shape[0]:
-            return shape[0], low, high
-    raise PolicyFileError(f"{where}: action space {text} is not read; Discrete and a flat Box with bounds are")
-
-
-def _shape(space: Any, where: str) -> tuple[int, ...]:
-    """Of a Box, from its plain values."""
-    table = _table(space)
-    shape = table.get("_shape", table.get("shape"))  # before gym 0.19 without the underscore
-    plain = isinstance(shape, list) and all(type(size) is int and 0 < size < 2**24 for size in shape)
-    if not plain or not str(table.get(":type:")).endswith(".Box'>"):
-        raise PolicyFileError(f"{where}: a space of {table.get(':type:')} is not read where a Box is expected")
-    return tuple(shape)
-
-
-def _floats(value: Any) -> tuple[float, ...]:
-    """Numbers from a list, or from how numpy prints one; none where it was abbreviated."""
-    try:
-        items = value if isinstance(value, list) else str(value).strip("[] \n").split()
-        numbers = tuple(float(np.float32(float(item))) for item in items)  # the space's own precision
-    except (TypeError, ValueError):
-        return ()
-    return () if any(math.isnan(number) for number in numbers) else numbers
-
-
-def _plain_space(space: Any) -> dict[str, Any]:
-    """The plain values of a live space, as a zip holds them."""
-    table: dict[str, Any] = {":type:": str(type(space)), "_shape": list(space.shape or ())}
-    for key in ("n", "start"):
-        if hasattr(space, key):
-            table[key] = str(getattr(space, key))
-    for key in ("low", "high"):
-        if hasattr(space, key):
-            table[key] = np.ravel(getattr(space, key)).tolist()
-    return table
-
-
-def _table(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 def _algorithm(data: Mapping[str, Any]) -> str:
     """Guessed from the policy's module and from which values the constructor took."""
-    module = str(_table(data.get("policy_class")).get("__module__")).split(".")
+    module = str(table(data.get("policy_class")).get("__module__")).split(".")
     if "recurrent" in module:
         return "recurrent ppo"
     if len(module) == 3 and module[1] not in ("common", "td3"):
