@@ -77,7 +77,7 @@ def examine(root: Path, claim: Claim) -> Record:
         path = root / claim.file
         policy = rlkd.load(path, env=environment_named_in(path.stem))
         if policy.spec.environment is None:
-            raise RlkdError("its name holds no environment")
+            raise RlkdError("read, but its name holds no environment to play")
         scores = np.array(play(policy, policy.spec.environment, episodes=EPISODES).evaluation.scores)
     except RlkdError as error:
         return row | {"reason": str(error).removeprefix(f"{root / claim.file}: ")}
