@@ -243,6 +243,7 @@ def test_policy_arguments_show_in_the_network(
         ("ppo", {"use_sde": True, "squash_output": True}, "squashed_gaussian", (64, 64), None),
         ("ars", {"squash_output": False}, "gaussian", (64, 64), None),
         ("ars", {"linear": True}, "gaussian", (), None),
+        ("ars", {"with_bias": False}, "squashed_gaussian", (64, 64), None),
         ("ars", {"linear": True, "with_bias": True, "squash_output": True}, "squashed_gaussian", (), None),
     ],
 )
@@ -581,6 +582,41 @@ def test_old_weights_are_refused_with_more_than_tensors_or_made_up_sizes(saved: 
         with pytest.raises(PolicyFileError):
             load(saved)
     assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "actions", "name", "shape"),
+    [
+        ("ppo", BOX, "log_std", (3,)),
+        ("sac", BOX, "actor.mu.weight", (2, 7)),
+        ("td3", BOX, "actor.mu.4.weight", ()),
+        ("qrdqn", DISCRETE, "quantile_net.quantile_net.4.weight", (7, 64)),
+        ("recurrent", DISCRETE, "lstm_actor.weight_hh_l0", (8,)),
+        ("ars", BOX, "action_net.0.weight", ()),
+    ],
+)
+def test_tensors_of_other_shapes_are_refused_whatever_the_family(
+    algorithm: str, actions: Any, name: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    policy_class = "MlpLstmPolicy" if algorithm == "recurrent" else "MlpPolicy"
+    make_model(algorithm, VECTOR, actions, policy_class).save(tmp_path / "model.zip")
+    contents = members(tmp_path / "model.zip")
+    weights = torch.load(io.BytesIO(contents["policy.pth"]), weights_only=True)
+    assert name in weights
+    weights[name] = torch.zeros(shape)
+    stream = io.BytesIO()
+    torch.save(weights, stream)
+    write_zip(tmp_path / "model.zip", contents | {"policy.pth": stream.getvalue()})
+    with pytest.raises(PolicyFileError, match="do not make the stock network"):
+        load(tmp_path / "model.zip")
+
+
+@pytest.mark.parametrize("change", [{"policy_class": {"__module__": []}}, {"policy_kwargs": {"activation_fn": []}}])
+def test_plain_values_of_another_type_are_refused(change: dict[str, Any], saved: Path) -> None:
+    contents = members(saved)
+    write_zip(saved, contents | {"data": json.dumps(json.loads(contents["data"]) | change).encode()})
+    with pytest.raises(PolicyFileError, match="is not read|rlkd reads"):
+        load(saved)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/outside", "C:\\outside", "a\\..\\outside"])

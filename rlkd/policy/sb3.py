@@ -130,7 +130,11 @@ def _policy(
     actions, low, high = actions_of(data, where)
     shape = shape_of(data.get("observation_space"), where)
     kind = _kind(data, family, continuous=bool(low))
-    layers = rename(weights, family, kind, actions, where)
+    misfit = f"{where}: its tensors do not make the stock network from {list(shape)} to {actions} actions"
+    try:
+        layers = rename(weights, family, kind, actions, where)
+    except (IndexError, RuntimeError, TypeError, ValueError):  # how torch answers shapes that do not fit together
+        raise PolicyFileError(misfit) from None
     pixels = bool(layers.channels)
     if len(shape) != (3 if pixels else 1):
         policy_class = "CnnPolicy" if pixels else "MlpPolicy"
@@ -160,10 +164,8 @@ def _policy(
         with torch.device("meta"):  # shapes are compared before anything of that size is allocated
             network = PolicyNetwork(recipe, shape, kind, actions)
         network.load_state_dict(layers.tensors, assign=True)
-    except (RlkdError, RuntimeError, TypeError, OverflowError):
-        raise PolicyFileError(
-            f"{where}: its tensors do not make the stock network from {list(shape)} to {actions} actions"
-        ) from None
+    except (RlkdError, RuntimeError, TypeError, ValueError, OverflowError):
+        raise PolicyFileError(misfit) from None
     spec = PolicySpec(
         name=name,
         kind=kind,
@@ -182,7 +184,7 @@ def _policy(
 
 def _check_stock(data: Mapping[str, Any], where: str) -> Family:
     """Which forward pass the plain values describe; PolicyFileError unless it is one of the stock ones."""
-    module = table(data.get("policy_class")).get("__module__")
+    module = str(table(data.get("policy_class")).get("__module__"))
     if module not in FAMILIES:
         raise PolicyFileError(
             f"{where}: its policy class is of '{module}'; rlkd reads Stable-Baselines3's {ALGORITHMS}"
@@ -230,9 +232,9 @@ def _activation(data: Mapping[str, Any], family: Family, where: str) -> Literal[
     text = table(data.get("policy_kwargs")).get("activation_fn")
     if text is None:
         return "tanh" if family in ("actor_critic", "recurrent") else "relu"
-    if text not in ACTIVATIONS:
+    if str(text) not in ACTIVATIONS:
         raise PolicyFileError(f"{where}: activation {text} is not read; ReLU and Tanh are")
-    return ACTIVATIONS[text]
+    return ACTIVATIONS[str(text)]
 
 
 def _algorithm(data: Mapping[str, Any]) -> str:

@@ -120,16 +120,17 @@ def rename(weights: Mapping[str, Tensor], family: Family, kind: Kind, actions: i
     layers = _numbered("encoder", features, [] if core else body) | critic
     layers |= {f"core_layers.{2 * index}": layer for index, layer in enumerate(after)}
     tensors = {
-        f"{ours}.{part}": _copy(weights[f"{layer}.{part}"])
+        f"{ours}.{part}": tensor
         for ours, layer in layers.items()
-        for part in ("weight", "bias")
+        for part, tensor in zip(("weight", "bias"), _linear(weights, layer), strict=True)
     }
     tensors |= {ours: _copy(weights[name]) for ours, name in core.items()}
     tensors |= _head([_linear(weights, layer) for layer in head], family, kind, actions, where)
     if kind == "gaussian":
-        plain = "log_std" in weights and weights["log_std"].shape == (actions,)
-        tensors["log_std"] = _copy(weights["log_std"]) if plain else torch.full((actions,), NO_NOISE)
-    widths, core_hidden = (tuple(weights[f"{layer}.bias"].numel() for layer in part) for part in (before, after))
+        held = weights.get("log_std")
+        noiseless = held is None or held.dim() == 2  # ars; gSDE
+        tensors["log_std"] = torch.full((actions,), NO_NOISE) if noiseless else _copy(weights["log_std"])
+    widths, core_hidden = (tuple(len(weights[f"{layer}.weight"]) for layer in part) for part in (before, after))
     core_width = weights["lstm_actor.weight_hh_l0"].shape[1] if core else 0
     split = 3 if features else 0
     return Layers(widths[:split], widths[split:], core_width, core_hidden, bool(features and body), value, tensors)
