@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlkd.policy import Policy, Rule, decide, to_cpu
+from rlkd.policy import Policy, Rule, decide
 from rlkd.policy.compute import Precision, autocast
 from rlkd.recipe import EVALUATION_SEEDS, Environment, Source
 from rlkd.replay import Replay
@@ -126,11 +126,11 @@ class Collector:
             torch.inference_mode(),
             self._autocast(self.teacher),
         ):
-            output = to_cpu(self.teacher(half.observation, half.state, half.first))
+            output = self.teacher(half.observation, half.state, half.first)
         half.state = output.state
         n, rule = len(half.observation), self.teacher.spec.rule
         draws = self.generator.random((n, 4 + 2 * self.teacher.spec.actions))
-        action = decide(output, rule, draws[:, 2:])
+        action = decide(output.kind, output.numpy(), rule, draws[:, 2:])
         if share < 1:
             for k, student in enumerate(students):
                 rows = (draws[:, 0] >= share) & (half.envs % len(students) == k)
@@ -139,7 +139,8 @@ class Collector:
         action = self._with_noise(action, draws[:, 1], draws[:, -1])
         answered = time.perf_counter()
         keep = ~half.over
-        replay.append(half.envs[keep], half.observation[keep], half.first[keep], output.flat[torch.from_numpy(keep)])
+        answers = output.flat.detach().float().cpu()[torch.from_numpy(keep)]
+        replay.append(half.envs[keep], half.observation[keep], half.first[keep], answers)
         half.stepper.send(self.teacher.to_environment(action))
         half.in_flight = True
         self.steps += int(keep.sum())
@@ -156,7 +157,8 @@ class Collector:
 
     def _student_action(self, student: Policy, observation: np.ndarray, rule: Rule, uniforms: np.ndarray) -> np.ndarray:
         with torch.inference_mode(), self._autocast(student):
-            return decide(to_cpu(student(observation)), rule, uniforms)
+            output = student(observation)
+        return decide(output.kind, output.numpy(), rule, uniforms)
 
     def _autocast(self, policy: Policy) -> AbstractContextManager[object]:
         """Q-values stay in float32: their differences are smaller than what bfloat16 resolves at their size."""

@@ -22,7 +22,7 @@ from rlkd.distillation.run import check_normalisable
 from rlkd.errors import StorageError
 from rlkd.evaluation import Played, environment_of, play, play_randomly, result_record
 from rlkd.evaluation.record import WIDE, terminal_table
-from rlkd.policy import Policy, as_policy, load
+from rlkd.policy import Policy, as_policy, load_policy
 from rlkd.recipe import Distill, Environment, Generations, Network, build, check_request, recipe_hash, to_table
 from rlkd.stats import normalised_score
 from rlkd.vector import as_recipe
@@ -92,7 +92,7 @@ def evolve(
                 folder = line.run / _folder(number)
                 raise StorageError(f"{folder} learned from another generation {number - 1} than this; delete it")
             records.append(record)
-            parent = load(line.run / str(record["path"]))
+            parent = load_policy(line.run / str(record["path"]))
             content = _summary(line, records, random, command)
             storage.write_json(line.run / "run.json", content)
     return content
@@ -162,7 +162,7 @@ def _finished(run: Path, number: int, identity: str) -> JsonDict | None:
     record: JsonDict = storage.read_json(path)
     if record.get("identity") != identity:
         raise StorageError(f"{path} belongs to another lineage; name another --run")
-    found = load(run / str(record["path"])).spec.hash
+    found = load_policy(run / str(record["path"])).spec.hash
     if found != record["hash"]:
         raise StorageError(f"{run / str(record['path'])} was replaced: its hash is {found[:12]}, not as recorded")
     return record

@@ -8,7 +8,7 @@ import pytest
 
 from rlkd import recipe
 from rlkd.cli import main
-from rlkd.policy import load
+from rlkd.policy import load_policy
 from tests.commands import DISTILL, Capture, printed, put_files, refused
 from tests.test_distillation import PROMISED, PROMISED_OF_STUDENTS
 from tests.test_evaluation import RESULT_KEYS
@@ -48,7 +48,7 @@ def test_show_prints_a_recipe_with_every_default(work: Path, capfd: Capture) -> 
 def test_train_then_eval(work: Path, capfd: Capture) -> None:
     found = printed(["train", "cartpole", *SOON, "--run", "made"], capfd)
     assert found["run"] == "made"
-    assert load(found["path"]).spec.hash == found["hash"]
+    assert load_policy(found["path"]).spec.hash == found["hash"]
     results = printed(["eval", found["path"], "teacher.safetensors", "--episodes", "4"], capfd)["results"]
     assert [entry["policy"] for entry in results] == [found["path"], "teacher.safetensors"]
     for entry in results:

@@ -16,7 +16,7 @@ from rlkd.distillation.command import distill
 from rlkd.distillation.student import Plan, Student
 from rlkd.errors import MemoryBudgetError, MismatchError, RecipeError
 from rlkd.metrics import read_metrics
-from rlkd.policy import Normaliser, Policy, load
+from rlkd.policy import Normaliser, Policy, load_policy
 from rlkd.recipe import Distill, Network, Source
 from tests.handmade import LINEAR, TINY, TINY_PIXELS, cartpole_teacher, environment, policy, student_file
 from tests.handmade import small_distillation as small
@@ -62,8 +62,8 @@ def test_student_changes_teacher_does_not(tmp_path: Path) -> None:
     student = result.students[0].policy
     assert student.spec.hash != newborn.spec.hash
     assert not any(torch.equal(weights(student)[name], tensor) for name, tensor in weights(newborn).items())
-    assert load(result.students[0].path).spec == student.spec
-    assert load(tmp_path / "teacher.safetensors").spec.hash == hash_before
+    assert load_policy(result.students[0].path).spec == student.spec
+    assert load_policy(tmp_path / "teacher.safetensors").spec.hash == hash_before
     assert all(parameter.grad is None for parameter in teacher.network.parameters())
 
 

@@ -21,7 +21,7 @@ from rlkd.learn import train
 from rlkd.learn.checkpoint import FILE
 from rlkd.learn.ppo import train_ppo
 from rlkd.metrics import read_metrics
-from rlkd.policy import load
+from rlkd.policy import load_policy
 from rlkd.recipe import Ppo
 from rlkd.vector import Stepper, as_recipe, make
 from tests.test_metrics import SCORE, tensorboard_curve
@@ -53,7 +53,7 @@ def test_ppo_learns_within_a_minute(env: str, wanted: float, tmp_path: Path) -> 
     step, score = tensorboard_curve(tmp_path)[-1]
     assert step == last["step"]
     assert score == pytest.approx(last[SCORE])
-    saved = load(tmp_path / POLICY)
+    saved = load_policy(tmp_path / POLICY)
     assert saved.spec == policy.spec
     scores = []
     for seed in range(1_000_000, 1_000_010):  # and in an environment of gymnasium's own, by the file alone

@@ -17,7 +17,7 @@ from rlkd.errors import RecipeError, Stopped, StorageError
 from rlkd.learn.ppo import train_ppo
 from rlkd.learn.sb3 import MODEL, POLICY, LearningView, learning_game, train_sb3
 from rlkd.metrics import read_metrics
-from rlkd.policy import Policy, load
+from rlkd.policy import Policy, load_policy
 from rlkd.recipe import Ppo, Sb3
 from rlkd.vector import as_recipe
 
@@ -50,7 +50,7 @@ def score(policy: Policy, env: str = "CartPole-v1", episodes: int = 10) -> float
 def test_a_short_run_leaves_a_policy_that_plays(learner: Sb3, theirs: Any, tmp_path: Path) -> None:
     policy = train_sb3(CARTPOLE, learner, run=tmp_path, seed=1, device="cpu", origin="rlkd train cartpole")
     assert score(policy) > 120  # 22 at random
-    read = load(tmp_path / POLICY)
+    read = load_policy(tmp_path / POLICY)
     assert read.spec == policy.spec
     assert read.spec.environment == CARTPOLE
     assert read.spec.action_meanings == ("LEFT", "RIGHT")
@@ -64,7 +64,7 @@ def test_a_short_run_leaves_a_policy_that_plays(learner: Sb3, theirs: Any, tmp_p
     observation = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
     want, _ = theirs.load(tmp_path / MODEL, device="cpu").predict(observation, deterministic=True)
     assert policy.predict(observation)[0].tolist() == want.tolist()
-    assert load(tmp_path / MODEL, env="cartpole").predict(observation)[0].tolist() == want.tolist()
+    assert load_policy(tmp_path / MODEL, env="cartpole").predict(observation)[0].tolist() == want.tolist()
 
 
 def test_a_finished_run_is_not_repeated_and_no_other_run_takes_its_folder(tmp_path: Path) -> None:
@@ -107,9 +107,9 @@ def test_a_signal_stops_the_run_after_saving(tmp_path: Path) -> None:
         train_sb3(CARTPOLE, long, run=tmp_path, seed=1)
     timer.join()
     assert caught.value.exit_code == 3
-    policy = load(tmp_path / POLICY)
+    policy = load_policy(tmp_path / POLICY)
     assert "stopped after" in policy.spec.origin
-    assert load(tmp_path / MODEL).network.head.weight.tolist() == policy.network.head.weight.tolist()
+    assert load_policy(tmp_path / MODEL).network.head.weight.tolist() == policy.network.head.weight.tolist()
     assert not list(tmp_path.rglob("*.tmp"))
     assert signal.getsignal(signal.SIGINT) is before
     with pytest.raises(StorageError, match="stopped early, and Stable-Baselines3 cannot go on"):

@@ -18,7 +18,7 @@ from rlkd.distillation.student import Student
 from rlkd.errors import MismatchError, PolicyFileError, RecipeError, RlkdError, Stopped, StorageError
 from rlkd.evaluation import play_randomly
 from rlkd.lineage import evolve, lineage_table
-from rlkd.policy import Policy, load
+from rlkd.policy import Policy, load_policy
 from rlkd.recipe import Environment
 from tests.handmade import TINY, cartpole_teacher, environment, policy, started, student_file, wait_for
 from tests.handmade import small_distillation as small
@@ -78,7 +78,7 @@ def test_each_generation_learns_from_the_one_before(whole: JsonDict) -> None:
         assert set(RECORDED) <= entry.keys()
         assert entry["parents"] == [parent["hash"]]
         assert json.loads((run / entry["path"]).with_name("record.json").read_text()) == entry
-        found = load(run / entry["path"])
+        found = load_policy(run / entry["path"])
         assert (found.spec.hash, list(found.spec.parents)) == (entry["hash"], entry["parents"])
         assert (found.spec.parameters, entry["parameters"]) == (114, 114)
         assert found.spec.environment == CARTPOLE

@@ -13,7 +13,7 @@ import pytest
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from rlkd.errors import PolicyFileError, UnsafeFileError
-from rlkd.policy import load
+from rlkd.policy import load_policy
 from rlkd.policy.numpy_pickle import read_vecnormalize
 
 
@@ -133,7 +133,7 @@ def test_damaged_files_raise_one_kind_of_error(tmp_path: Path) -> None:
 @pytest.mark.teachers
 def test_a_teacher_plays_well_with_its_statistics() -> None:
     folder = Path(os.environ["RLKD_TEACHERS"]) / "dlr_rl-trained-agents/ppo/Acrobot-v1_1"
-    policy = load(folder / "Acrobot-v1.zip", env="acrobot")
+    policy = load_policy(folder / "Acrobot-v1.zip", env="acrobot")
     assert policy.spec.normaliser is not None
     env = gymnasium.make("Acrobot-v1")
     scores = []

@@ -261,7 +261,7 @@ def test_flat_answers_read_back(kind: Kind) -> None:
 
 def test_sampled_actions_have_the_probabilities_of_the_answer() -> None:
     probabilities, rows = [0.5, 0.3, 0.0, 0.2], 40_000
-    action = decide(categorical(probabilities, rows), Rule(name="sampled"), uniforms(rows))
+    action = decide("categorical", categorical(probabilities, rows).numpy(), Rule(name="sampled"), uniforms(rows))
     counts = np.bincount(action, minlength=4)
     assert counts[2] == 0
     assert action.dtype == np.int64
@@ -270,21 +270,26 @@ def test_sampled_actions_have_the_probabilities_of_the_answer() -> None:
 
 def test_an_impossible_action_is_not_sampled_at_either_end_of_the_unit_interval() -> None:
     edges = np.array([[0.0, 0.0], [1 - 2**-53, 0.0]])
-    assert decide(categorical([0.0, 1.0, 0.0], 2), Rule(name="sampled"), edges).tolist() == [1, 1]
+    assert decide("categorical", categorical([0.0, 1.0, 0.0], 2).numpy(), Rule(name="sampled"), edges).tolist() == [
+        1,
+        1,
+    ]
 
 
 @given(st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=6), st.integers(0, 99))
 def test_greedy_takes_the_first_of_the_best(values: list[float], seed: int) -> None:
     for kind, name in (("categorical", "logits"), ("q", "q")):
         output = Output(kind, {name: torch.tensor([values])})  # type: ignore[arg-type]  # a Kind, says the loop
-        action = decide(output, Rule(name="greedy"), uniforms(1, seed=seed))
+        action = decide(output.kind, output.numpy(), Rule(name="greedy"), uniforms(1, seed=seed))
         assert action.tolist() == [values.index(max(values))]
 
 
 def test_epsilon_greedy_is_uniform_that_often_and_greedy_otherwise() -> None:
     rows, epsilon = 40_000, 0.3
     output = Output("q", {"q": torch.tensor([0.0, 2.0, 1.0, -1.0]).expand(rows, -1)})
-    counts = np.bincount(decide(output, Rule(name="epsilon_greedy", epsilon=epsilon), uniforms(rows)), minlength=4)
+    counts = np.bincount(
+        decide(output.kind, output.numpy(), Rule(name="epsilon_greedy", epsilon=epsilon), uniforms(rows)), minlength=4
+    )
     want = rows * (np.full(4, epsilon / 4) + np.array([0, 1 - epsilon, 0, 0]))
     assert scipy.stats.chisquare(counts, want).pvalue > 1e-3
 
@@ -299,12 +304,14 @@ def test_gaussian_samples_have_mean_and_deviation_of_the_answer_and_are_independ
     rows = 20_000
     mean, log_std = torch.tensor([1.0, -2.0]), torch.tensor([0.0, math.log(0.1)])
     output = Output("gaussian", {"mean": mean.expand(rows, -1), "log_std": log_std.expand(rows, -1)})
-    action = decide(output, Rule(name="sampled"), uniforms(rows, 4))
+    action = decide(output.kind, output.numpy(), Rule(name="sampled"), uniforms(rows, 4))
     assert action.dtype == np.float32
     for column, loc, scale in ((0, 1.0, 1.0), (1, -2.0, 0.1)):
         assert scipy.stats.kstest(action[:, column], "norm", args=(loc, scale)).pvalue > 1e-3
     assert abs(np.corrcoef(action.T)[0, 1]) < 0.03
-    np.testing.assert_array_equal(decide(output, Rule(name="greedy"), uniforms(rows, 4))[0], mean.numpy())
+    np.testing.assert_array_equal(
+        decide(output.kind, output.numpy(), Rule(name="greedy"), uniforms(rows, 4))[0], mean.numpy()
+    )
 
 
 # Policies

@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 
 from rlkd.errors import MismatchError, PolicyFileError, StorageError
-from rlkd.policy import Normaliser, Policy, PolicySpec, Rule, file, load
+from rlkd.policy import Normaliser, Policy, PolicySpec, Rule, file, load_policy
 from rlkd.policy.file import build_network
 from rlkd.recipe import Network
 from rlkd.vector import as_recipe
@@ -75,7 +75,7 @@ def saved(tmp_path: Path) -> Path:
 def test_a_policy_reads_back_with_every_field(spec: PolicySpec, tmp_path: Path) -> None:
     policy, path = make_policy(spec), tmp_path / "deep" / "folder" / "policy.safetensors"
     policy.save(path)
-    read = load(path)
+    read = load_policy(path)
     assert same(read, policy)
     assert read.spec.hash == policy.spec.hash
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
@@ -85,12 +85,12 @@ def test_a_policy_reads_back_with_every_field(spec: PolicySpec, tmp_path: Path) 
 
 def test_saving_twice_gives_the_same_bytes(saved: Path) -> None:
     again = saved.with_name("again.safetensors")
-    load(saved).save(again)
+    load_policy(saved).save(again)
     assert again.read_bytes() == saved.read_bytes()
 
 
 def test_a_loaded_policy_does_not_hang_on_its_file(saved: Path) -> None:
-    policy = load(saved)
+    policy = load_policy(saved)
     before = policy.network.head.weight.tolist()
     saved.write_bytes(bytes(saved.stat().st_size))  # in place, as no careful program does
     assert policy.network.head.weight.tolist() == before
@@ -105,7 +105,7 @@ def test_half_precision_is_stored_so_and_acts_in_float32(tmp_path: Path) -> None
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
     saving = sum((tmp_path / f"{name}.safetensors").stat().st_size * sign for name, sign in (("full", 1), ("half", -1)))
     assert saving == pytest.approx(2 * policy.spec.parameters, abs=64)
-    read = load(tmp_path / "half.safetensors")
+    read = load_policy(tmp_path / "half.safetensors")
     assert same(read, half)
     assert read.spec.precision == "float16"
     assert read.spec.weight_bytes == 2 * policy.spec.parameters
@@ -122,10 +122,10 @@ def test_a_truncated_file_is_refused(saved: Path) -> None:
     for length in (*range(0, len(content), 50), len(content) - 1):
         saved.write_bytes(content[:length])
         with pytest.raises(PolicyFileError, match=r"policy\.safetensors"):
-            load(saved)
+            load_policy(saved)
     saved.write_bytes(content + b"\0")
     with pytest.raises(PolicyFileError):
-        load(saved)
+        load_policy(saved)
 
 
 @pytest.mark.parametrize("spec", [FULL, PLAIN], ids=lambda spec: spec.name)
@@ -146,7 +146,7 @@ def test_no_altered_file_is_taken_for_the_policy(change: str, spec: PolicySpec, 
             altered[place], altered[other] = altered[other], altered[place]
         path.write_bytes(altered)
         try:
-            read = load(path)
+            read = load_policy(path)
         except PolicyFileError:
             refused += 1
             continue
@@ -181,13 +181,13 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], None], weights: dict[
 def test_a_record_that_was_edited_is_refused(saved: Path, key: str, value: Any, message: str) -> None:
     rewrite(saved, lambda record: record.update({key: value}))
     with pytest.raises(PolicyFileError, match=message):
-        load(saved)
+        load_policy(saved)
 
 
 def test_weights_that_were_exchanged_are_refused(saved: Path) -> None:
     rewrite(saved, lambda record: None, {"head.bias": torch.tensor([1.0, 0.0])})
     with pytest.raises(PolicyFileError, match="does not match its checksum"):
-        load(saved)
+        load_policy(saved)
 
 
 def forge(path: Path, spec: PolicySpec, weights: dict[str, torch.Tensor]) -> None:
@@ -200,26 +200,26 @@ def test_a_forged_record_cannot_make_a_network_that_its_weights_do_not_fill(tmp_
     huge = dataclasses.replace(PLAIN, network=Network(encoder="mlp", hidden=(2**30, 2**30)))  # 4 exabytes
     forge(path, huge, make_policy().network.state_dict())
     with pytest.raises(PolicyFileError, match="weights do not fit its network"):
-        load(path)
+        load_policy(path)
     forge(path, dataclasses.replace(PLAIN, observation_shape=(3, 3, 3)), make_policy().network.state_dict())
     with pytest.raises(PolicyFileError):
-        load(path)
+        load_policy(path)
 
 
 def test_files_that_are_no_policies_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PolicyFileError, match="no policy at .*nowhere"):
-        load(tmp_path / "nowhere.safetensors")
+        load_policy(tmp_path / "nowhere.safetensors")
     (tmp_path / "policy.pth").write_bytes(b"weights")
-    with pytest.raises(PolicyFileError, match=r"reads \.safetensors files and Stable-Baselines3 \.zip files"):
-        load(tmp_path / "policy.pth")
+    with pytest.raises(PolicyFileError, match=r"reads \.safetensors, \.onnx and Stable-Baselines3 \.zip files"):
+        load_policy(tmp_path / "policy.pth")
     (tmp_path / "folder.safetensors").mkdir()
     with pytest.raises(PolicyFileError):
-        load(tmp_path / "folder.safetensors")
+        load_policy(tmp_path / "folder.safetensors")
     safetensors.torch.save_file({"head.weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
     with pytest.raises(PolicyFileError, match="without an rlkd record"):
-        load(tmp_path / "other.safetensors")
+        load_policy(tmp_path / "other.safetensors")
     with pytest.raises(PolicyFileError, match="no shipped policy 'pongg'"):
-        load("policy:pongg")
+        load_policy("policy:pongg")
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "[]", '"policy"', "{", "\ud800"])
@@ -228,7 +228,7 @@ def test_a_record_that_is_no_table_is_refused(text: str, tmp_path: Path) -> None
     metadata = {"rlkd": text.encode("utf-8", "replace").decode()}
     path.write_bytes(safetensors.torch.save({"head.weight": torch.zeros(2, 2)}, metadata=metadata))
     with pytest.raises(PolicyFileError, match="record is not"):
-        load(path)
+        load_policy(path)
 
 
 @pytest.mark.parametrize("call", ["fsync", "write", "replace"])
@@ -258,30 +258,30 @@ def test_a_full_disk_leaves_the_old_file_and_no_stump(call: str, saved: Path, mo
     monkeypatch.undo()
     assert saved.read_bytes() == before
     assert [entry.name for entry in saved.parent.iterdir()] == [saved.name]
-    assert same(load(saved), make_policy())
+    assert same(load_policy(saved), make_policy())
 
 
 def test_a_policy_is_loaded_for_its_own_environment_only(tmp_path: Path) -> None:
     cartpole = dataclasses.replace(PLAIN, observation_shape=(4,), environment=as_recipe("cartpole"))
     path = tmp_path / "policy.safetensors"
     make_policy(cartpole).save(path)
-    assert load(path, env="cartpole").spec.environment == as_recipe("cartpole")
+    assert load_policy(path, env="cartpole").spec.environment == as_recipe("cartpole")
     with pytest.raises(MismatchError, match="made for CartPole-v1, not for Acrobot-v1"):
-        load(path, env="acrobot")
+        load_policy(path, env="acrobot")
 
 
 def test_an_environment_is_attached_where_none_was_and_the_parts_are_compared(tmp_path: Path) -> None:
     path = tmp_path / "policy.safetensors"
     make_policy(dataclasses.replace(PLAIN, observation_shape=(4,))).save(path)
-    assert load(path).spec.environment is None
-    attached = load(path, env="cartpole")
+    assert load_policy(path).spec.environment is None
+    attached = load_policy(path, env="cartpole")
     assert attached.spec.environment == as_recipe("cartpole")
-    assert attached.spec.hash != load(path).spec.hash
+    assert attached.spec.hash != load_policy(path).spec.hash
     with pytest.raises(MismatchError, match=r"observations of shape \[4\], Acrobot-v1 gives \[6\]"):
-        load(path, env="acrobot")
+        load_policy(path, env="acrobot")
     make_policy(dataclasses.replace(PLAIN, observation_shape=(4,), action_meanings=("RIGHT", "LEFT"))).save(path)
     with pytest.raises(MismatchError, match=r"numbers its actions \['RIGHT', 'LEFT'\]"):
-        load(path, env="cartpole")
+        load_policy(path, env="cartpole")
 
 
 def test_another_action_set_is_another_game(tmp_path: Path) -> None:
@@ -294,8 +294,8 @@ def test_another_action_set_is_another_game(tmp_path: Path) -> None:
     )
     path = tmp_path / "policy.safetensors"
     make_policy(spec).save(path)
-    assert len(load(path, env=pong).spec.action_meanings) == 6
+    assert len(load_policy(path, env=pong).spec.action_meanings) == 6
     with pytest.raises(MismatchError, match="has 6 discrete actions, pong takes 18 discrete actions"):
-        load(path, env=full)
+        load_policy(path, env=full)
     with pytest.raises(MismatchError, match="has 6 discrete actions, breakout takes 4"):
-        load(path, env="breakout")
+        load_policy(path, env="breakout")

@@ -26,7 +26,7 @@ from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from rlkd.errors import MismatchError, PolicyFileError, UnsafeFileError
-from rlkd.policy import Policy, Rule, from_sb3, load
+from rlkd.policy import Policy, Rule, from_sb3, load_policy
 from rlkd.vector import as_recipe
 
 ALGORITHMS: dict[str, Any] = {"ppo": PPO, "a2c": A2C, "trpo": TRPO, "dqn": DQN, "qrdqn": QRDQN, "ars": ARS}
@@ -178,7 +178,7 @@ def test_answers_are_those_of_stable_baselines3(
 ) -> None:
     model = make_model(algorithm, observations, actions)
     model.save(tmp_path / "model.zip")
-    policy = load(tmp_path / "model.zip") if way == "zip" else from_sb3(model)
+    policy = load_policy(tmp_path / "model.zip") if way == "zip" else from_sb3(model)
     assert (policy.spec.kind, policy.spec.network.value) == (kind, critic)
     assert policy.spec.rule == Rule(name="greedy")
     assert algorithm in policy.spec.origin
@@ -192,11 +192,11 @@ def test_answers_are_those_of_stable_baselines3(
 def test_pictures_of_full_size_give_the_answers_of_stable_baselines3(tmp_path: Path) -> None:
     model = make_model("ppo", pictures(84), gymnasium.spaces.Discrete(6))
     model.save(tmp_path / "model.zip")
-    policy = load(tmp_path / "model.zip")
+    policy = load_policy(tmp_path / "model.zip")
     assert policy.spec.parameters == 1_693_362 - 12 * 513
     assert_same_answers(policy, model, draw(pictures(84), 40))
     policy.save(tmp_path / "ours.safetensors")
-    assert_same_answers(load(tmp_path / "ours.safetensors"), model, draw(pictures(84), 40))
+    assert_same_answers(load_policy(tmp_path / "ours.safetensors"), model, draw(pictures(84), 40))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_policy_arguments_show_in_the_network(
 ) -> None:
     model = make_model(algorithm, observations, policy_kwargs=arguments)
     model.save(tmp_path / "model.zip")
-    policy = load(tmp_path / "model.zip")
+    policy = load_policy(tmp_path / "model.zip")
     assert (policy.spec.network.hidden, policy.spec.network.value) == (hidden, critic)
     assert_same_answers(policy, model, draw(observations))
     assert_same_answers(from_sb3(model), model, draw(observations, 50))
@@ -256,11 +256,11 @@ def test_continuous_actors_give_the_actions_of_stable_baselines3(
     policy_kwargs = {key: value for key, value in arguments.items() if key not in ("use_sde", "linear")}
     model = make_model(algorithm, VECTOR, BOX, policy_class, policy_kwargs=policy_kwargs, **sde)
     model.save(tmp_path / "model.zip")
-    policy = load(tmp_path / "model.zip") if way == "zip" else from_sb3(model)
+    policy = load_policy(tmp_path / "model.zip") if way == "zip" else from_sb3(model)
     assert (policy.spec.kind, policy.spec.network.hidden, policy.spec.network.mean_limit) == (kind, hidden, limit)
     assert_same_answers(policy, model, draw(VECTOR))
     policy.save(tmp_path / "ours.safetensors")
-    assert_same_answers(load(tmp_path / "ours.safetensors"), model, draw(VECTOR))
+    assert_same_answers(load_policy(tmp_path / "ours.safetensors"), model, draw(VECTOR))
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_recurrent_ppo_acts_as_in_sb3_contrib_step_by_step(
     name = "CnnLstmPolicy" if len(observations.shape) == 3 else "MlpLstmPolicy"
     model = make_model("recurrent", observations, actions, name, policy_kwargs=arguments, n_steps=8)
     model.save(tmp_path / "model.zip")
-    policy = load(tmp_path / "model.zip") if way == "zip" else from_sb3(model)
+    policy = load_policy(tmp_path / "model.zip") if way == "zip" else from_sb3(model)
     network = policy.spec.network
     assert (network.hidden, network.core, network.core_hidden) == (hidden, "lstm", after)
     assert network.core_width == arguments.get("lstm_hidden_size", 256)
@@ -374,7 +374,7 @@ def test_what_is_not_read_is_refused_by_name(
     model = make_model(algorithm, observations, actions, **arguments)
     model.save(tmp_path / "model.zip")
     with pytest.raises(PolicyFileError, match=message):
-        load(tmp_path / "model.zip") if way == "zip" else from_sb3(model)
+        load_policy(tmp_path / "model.zip") if way == "zip" else from_sb3(model)
 
 
 def test_observations_are_whitened_as_vecnormalize_did(tmp_path: Path) -> None:
@@ -387,19 +387,19 @@ def test_observations_are_whitened_as_vecnormalize_did(tmp_path: Path) -> None:
     raw = draw(gymnasium.spaces.Box(-1, 1, (4,)))
     want, _ = model.predict(np.asarray(env.normalize_obs(raw)), deterministic=True)
     assert from_sb3(model).predict(raw)[0].tolist() == want.tolist()
-    assert load(tmp_path / "model.zip").predict(raw)[0].tolist() != want.tolist()
+    assert load_policy(tmp_path / "model.zip").predict(raw)[0].tolist() != want.tolist()
     for place in (folder, tmp_path):
         env.save(str(place / "vecnormalize.pkl"))
-        read = load(tmp_path / "model.zip")
+        read = load_policy(tmp_path / "model.zip")
         assert read.spec.normaliser is not None
         assert read.spec.normaliser.limit == 1.5
         assert read.predict(raw)[0].tolist() == want.tolist()
         (place / "vecnormalize.pkl").unlink()
     (folder / "config.yml").write_text("- - - n_envs\n    - 8\n  - - normalize\n    - true\n")
     with pytest.raises(PolicyFileError, match=r"learned behind VecNormalize, says .*config\.yml"):
-        load(tmp_path / "model.zip")
+        load_policy(tmp_path / "model.zip")
     (folder / "config.yml").write_text("- - - normalize\n    - false\n  - - normalize_advantage\n    - true\n")
-    assert load(tmp_path / "model.zip").spec.normaliser is None
+    assert load_policy(tmp_path / "model.zip").spec.normaliser is None
 
 
 def test_statistics_of_another_policy_are_refused(tmp_path: Path) -> None:
@@ -407,15 +407,15 @@ def test_statistics_of_another_policy_are_refused(tmp_path: Path) -> None:
     env.save(str(tmp_path / "vecnormalize.pkl"))
     make_model("ppo").save(tmp_path / "model.zip")
     with pytest.raises(PolicyFileError, match=r"statistics are of 4 numbers, observations \[5\]"):
-        load(tmp_path / "model.zip")
+        load_policy(tmp_path / "model.zip")
 
 
 def test_another_game_is_refused(tmp_path: Path) -> None:
     make_model("dqn", gymnasium.spaces.Box(-1, 1, (4,)), gymnasium.spaces.Discrete(3)).save(tmp_path / "model.zip")
     with pytest.raises(MismatchError, match=r"reads observations of shape \[4\], Acrobot-v1 gives \[6\]"):
-        load(tmp_path / "model.zip", env="acrobot")
+        load_policy(tmp_path / "model.zip", env="acrobot")
     with pytest.raises(MismatchError, match="has 3 discrete actions, CartPole-v1 takes 2"):
-        load(tmp_path / "model.zip", env="cartpole")
+        load_policy(tmp_path / "model.zip", env="cartpole")
 
 
 # Files that are not what they should be
@@ -457,16 +457,16 @@ def saved(tmp_path: Path) -> Path:
 WATCH = """
 import sys
 from rlkd.errors import PolicyFileError
-from rlkd.policy import load
+from rlkd.policy import load_policy
 
 clean, path = sys.argv[1:]
-load(clean)  # imports everything, so that no import is taken for the file's doing
+load_policy(clean)  # imports everything, so that no import is taken for the file's doing
 seen = []
 sys.addaudithook(lambda event, arguments: seen.append(event) if event in WATCHED else None)
 WATCHED = {"pickle.find_class", "exec", "compile", "import", "os.mkdir", "os.system", "subprocess.Popen"}
 try:
-    policy = load(path)
-    print("loaded", policy.spec.hash == load(clean).spec.hash or policy.spec.origin)
+    policy = load_policy(path)
+    print("loaded", policy.spec.hash == load_policy(clean).spec.hash or policy.spec.origin)
 except PolicyFileError as error:
     print("refused", type(error).__name__)
 print("seen", sorted(set(seen)))
@@ -509,14 +509,14 @@ def test_a_payload_in_the_weights_is_refused_unrun(wrap: bool, saved: Path, tmp_
     torch.save(OrderedDict(weights, extra=payload) if wrap else payload, stream)
     write_zip(saved, members(saved) | {"policy.pth": stream.getvalue()})
     with pytest.raises(UnsafeFileError, match="refers to 'posix mkdir', which weights do not need"):
-        load(saved)
+        load_policy(saved)
     assert not (tmp_path / "marker").exists()
 
 
 def test_a_payload_in_the_statistics_is_refused_unrun(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "vecnormalize.pkl").write_bytes(pickled(Payload(tmp_path / "marker")))
     with pytest.raises(UnsafeFileError, match="refers to 'posix mkdir'"):
-        load(saved)
+        load_policy(saved)
     assert not (tmp_path / "marker").exists()
 
 
@@ -524,7 +524,7 @@ def test_a_payload_in_the_statistics_is_refused_unrun(saved: Path, tmp_path: Pat
 def test_a_member_that_unpacks_to_far_more_is_refused(name: str, saved: Path) -> None:
     write_zip(saved, members(saved) | {name: bytes(8 * 1024**2)}, zipfile.ZIP_DEFLATED)
     with pytest.raises(UnsafeFileError, match=f"member '{name}' unpacks from .* to 8388608 bytes"):
-        load(saved)
+        load_policy(saved)
 
 
 def test_weights_that_unpack_or_spread_to_far_more_are_refused(saved: Path) -> None:
@@ -535,7 +535,7 @@ def test_weights_that_unpack_or_spread_to_far_more_are_refused(saved: Path) -> N
     write_zip(inner, records, zipfile.ZIP_DEFLATED)  # type: ignore[arg-type]  # zipfile takes streams as well
     write_zip(saved, contents | {"policy.pth": inner.getvalue()})
     with pytest.raises(UnsafeFileError, match="not laid out as torch writes it"):
-        load(saved)
+        load_policy(saved)
     weights = torch.load(io.BytesIO(contents["policy.pth"]), weights_only=True)
     for times, message in ((10**9, "claims 1000000000 elements"), (30_000, "claims tensors of 36000")):
         weights["action_net.weight"] = torch.zeros(1).expand(times, times)  # four bytes, seen over and over
@@ -543,7 +543,7 @@ def test_weights_that_unpack_or_spread_to_far_more_are_refused(saved: Path) -> N
         torch.save(weights, stream)
         write_zip(saved, contents | {"policy.pth": stream.getvalue()})
         with pytest.raises(UnsafeFileError, match=message):
-            load(saved)
+            load_policy(saved)
 
 
 def as_before_torch_1_6(contents: dict[str, bytes], weights: Any = None) -> dict[str, bytes]:
@@ -556,9 +556,9 @@ def as_before_torch_1_6(contents: dict[str, bytes], weights: Any = None) -> dict
 
 
 def test_weights_from_before_torch_1_6_are_read(saved: Path) -> None:
-    want = load(saved)
+    want = load_policy(saved)
     write_zip(saved, as_before_torch_1_6(members(saved)))
-    got = load(saved)
+    got = load_policy(saved)
     assert all(torch.equal(a, b) for a, b in zip(got.network.parameters(), want.network.parameters(), strict=True))
 
 
@@ -567,20 +567,20 @@ def test_old_weights_are_refused_with_more_than_tensors_or_made_up_sizes(saved: 
     weights = torch.load(io.BytesIO(contents["policy.pth"]), weights_only=True)
     write_zip(saved, as_before_torch_1_6(contents, OrderedDict(weights, extra=Payload(tmp_path / "marker"))))
     with pytest.raises(UnsafeFileError, match="refers to 'posix mkdir', which weights do not need"):
-        load(saved)
+        load_policy(saved)
     weights["action_net.weight"] = torch.zeros(1).expand(10**9, 10**9)
     write_zip(saved, as_before_torch_1_6(contents, weights))
     with pytest.raises(UnsafeFileError, match="claims 1000000000 elements"):
-        load(saved)
+        load_policy(saved)
     # A payload in the first pickle, where torch has its magic number, is no file of torch at all.
     write_zip(saved, contents | {"policy.pth": pickled(Payload(tmp_path / "marker"))})
     with pytest.raises(PolicyFileError):
-        load(saved)
+        load_policy(saved)
     whole = as_before_torch_1_6(contents)["policy.pth"]
     for size in range(0, len(whole), 997):
         write_zip(saved, contents | {"policy.pth": whole[:size]})
         with pytest.raises(PolicyFileError):
-            load(saved)
+            load_policy(saved)
     assert not (tmp_path / "marker").exists()
 
 
@@ -608,7 +608,7 @@ def test_tensors_of_other_shapes_are_refused_whatever_the_family(
     torch.save(weights, stream)
     write_zip(tmp_path / "model.zip", contents | {"policy.pth": stream.getvalue()})
     with pytest.raises(PolicyFileError, match="do not make the stock network"):
-        load(tmp_path / "model.zip")
+        load_policy(tmp_path / "model.zip")
 
 
 @pytest.mark.parametrize("change", [{"policy_class": {"__module__": []}}, {"policy_kwargs": {"activation_fn": []}}])
@@ -616,14 +616,14 @@ def test_plain_values_of_another_type_are_refused(change: dict[str, Any], saved:
     contents = members(saved)
     write_zip(saved, contents | {"data": json.dumps(json.loads(contents["data"]) | change).encode()})
     with pytest.raises(PolicyFileError, match="is not read|rlkd reads"):
-        load(saved)
+        load_policy(saved)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/outside", "C:\\outside", "a\\..\\outside"])
 def test_members_that_point_outside_are_refused(name: str, saved: Path) -> None:
     write_zip(saved, members(saved) | {name: b""})
     with pytest.raises(UnsafeFileError, match="points outside the archive"):
-        load(saved)
+        load_policy(saved)
 
 
 @pytest.mark.parametrize("name", ["data", "policy.pth"])
@@ -632,7 +632,7 @@ def test_members_that_miss_are_named(name: str, saved: Path) -> None:
     del contents[name]
     write_zip(saved, contents)
     with pytest.raises(PolicyFileError, match=f"no member '{name}'"):
-        load(saved)
+        load_policy(saved)
 
 
 def test_a_doubled_or_encrypted_member_is_refused(saved: Path) -> None:
@@ -640,14 +640,14 @@ def test_a_doubled_or_encrypted_member_is_refused(saved: Path) -> None:
     with zipfile.ZipFile(saved, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr("data", b"{}")
     with pytest.raises(PolicyFileError, match="two members of one name"):
-        load(saved)
+        load_policy(saved)
     directory = int.from_bytes(content[-6:-2], "little")
     encrypted = bytearray(content)
     encrypted[6] |= 1  # of the first member, data
     encrypted[directory + 8] |= 1
     saved.write_bytes(encrypted)
     with pytest.raises(PolicyFileError, match="member 'data' is encrypted"):
-        load(saved)
+        load_policy(saved)
 
 
 @pytest.mark.parametrize(
@@ -662,7 +662,7 @@ def test_a_doubled_or_encrypted_member_is_refused(saved: Path) -> None:
 def test_data_of_another_form_is_refused(data: bytes, message: str, saved: Path) -> None:
     write_zip(saved, members(saved) | {"data": data})
     with pytest.raises(PolicyFileError, match=message):
-        load(saved)
+        load_policy(saved)
 
 
 @pytest.mark.parametrize(
@@ -684,7 +684,7 @@ def test_plain_values_that_do_not_fit_the_weights_are_refused(
     change(data)
     write_zip(saved, contents | {"data": json.dumps(data).encode()})
     with pytest.raises(PolicyFileError, match=message):
-        load(saved)
+        load_policy(saved)
 
 
 @pytest.mark.parametrize(
@@ -717,11 +717,11 @@ def test_weights_that_are_not_of_the_stock_network_are_refused(
     torch.save(weights, stream)
     write_zip(saved, contents | {"policy.pth": stream.getvalue()})
     with pytest.raises(PolicyFileError, match=message):
-        load(saved)
+        load_policy(saved)
 
 
 def test_damaged_zips_are_refused_or_give_the_same_policy(saved: Path) -> None:
-    content, policy, random_ = saved.read_bytes(), load(saved), random.Random(0)
+    content, policy, random_ = saved.read_bytes(), load_policy(saved), random.Random(0)
     want = policy.network.state_dict()
     refused = 0
     for trial in range(200):
@@ -733,7 +733,7 @@ def test_damaged_zips_are_refused_or_give_the_same_policy(saved: Path) -> None:
                 altered[random_.randrange(len(content))] = random_.randrange(256)
         saved.write_bytes(altered)
         try:
-            read = load(saved)
+            read = load_policy(saved)
         except PolicyFileError:
             refused += 1
             continue
@@ -747,10 +747,10 @@ def test_damaged_zips_are_refused_or_give_the_same_policy(saved: Path) -> None:
 def test_files_that_are_no_zips_are_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.zip"
     with pytest.raises(PolicyFileError, match="no policy at"):
-        load(path)
+        load_policy(path)
     path.write_bytes(content)
     with pytest.raises(PolicyFileError, match="not a zip file"):
-        load(path)
+        load_policy(path)
 
 
 # Teachers that others trained
@@ -818,7 +818,7 @@ ZOO = "dlr_rl-trained-agents"
     ],
 )
 def test_teachers_of_others_act_as_in_stable_baselines3(name: str, algorithm: str, env: str, normalised: bool) -> None:
-    policy = load(teacher(name), env=env or None)
+    policy = load_policy(teacher(name), env=env or None)
     model = their_model(teacher(name), algorithm, policy)
     raw = draw(gymnasium.spaces.Box(-1, 1, policy.spec.observation_shape), 200)
     normaliser = policy.spec.normaliser
@@ -847,15 +847,15 @@ def test_a_zip_plays_in_the_environment_that_its_name_holds_if_it_fits(tmp_path:
         ("mine", cartpole, 2, None),
     ):
         make_model("ppo", space, gymnasium.spaces.Discrete(actions)).save(tmp_path / f"{name}.zip")
-        environment = load(tmp_path / f"{name}.zip").spec.environment
+        environment = load_policy(tmp_path / f"{name}.zip").spec.environment
         assert (None if environment is None else environment.id) == found
     make_model("ppo", cartpole, gymnasium.spaces.Discrete(2)).save(tmp_path / "CartPole-v0.zip")
-    assert load(tmp_path / "CartPole-v0.zip", env="cartpole").spec.environment == as_recipe("cartpole")
+    assert load_policy(tmp_path / "CartPole-v0.zip", env="cartpole").spec.environment == as_recipe("cartpole")
 
 
 @pytest.mark.teachers
 def test_a_teacher_plays_and_refuses_another_game() -> None:
-    policy = load(teacher(f"{ZOO}/dqn/CartPole-v1_1/CartPole-v1.zip"), env="cartpole")
+    policy = load_policy(teacher(f"{ZOO}/dqn/CartPole-v1_1/CartPole-v1.zip"), env="cartpole")
     env = gymnasium.make("CartPole-v1")
     observation, _ = env.reset(seed=0)
     score, over = 0.0, False
@@ -864,4 +864,4 @@ def test_a_teacher_plays_and_refuses_another_game() -> None:
         score, over = score + float(reward), terminated or truncated
     assert score == 500
     with pytest.raises(MismatchError, match=r"reads observations of shape \[8\], CartPole-v1 gives \[4\]"):
-        load(teacher(f"{ZOO}/dqn/LunarLander-v2_1/LunarLander-v2.zip"), env="cartpole")
+        load_policy(teacher(f"{ZOO}/dqn/LunarLander-v2_1/LunarLander-v2.zip"), env="cartpole")

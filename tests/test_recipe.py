@@ -16,6 +16,7 @@ from hypothesis import given
 from rlkd import recipe
 from rlkd.errors import RecipeError, RlkdError
 from rlkd.recipe import Distill, Environment, Generations, Network, Ppo, Source, Term
+from rlkd.vector import make
 
 CARTPOLE = """# mine.toml
 kind = "environment"
@@ -409,7 +410,9 @@ def test_shipped_environments_exist_where_they_say(entry: recipe.Shipped) -> Non
     if environment.source == "ale":
         assert environment.id in ale_py.roms.get_all_rom_ids()
     else:
-        assert gymnasium.spec(environment.id).max_episode_steps == environment.frame_cap
+        make(environment).close()
+        # MiniGrid cuts its games by itself.
+        assert gymnasium.spec(environment.id).max_episode_steps in (environment.frame_cap, None)
 
 
 def _term(**values: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from gymnasium.envs.classic_control import CartPoleEnv
 
-from rlkd.policy import Policy, load
+from rlkd.policy import Policy, load_policy
 from rlkd.report import write_report
 from rlkd.report.duel import Duel, Game, Moment, busiest, play
 from rlkd.report.sheet import player, sheet
@@ -34,7 +34,10 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 def test_the_game_that_is_shown_is_the_game_that_was_scored(finished: Path) -> None:
     content = record(finished)
-    teacher, student = load(finished / "teacher.safetensors"), load(finished / "students" / "tiny.safetensors")
+    teacher, student = (
+        load_policy(finished / "teacher.safetensors"),
+        load_policy(finished / "students" / "tiny.safetensors"),
+    )
     where = teacher.spec.environment
     assert where is not None
     duel = play(teacher, student, where, seed=where.protocol.first_seed + 1, steps=1000, seconds=60)

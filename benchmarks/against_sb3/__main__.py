@@ -182,7 +182,7 @@ def _shared() -> tuple[Any, Any, np.ndarray]:
     import rlkd
     from rlkd.evaluation import environment_of, play
 
-    teacher = rlkd.load("policy:pong")
+    teacher = rlkd.policy.load_policy("policy:pong")
     environment = environment_of(teacher, None)
     path = Path("runs/against_sb3") / f"states-{teacher.spec.hash[:12]}.npy"
     if not path.exists():

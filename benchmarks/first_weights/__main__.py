@@ -35,7 +35,7 @@ def main() -> int:
     """Train every arm, and store the table."""
     chosen = options(__doc__ or "")
     one_thread_per_role()
-    teacher = rlkd.load("policy:pong")
+    teacher = rlkd.policy.load_policy("policy:pong")
     environment = environment_of(teacher, None)
     source = Source(states=STATES, rounds=1, num_envs=32, epsilon=0.05)
     replay = Replay(32, STATES, teacher.spec.observation_shape, teacher.spec.actions, environment.views["pixels"])

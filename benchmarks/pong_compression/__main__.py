@@ -38,7 +38,7 @@ def main() -> int:
     """Run what is not there yet, and store the tables."""
     chosen = options(__doc__ or "")
     limits = tomllib.loads((FOLDER / "thresholds.toml").read_text())
-    teacher = rlkd.load(TEACHER)
+    teacher = rlkd.policy.load_policy(TEACHER)
     environment = environment_of(teacher, None)
     # One measurement of teacher and random play serves all runs: the episodes are the protocol's in each of them.
     baseline = measure_baseline(teacher, environment, episodes=None, keep_states=4096)

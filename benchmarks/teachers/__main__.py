@@ -55,7 +55,7 @@ def main() -> int:
     record: Record = {"machine": machine(), "choice": {}}
     if chosen.run is not None:
         record["choice"] = ship(chosen.run)
-    policy = rlkd.load("policy:pong")
+    policy = rlkd.policy.load_policy("policy:pong")
     environment = environment_of(policy, None)
     scored = play(policy, environment).evaluation
     random = play_randomly(environment)
@@ -79,7 +79,7 @@ def main() -> int:
 
 def ship(run: Path) -> Record:
     """Write the shipped policy, in half precision and with the better rule, and the run's curve."""
-    trained = rlkd.load(run / "generations" / "000" / "policy.safetensors")
+    trained = rlkd.policy.load_policy(run / "generations" / "000" / "policy.safetensors")
     half = Policy(trained.network, replace(trained.spec, name="pong-ppo")).half()
     tried = {
         rule: play(half, episodes=CHOICE_EPISODES, rule=parse_rule(rule), first_seed=CHOICE_SEED) for rule in RULES

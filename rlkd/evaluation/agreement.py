@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from rlkd.losses import forward_kl, gaussian_kl
-from rlkd.policy import Policy, discrete_logits, to_cpu, unflatten
+from rlkd.policy import Policy, discrete_logits, unflatten
 
 BATCH = 64  # fast on one core for every network
 
@@ -14,7 +14,7 @@ def answers(policy: Policy, states: np.ndarray) -> Tensor:
     """[S, P]: the policy's flat outputs in float32; recurrent policies start afresh on every state."""
     parts = [states[k : k + BATCH] for k in range(0, len(states), BATCH)]
     with torch.inference_mode():
-        return torch.cat([to_cpu(policy(part, policy.initial_state(len(part)))).flat for part in parts])
+        return torch.cat([policy(part, policy.initial_state(len(part))).flat.detach().float().cpu() for part in parts])
 
 
 def agreement(policy: Policy, teacher: Policy, states: np.ndarray) -> float:

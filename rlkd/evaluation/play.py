@@ -14,9 +14,9 @@ from rlkd import metrics
 from rlkd.data import Evaluation
 from rlkd.errors import MismatchError, RecipeError
 from rlkd.evaluation.players import PolicyPlayer, RandomPlayer, Seat, Table
-from rlkd.policy import Policy, Rule, parse_rule
+from rlkd.policy import Acting, Rule, as_player, parse_rule
 from rlkd.policy.compute import one_thread_per_role
-from rlkd.policy.loading import as_policy, check_fits
+from rlkd.policy.loading import check_fits
 from rlkd.recipe import Environment
 from rlkd.vector import Stepper, as_recipe, make_vec
 
@@ -32,7 +32,7 @@ class Played:
 
 
 def play(
-    policy: Policy,
+    policy: Acting,
     environment: Environment | None = None,
     *,
     episodes: int | None = None,
@@ -80,7 +80,7 @@ def play(
 
 
 def evaluate(
-    policy: Policy | str | Path,
+    policy: Acting | str | Path,
     *,
     env: Environment | str | None = None,
     episodes: int | None = None,
@@ -101,7 +101,7 @@ def evaluate(
     """
     environment = None if env is None else as_recipe(env)
     wanted = None if rule is None else parse_rule(rule)
-    return play(as_policy(policy), environment, episodes=episodes, rule=wanted, num_envs=num_envs).evaluation
+    return play(as_player(policy), environment, episodes=episodes, rule=wanted, num_envs=num_envs).evaluation
 
 
 def play_randomly(
@@ -117,7 +117,7 @@ def play_randomly(
     return _play(player, environment, episodes, num_envs, first_seed, 0, "random play", stop).evaluation
 
 
-def environment_of(policy: Policy, environment: Environment | None) -> Environment:
+def environment_of(policy: Acting, environment: Environment | None) -> Environment:
     """Where a policy plays: the recipe given, if it fits, or the policy's own."""
     if environment is None:
         environment = policy.spec.environment

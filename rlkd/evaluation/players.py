@@ -4,10 +4,8 @@ from collections.abc import Iterator
 
 import gymnasium
 import numpy as np
-import torch
-from torch import Tensor
 
-from rlkd.policy import Output, Policy, Rule, decide, to_cpu
+from rlkd.policy import Acting, Answer, Rule, decide
 from rlkd.recipe import Environment
 from rlkd.vector import Stepper, make
 
@@ -18,26 +16,26 @@ BLOCK = 512  # steps for which an episode's uniforms are drawn at once
 class PolicyPlayer:
     """Actions of a policy, always computed on batches of one fixed size."""
 
-    def __init__(self, policy: Policy, rule: Rule) -> None:
+    def __init__(self, policy: Acting, rule: Rule) -> None:
         self.policy, self.rule = policy, rule
         self.draws = max(2, 2 * policy.spec.actions)
         """Uniforms that each decision takes."""
 
-    def start(self, rows: int) -> Tensor | None:
+    def start(self, rows: int) -> np.ndarray | None:
         """[rows, W]: the recurrent state before the first decision; None for feed-forward policies."""
-        return self.policy.initial_state(rows)
+        return self.policy.start(rows)
 
     def act(
-        self, observation: np.ndarray, state: Tensor | None, uniforms: np.ndarray
-    ) -> tuple[np.ndarray, Tensor | None]:
+        self, observation: np.ndarray, state: np.ndarray | None, uniforms: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """Actions as the environment takes them, and the next state, from [N, ...], [N, W] and [N, draws]."""
         actions, states = [], []
         for k in range(0, len(observation), FIXED_BATCH):
             part = slice(k, k + FIXED_BATCH)
-            output = padded_answer(self.policy, observation[part], None if state is None else state[part])
-            actions.append(decide(output, self.rule, uniforms[part]))
-            states.append(output.state)
-        following = None if state is None else torch.cat([s for s in states if s is not None])
+            answer = padded_answer(self.policy, observation[part], None if state is None else state[part])
+            actions.append(decide(self.policy.spec.kind, answer.params, self.rule, uniforms[part]))
+            states.append(answer.state)
+        following = None if state is None else np.concatenate([s for s in states if s is not None])
         return self.policy.to_environment(np.concatenate(actions)), following
 
 
@@ -51,13 +49,13 @@ class RandomPlayer:
         self.draws = 1 if isinstance(self.space, gymnasium.spaces.Discrete) else int(np.prod(self.space.shape or (1,)))
         """Uniforms that each decision takes."""
 
-    def start(self, rows: int) -> Tensor | None:
+    def start(self, rows: int) -> np.ndarray | None:
         """None: chance has no memory."""
         return None
 
     def act(
-        self, observation: np.ndarray, state: Tensor | None, uniforms: np.ndarray
-    ) -> tuple[np.ndarray, Tensor | None]:
+        self, observation: np.ndarray, state: np.ndarray | None, uniforms: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """Actions from [N, draws] uniforms; the observations are not looked at."""
         if isinstance(self.space, gymnasium.spaces.Discrete):
             return (uniforms[:, 0] * int(self.space.n)).astype(np.int64), None
@@ -113,7 +111,7 @@ class Table:
         if fresh.any():
             self.observation = self._reset(fresh, np.array(seeds, np.int64))
             if self.state is not None:
-                self.state = self.state * torch.from_numpy(~fresh)[:, None]
+                self.state = self.state * ~fresh[:, None]
 
     def _reset(self, fresh: np.ndarray, seeds: np.ndarray) -> np.ndarray:
         if self.observation.size == 0 and not fresh.all():
@@ -151,16 +149,14 @@ class Table:
         return done
 
 
-def padded_answer(policy: Policy, observation: np.ndarray, state: Tensor | None) -> Output:
+def padded_answer(policy: Acting, observation: np.ndarray, state: np.ndarray | None) -> Answer:
     """The answer to at most FIXED_BATCH rows, computed on exactly FIXED_BATCH rows."""
     rows = len(observation)
     missing = FIXED_BATCH - rows
     if missing:
         observation = np.concatenate([observation, np.zeros((missing, *observation.shape[1:]), observation.dtype)])
         if state is not None:
-            state = torch.cat([state[:rows], state.new_zeros(missing, state.shape[1])])
-    with torch.inference_mode():
-        output = to_cpu(policy(observation, state))
-    params = {name: tensor[:rows] for name, tensor in output.params.items()}
-    following = None if output.state is None else output.state[:rows]
-    return Output(output.kind, params, None, None, following)
+            state = np.concatenate([state, np.zeros((missing, state.shape[1]), state.dtype)])
+    answer = policy.answer(observation, state)
+    params = {name: values[:rows] for name, values in answer.params.items()}
+    return Answer(params, None if answer.state is None else answer.state[:rows])

@@ -9,7 +9,7 @@ from rich.table import Table
 from rlkd.data import Evaluation, JsonDict
 from rlkd.errors import RecipeError
 from rlkd.evaluation.play import environment_of, play, play_randomly
-from rlkd.policy import as_policy, parse_rule
+from rlkd.policy import as_player, parse_rule
 from rlkd.recipe import recipe_hash, shipped
 from rlkd.stats import mean_interval
 from rlkd.vector import as_recipe
@@ -64,7 +64,7 @@ def evaluate_files(
         raise RecipeError("nothing to evaluate; name a policy's file, or policy:NAME for a shipped one")
     environment = None if env is None else as_recipe(env)
     wanted = None if rule is None else parse_rule(rule)
-    loaded = [as_policy(name) for name in policies]  # all of them first: a wrong name costs no minutes
+    loaded = [as_player(name) for name in policies]  # all of them first: a wrong name costs no minutes
     places = [environment_of(policy, environment) for policy in loaded]
     files = {f"policy:{entry.name}": entry.path for entry in shipped("policies")}
     random: dict[str, Evaluation] = {}

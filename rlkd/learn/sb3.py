@@ -21,7 +21,7 @@ from rlkd import metrics, storage
 from rlkd.errors import RecipeError, StorageError
 from rlkd.learn.checkpoint import FILE as CHECKPOINT
 from rlkd.learn.checkpoint import SB3_RECORD
-from rlkd.policy import Policy, from_sb3, load
+from rlkd.policy import Policy, from_sb3, load_policy
 from rlkd.policy.compute import one_thread_per_role, pick_device
 from rlkd.recipe import EVALUATION_SEEDS, Environment, Sb3, recipe_hash
 from rlkd.recipe.read import suggest
@@ -202,4 +202,4 @@ def _finished(run: Path, identity: str) -> Policy:
         raise StorageError(
             f"{run} holds a run that stopped early, and Stable-Baselines3 cannot go on exactly; name another --run"
         )
-    return load(run / POLICY)
+    return load_policy(run / POLICY)

@@ -1,13 +1,25 @@
-"""Policies: observation to distribution (and value, features, state), networks, the file format, foreign files."""
+"""Policies: observation to distribution (and value, features, state), networks, the file format, foreign files.
 
-from rlkd.policy.loading import as_policy, from_sb3, load
-from rlkd.policy.networks import PolicyNetwork, acting_flops, acting_parameters
-from rlkd.policy.output import PARAMS, Kind, Output, Rule, decide, discrete_logits, parse_rule, unflatten
-from rlkd.policy.policy import Policy, to_cpu
+What needs torch is imported when it is first used: a policy in an ONNX file plays without it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from rlkd.policy.acting import Acting, Answer
+from rlkd.policy.loading import as_player, as_policy, from_sb3, load, load_policy
+from rlkd.policy.rule import PARAMS, Kind, Rule, decide, parse_rule
 from rlkd.policy.spec import Normaliser, PolicySpec
+
+if TYPE_CHECKING:
+    from rlkd.policy.networks import PolicyNetwork, acting_flops, acting_parameters
+    from rlkd.policy.output import Output, discrete_logits, unflatten
+    from rlkd.policy.policy import Policy
 
 __all__ = [
     "PARAMS",
+    "Acting",
+    "Answer",
     "Kind",
     "Normaliser",
     "Output",
@@ -17,12 +29,29 @@ __all__ = [
     "Rule",
     "acting_flops",
     "acting_parameters",
+    "as_player",
     "as_policy",
     "decide",
     "discrete_logits",
     "from_sb3",
     "load",
+    "load_policy",
     "parse_rule",
-    "to_cpu",
     "unflatten",
 ]
+
+_HOMES = {
+    "Output": "rlkd.policy.output",
+    "Policy": "rlkd.policy.policy",
+    "PolicyNetwork": "rlkd.policy.networks",
+    "acting_flops": "rlkd.policy.networks",
+    "acting_parameters": "rlkd.policy.networks",
+    "discrete_logits": "rlkd.policy.output",
+    "unflatten": "rlkd.policy.output",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rlkd.policy' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

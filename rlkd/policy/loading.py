@@ -1,26 +1,37 @@
-"""Any policy file to a `Policy`: ours, shipped by name, or a Stable-Baselines3 zip."""
+"""Any policy file to a policy that plays: ours, shipped by name, ONNX, a Stable-Baselines3 zip, foreign weights.
+
+Torch is imported for the files that need it.
+"""
 
 import dataclasses
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlkd.errors import MismatchError, PolicyFileError, RlkdError
-from rlkd.policy import file
-from rlkd.policy.policy import Policy
+from rlkd.policy.acting import Acting
+from rlkd.policy.onnx_file import OnnxPolicy
 from rlkd.policy.spec import PolicySpec
-from rlkd.recipe import Environment, shipped, to_table
+from rlkd.recipe import Environment, Import, shipped, to_table
+from rlkd.recipe import load as load_recipe
 from rlkd.recipe.read import suggest
 from rlkd.vector import action_meanings, as_recipe, environment_named_in, spaces
 
+if TYPE_CHECKING:
+    from rlkd.policy.policy import Policy
 
-def load(path: str | Path, device: str = "cpu", *, env: str | Environment | None = None) -> Policy:
+Player = TypeVar("Player", bound=Acting)
+
+
+def load(
+    path: str | Path, device: str = "cpu", *, agent: str | Import | None = None, env: str | Environment | None = None
+) -> Acting:
     """The policy in a file. Nothing in the file is executed.
 
     Args:
-        path: an rlkd .safetensors file, `policy:NAME` for a shipped one, or a Stable-Baselines3 .zip.
-        device: where its network runs.
+        path: an rlkd .safetensors file, `policy:NAME` for a shipped one, a Stable-Baselines3 .zip, an .onnx file that
+            `rlkd export` wrote, or with `agent` weights of any other origin.
+        device: where its network runs; ONNX files run on the CPU.
+        agent: import recipe, for files that hold weights alone.
         env: the environment it plays in, for files that do not say; without it, a Stable-Baselines3 zip with a
             gymnasium id in its name is taken to play there if it fits.
 
@@ -29,10 +40,25 @@ def load(path: str | Path, device: str = "cpu", *, env: str | Environment | None
         UnsafeFileError: a file that wants more than numbers decoded.
         MismatchError: the policy does not fit `env`.
     """
+    if agent is None and Path(path).suffix == ".onnx":
+        player = OnnxPolicy(Path(path))
+        return player if env is None else attach(player, as_recipe(env), where=str(path))
+    return load_policy(path, device, agent=agent, env=env)
+
+
+def load_policy(
+    path: str | Path, device: str = "cpu", *, agent: str | Import | None = None, env: str | Environment | None = None
+) -> "Policy":
+    """As `load`, for a policy that can be learnt from and trained: any file but one played by ONNX Runtime."""
     text = str(path)
     if text.startswith("policy:"):
         path = _shipped(text.removeprefix("policy:"))
     path = Path(path)
+    if agent is not None:
+        from rlkd.policy.foreign import read_foreign
+
+        recipe = agent if isinstance(agent, Import) else load_recipe(agent, Import)
+        return read_foreign(path, recipe, env=None if env is None else as_recipe(env), device=device)
     if path.suffix == ".zip":
         from rlkd.policy.sb3 import read_zip
 
@@ -40,27 +66,34 @@ def load(path: str | Path, device: str = "cpu", *, env: str | Environment | None
         if env is None:
             return _guessed(policy, path)
     elif path.suffix == ".safetensors":
-        spec, weights = file.read(path)
-        try:
-            with torch.device("meta"):  # a forged record must not make us allocate what its weights do not fill
-                network = file.build_network(spec)
-            network.load_state_dict(weights, assign=True)
-        except (MismatchError, RuntimeError, TypeError):
-            raise PolicyFileError(f"{path}: its weights do not fit its network; the file is damaged") from None
-        policy = Policy(network, spec, device=device)
+        from rlkd.policy.policy import read_policy
+
+        policy = read_policy(path, device=device)
+    elif path.suffix == ".onnx":
+        raise MismatchError(
+            f"{path}: an ONNX file plays, but nothing is distilled from it; take the policy it was made of"
+        )
     else:
-        raise PolicyFileError(f"{path}: not a policy; rlkd reads .safetensors files and Stable-Baselines3 .zip files")
+        raise PolicyFileError(
+            f"{path}: not a policy by itself; rlkd reads .safetensors, .onnx and Stable-Baselines3 .zip files, and "
+            "weights of other projects with an import recipe: --agent (agents/imports/README.md)"
+        )
     return policy if env is None else attach(policy, as_recipe(env), where=text)
 
 
-def as_policy(policy: Policy | str | Path, *, env: Environment | None = None) -> Policy:
+def as_policy(policy: "Policy | str | Path", *, env: Environment | None = None) -> "Policy":
     """The policy itself, or the one in a file; with `env` as its environment if it is given."""
-    if not isinstance(policy, Policy):
-        return load(policy, env=env)
+    if isinstance(policy, str | Path):
+        return load_policy(policy, env=env)
     return policy if env is None else attach(policy, env, where=policy.spec.name)
 
 
-def from_sb3(model: Any, *, env: str | Environment | None = None) -> Policy:
+def as_player(policy: Acting | str | Path) -> Acting:
+    """The policy itself, or the one in a file, which may be one that only plays."""
+    return load(policy) if isinstance(policy, str | Path) else policy
+
+
+def from_sb3(model: Any, *, env: str | Environment | None = None) -> "Policy":
     """The policy of a live Stable-Baselines3 ppo, a2c or dqn with CnnPolicy or MlpPolicy; weights are copied."""
     from rlkd.policy.sb3 import from_model
 
@@ -68,7 +101,7 @@ def from_sb3(model: Any, *, env: str | Environment | None = None) -> Policy:
     return policy if env is None else attach(policy, as_recipe(env), where=type(model).__name__)
 
 
-def attach(policy: Policy, recipe: Environment, *, where: str) -> Policy:
+def attach(policy: Player, recipe: Environment, *, where: str) -> Player:
     """The policy with `recipe` as its environment.
 
     Raises:
@@ -77,10 +110,10 @@ def attach(policy: Policy, recipe: Environment, *, where: str) -> Policy:
     check_fits(policy.spec, recipe, where=where)
     meanings = action_meanings(recipe)
     spec = dataclasses.replace(policy.spec, environment=recipe, action_meanings=meanings)
-    return Policy(policy.network, spec, device=str(policy.device))
+    return policy.under(spec)
 
 
-def _guessed(policy: Policy, path: Path) -> Policy:
+def _guessed(policy: Player, path: Path) -> Player:
     """With the environment that its file's name holds, or as it is."""
     recipe = environment_named_in(path.stem)
     try:
@@ -90,12 +123,13 @@ def _guessed(policy: Policy, path: Path) -> Policy:
 
 
 def check_fits(spec: PolicySpec, recipe: Environment, *, where: str) -> None:
-    """Raise MismatchError unless a policy of `spec` can play in `recipe`."""
+    """Raise MismatchError unless a policy of `spec` can play in `recipe`: it may see more frames than it reads."""
     own = spec.environment
     if own is not None and (own.source, own.id) != (recipe.source, recipe.id):
         raise MismatchError(f"{where} was made for {own.id}, not for {recipe.id}; pass the environment it knows")
     shape, discrete, actions = spaces(recipe)
-    if shape != spec.observation_shape:
+    more = len(shape) == 3 and shape[1:] == spec.observation_shape[1:] and shape[0] > spec.observation_shape[0]
+    if shape != spec.observation_shape and not (more and "pixels" in recipe.views):
         raise MismatchError(
             f"{where} reads observations of shape {list(spec.observation_shape)}, {recipe.id} gives {list(shape)}"
         )
@@ -109,9 +143,10 @@ def check_fits(spec: PolicySpec, recipe: Environment, *, where: str) -> None:
         raise MismatchError(f"{where} numbers its actions {list(spec.action_meanings)}, {recipe.id} {list(meanings)}")
     if own is not None:
         for name in own.views.keys() & recipe.views.keys():
-            for key, seen in to_table(own.views[name]).items():
-                given = to_table(recipe.views[name])[key]
-                if seen != given:
+            for key in to_table(own.views[name]) | to_table(recipe.views[name]):
+                seen = to_table(own.views[name]).get(key)
+                given = to_table(recipe.views[name]).get(key)
+                if seen != given and not (key == "stack" and more):
                     raise MismatchError(
                         f"{where} was made for pictures with {key} = {seen!r}, {recipe.id} has {given!r} in "
                         f"[views.{name}]; pass the environment it knows"

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from rlkd.errors import MismatchError
 from rlkd.losses import NO_NOISE
-from rlkd.policy.output import PARAMS, Kind, Output
+from rlkd.policy.output import Output
+from rlkd.policy.rule import PARAMS, Kind
 from rlkd.recipe import Network
 
 CORES: dict[str, type[nn.GRUCell] | type[nn.LSTMCell]] = {"gru": nn.GRUCell, "lstm": nn.LSTMCell}
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
 LOG_STD_BOUNDS = (NO_NOISE, 2.0)  # of squashed Gaussians, as in SAC (Haarnoja et al. 2018, arXiv:1812.05905)
 MIN_DEVIATION = 1e-3  # a unit that answers the same to all states is not blown up more than this allows
 
@@ -25,7 +26,7 @@ MIN_DEVIATION = 1e-3  # a unit that answers the same to all states is not blown 
 class PolicyNetwork(nn.Module):
     """[B, *observation] -> `Output`.
 
-    uint8 pixels [B, C, H, W] are scaled to [0, 1]; vectors [B, D] pass as they are (whiten them before).
+    uint8 pixels [B, C, H, W] are scaled to [0, 1]; float pictures and vectors [B, D] pass as they are (whiten before).
     """
 
     def __init__(self, recipe: Network, observation_shape: Sequence[int], kind: Kind, actions: int) -> None:
@@ -39,7 +40,7 @@ class PolicyNetwork(nn.Module):
         self.encoder, width = _encoder(recipe, shape)
         self.core = CORES[recipe.core](width, recipe.core_width) if recipe.core != "none" else None
         width = recipe.core_width if self.core is not None else width
-        self.core_layers, width = _fully_connected(recipe.core_hidden or (), width, recipe.activation)
+        self.core_layers, width = _fully_connected(recipe.core_hidden or (), width, _behind_layers(recipe))
         state_independent = kind == "gaussian"  # as in PPO implementations: one log_std per action dimension
         outputs = actions if state_independent else actions * len(PARAMS[kind])
         self.head = nn.Linear(width, outputs)
@@ -132,7 +133,7 @@ class PolicyNetwork(nn.Module):
             x = module(x)
 
     def _scaled(self, observation: Tensor) -> Tensor:
-        if not self.pixels:
+        if observation.dtype != torch.uint8:
             return observation
         device, dtype = observation.device.type, self.head.weight.dtype
         if torch.is_autocast_enabled(device):
@@ -152,10 +153,11 @@ def acting_flops(network: PolicyNetwork, observation_shape: Sequence[int]) -> in
     shape = tuple(observation_shape)
     for module in network.encoder:
         if isinstance(module, nn.Conv2d):
-            kernel, stride = int(module.kernel_size[0]), int(module.stride[0])
-            height, width = ((size - kernel) // stride + 1 for size in shape[1:])
+            height, width = (_size_after(module, size) for size in shape[1:])
             shape = (module.out_channels, height, width)
             flops += 2 * height * width * module.weight.numel()
+        elif isinstance(module, nn.MaxPool2d):
+            shape = (shape[0], *(_size_after(module, size) for size in shape[1:]))
         elif isinstance(module, nn.Linear):
             flops += 2 * module.weight.numel()
     if network.core is not None:
@@ -170,17 +172,40 @@ def _encoder(recipe: Network, shape: tuple[int, ...]) -> tuple[nn.Sequential, in
     activation = ACTIVATIONS[recipe.activation]
     if recipe.encoder == "conv":
         channels, height, width = shape
-        for out, kernel, stride in zip(recipe.channels, recipe.kernels, recipe.strides, strict=True):
-            layers += [nn.Conv2d(channels, out, kernel, stride), activation()]
-            channels, height, width = out, (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        paddings = recipe.paddings or (0,) * len(recipe.channels)
+        pools = recipe.pools or (1,) * len(recipe.channels)
+        for out, kernel, stride, padding, pool in zip(
+            recipe.channels, recipe.kernels, recipe.strides, paddings, pools, strict=True
+        ):
+            new: list[nn.Conv2d | nn.MaxPool2d] = [nn.Conv2d(channels, out, kernel, stride, padding)]
+            layers += [new[0], activation()]
+            if pool > 1:
+                new.append(nn.MaxPool2d(pool))
+                layers.append(new[1])
+            channels = out
+            for layer in new:
+                height, width = _size_after(layer, height), _size_after(layer, width)
             if min(height, width) < 1:
                 raise MismatchError(f"observations of shape {list(shape)} are too small for these convolutions")
         layers.append(nn.Flatten())
         size = channels * height * width
     else:
         size = shape[0]
-    connected, width = _fully_connected(recipe.hidden, size, recipe.activation)
+    connected, width = _fully_connected(recipe.hidden, size, _behind_layers(recipe))
     return nn.Sequential(*layers, *connected), width
+
+
+def _size_after(layer: nn.Conv2d | nn.MaxPool2d, size: int) -> int:
+    """Rows or columns of what a square layer makes of so many."""
+    kernel, stride, padding = (
+        int(value[0] if isinstance(value, tuple) else value)
+        for value in (layer.kernel_size, layer.stride, layer.padding)
+    )
+    return (size + 2 * padding - kernel) // stride + 1
+
+
+def _behind_layers(recipe: Network) -> str:
+    return recipe.hidden_activation or recipe.activation
 
 
 def _fully_connected(widths: Sequence[int], size: int, activation: str) -> tuple[nn.Sequential, int]:

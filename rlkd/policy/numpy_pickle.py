@@ -1,4 +1,4 @@
-"""Numbers out of a numpy pickle without unpickling it: statistics of Stable-Baselines3's `VecNormalize`.
+"""Numbers out of a numpy pickle without unpickling it: Stable-Baselines3's `VecNormalize`, dictionaries of arrays.
 
 An interpreter of the few opcodes that such files use. It knows no callables: what a file calls becomes an
 inert `Made` record, a name outside the fixed list ends the reading, and arrays are rebuilt here from raw bytes.
@@ -32,6 +32,7 @@ NAMES = frozenset(
         ),
         (("numpy.random._pcg64",), ("PCG64",)),
         (("numpy.random.bit_generator",), ("SeedSequence", "__pyx_unpickle_SeedSequence")),
+        (("_codecs",), ("encode",)),
     )
     for module in modules
     for name in names
@@ -39,7 +40,8 @@ NAMES = frozenset(
 """All that a file may mention; none of it is imported or called."""
 
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-INTEGERS, TEXTS = ("BININT", "BININT1", "BININT2", "LONG1"), ("BINUNICODE", "SHORT_BINUNICODE")
+INTEGERS = ("BININT", "BININT1", "BININT2", "LONG1")
+TEXTS = ("BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING")  # the last two of Python 2
 VALUES = frozenset((*INTEGERS, *TEXTS, "BINFLOAT", "BINBYTES", "SHORT_BINBYTES", "BYTEARRAY8"))
 TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
@@ -80,6 +82,33 @@ def read_vecnormalize(path: Path) -> Normaliser | None:
     if not fit or not np.isfinite(mean).all() or not (np.isfinite(variance) & (variance + epsilon > 0)).all():
         raise PolicyFileError(f"{path}: its means and variances are not two finite vectors of one length")
     return Normaliser(mean=tuple(mean.tolist()), variance=tuple(variance.tolist()), limit=limit, epsilon=epsilon)
+
+
+def read_arrays(content: bytes, where: str) -> dict[str, np.ndarray]:
+    """Float arrays of a pickled dictionary (of dictionaries), by their keys joined with "/".
+
+    Args:
+        content: the whole file.
+        where: what errors call it.
+
+    Raises:
+        UnsafeFileError: it mentions a name or uses an opcode outside the fixed lists.
+        PolicyFileError: damaged, or no dictionary.
+    """
+    found: dict[str, np.ndarray] = {}
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                walk(item, f"{path}/{key}" if path else key)
+        elif isinstance(value, Made):
+            found[path] = _array(value)
+
+    try:
+        walk(_interpret(content, where), "")
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError):
+        raise PolicyFileError(f"{where}: not a dictionary of float arrays") from None
+    return found
 
 
 def _interpret(content: bytes, where: str) -> Any:
@@ -165,6 +194,9 @@ def _array(value: Any) -> np.ndarray:
     else:
         _, shape, dtype, by_columns, raw = value.state
         order = "F" if by_columns else "C"
+    if isinstance(raw, Made) and raw.name == "_codecs encode":  # bytes, as Python 3 writes them for Python 2
+        raw = _text((raw.arguments or ("",))[0])
+    raw = raw.encode("latin-1") if isinstance(raw, str) else raw
     kind = (dtype.arguments or (None,))[0]
     if kind not in ("f4", "f8") or dtype.state[1] != "<" or order not in ("C", "F"):
         raise TypeError("dtype")

@@ -2,24 +2,22 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rlkd.errors import MismatchError
+from rlkd.errors import MismatchError, PolicyFileError
 from rlkd.policy import file
+from rlkd.policy.acting import Acting, Answer
 from rlkd.policy.networks import PolicyNetwork, acting_flops, acting_parameters
-from rlkd.policy.output import EPSILON_GREEDY, GREEDY, SAMPLED, Output, Rule, decide
+from rlkd.policy.output import Output
 from rlkd.policy.spec import PolicySpec
 
 
-class Policy:
-    """A network with everything needed to play.
-
-    Call it for distributions, `predict` for actions. It has Stable-Baselines3's `predict` signature, so
-    `stable_baselines3.common.evaluation.evaluate_policy` takes it as it is.
-    """
+class Policy(Acting):
+    """A network with everything needed to play: call it for distributions, `predict` for actions."""
 
     def __init__(self, network: PolicyNetwork, spec: PolicySpec, *, device: str = "cpu") -> None:
         """Take a network and its record; sizes and hash in the record are filled in.
@@ -29,6 +27,7 @@ class Policy:
             spec: what it is.
             device: where the network runs.
         """
+        super().__init__()
         self.network = network.to(device).eval()
         self.device = torch.device(device)
         parameters = acting_parameters(network)
@@ -40,7 +39,6 @@ class Policy:
             hash="",
         )
         self.spec = dataclasses.replace(spec, hash=file.content_hash(spec, network.state_dict()))
-        self._generator = np.random.default_rng(0)
 
     def __call__(
         self,
@@ -51,13 +49,15 @@ class Policy:
         """The answer to a batch of observations.
 
         Args:
-            observation: [B, *spec.observation_shape], raw: scaling and whitening happen inside.
+            observation: [B, *spec.observation_shape], raw: scaling and whitening happen inside. Of a longer stack of
+                frames the newest are read.
             state: [B, S] of a recurrent policy, from the last answer; `initial_state` gives the first.
             episode_start: [B] bool, rows whose state is to be zeroed first.
 
         Raises:
             ValueError: wrong shape, or a recurrent policy called without a state.
         """
+        observation = self.seen(observation)
         if tuple(observation.shape[1:]) != self.spec.observation_shape:
             want = ["batch", *self.spec.observation_shape]
             raise ValueError(f"observation must be {want}, got {list(observation.shape)}")
@@ -74,63 +74,20 @@ class Policy:
         output: Output = self.network(tensor, state)
         return output
 
-    @property
-    def recurrent(self) -> bool:
-        """Whether it carries a state from step to step."""
-        return self.spec.network.core != "none"
-
     def initial_state(self, batch: int) -> Tensor | None:
         """[batch, S] zeros; None for feed-forward policies."""
-        if not self.recurrent:
-            return None
-        parts = 2 if self.spec.network.core == "lstm" else 1  # hidden and cell state
-        return torch.zeros(batch, parts * self.spec.network.core_width, device=self.device)
+        return torch.zeros(batch, self.state_width, device=self.device) if self.recurrent else None
 
-    def seed(self, seed: int) -> None:
-        """Restart the random stream of `predict`."""
-        self._generator = np.random.default_rng(seed)
-
-    def predict(
-        self,
-        observation: np.ndarray,
-        state: np.ndarray | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool | None = None,
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Actions for one observation or a batch, as in Stable-Baselines3.
-
-        Args:
-            observation: [*shape] or [B, *shape]; pixels may also have their channels last.
-            state: recurrent state from the last call; None starts afresh.
-            episode_start: [B] bool, rows where a new episode begins.
-            deterministic: True greedy, False sampled (Q-values: 5 % uniform actions), None the policy's own rule.
-
-        Returns:
-            Action (int64, or float32 [D] within the bounds), with a batch axis if the observation had one, and state.
-        """
-        observation = np.asarray(observation)
-        observation, batched = self._batch(observation)
-        rule = self.spec.rule if deterministic is None else (GREEDY if deterministic else self._exploring)
-        if state is not None or not self.recurrent:
-            tensor = None if state is None else torch.as_tensor(state, device=self.device)
-        else:
-            tensor = self.initial_state(len(observation))
-        uniforms = self._generator.random((len(observation), max(2, 2 * self.spec.actions)))
+    def answer(self, observation: np.ndarray, state: np.ndarray | None = None) -> Answer:
+        """Parameters for observations [B, *shape], raw, and recurrent states [B, S], as arrays."""
+        tensor = None if state is None else torch.as_tensor(state, dtype=torch.float32, device=self.device)
         with torch.inference_mode():
-            output = self(observation, tensor, episode_start)
-        action = self.to_environment(decide(to_cpu(output), rule, uniforms))
-        following = None if output.state is None else output.state.cpu().numpy()
-        return (action if batched else action[0]), following
+            output = self(observation, tensor)
+        return Answer(output.numpy(), None if output.state is None else output.state.float().cpu().numpy())
 
-    def to_environment(self, action: np.ndarray) -> np.ndarray:
-        """The action as the environment takes it: continuous ones scaled (if squashed) and clipped to the bounds."""
-        if self.spec.discrete:
-            return action
-        low, high = (np.array(bound, np.float32) for bound in (self.spec.action_low, self.spec.action_high))
-        if self.spec.kind == "squashed_gaussian":
-            action = low + 0.5 * (action + 1) * (high - low)
-        clipped: np.ndarray = np.clip(action, low, high)
-        return clipped
+    def under(self, spec: PolicySpec) -> Self:
+        """The same network under another record."""
+        return type(self)(self.network, spec, device=str(self.device))
 
     def save(self, path: str | Path) -> None:
         """Write one .safetensors file: whole or not there, weights in `spec.precision`, no code in it."""
@@ -143,26 +100,14 @@ class Policy:
         network.load_state_dict(rounded)
         return Policy(network, dataclasses.replace(self.spec, precision="float16"), device=str(self.device))
 
-    @property
-    def _exploring(self) -> Rule:
-        if self.spec.rule.name == "epsilon_greedy":
-            return self.spec.rule
-        return EPSILON_GREEDY if self.spec.kind == "q" else SAMPLED
 
-    def _batch(self, observation: np.ndarray) -> tuple[np.ndarray, bool]:
-        shape = self.spec.observation_shape
-        channels_last = (*shape[1:], shape[0]) if len(shape) == 3 else shape
-        for wanted in (shape, channels_last):
-            if observation.shape == wanted:
-                observation, batched = observation[None], False
-            elif observation.shape[1:] == wanted:
-                batched = True
-            else:
-                continue
-            return (observation if wanted == shape else np.moveaxis(observation, -1, 1)), batched
-        raise MismatchError(f"this policy reads observations of shape {list(shape)}, got {list(observation.shape)}")
-
-
-def to_cpu(output: Output) -> Output:
-    """The same answer with its parameters on the CPU, without gradients."""
-    return dataclasses.replace(output, params={name: tensor.detach().cpu() for name, tensor in output.params.items()})
+def read_policy(path: Path, *, device: str) -> Policy:
+    """The policy in one of our .safetensors files; PolicyFileError where it is missing, damaged or altered."""
+    spec, weights = file.read(path)
+    try:
+        with torch.device("meta"):  # a forged record must not make us allocate what its weights do not fill
+            network = file.build_network(spec)
+        network.load_state_dict(weights, assign=True)
+    except (MismatchError, RuntimeError, TypeError):
+        raise PolicyFileError(f"{path}: its weights do not fit its network; the file is damaged") from None
+    return Policy(network, spec, device=device)

@@ -17,8 +17,8 @@ from torch import Tensor
 from rlkd.errors import PolicyFileError, RlkdError
 from rlkd.policy.networks import PolicyNetwork
 from rlkd.policy.numpy_pickle import read_vecnormalize
-from rlkd.policy.output import Kind, Rule
 from rlkd.policy.policy import Policy
+from rlkd.policy.rule import Kind, Rule
 from rlkd.policy.sb3_layers import ALGORITHMS, Family, rename
 from rlkd.policy.sb3_spaces import actions_of, plain_space, shape_of, table
 from rlkd.policy.sb3_zip import read_contents

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlkd.errors import PolicyFileError
 from rlkd.losses import NO_NOISE
-from rlkd.policy.output import Kind
+from rlkd.policy.rule import Kind
 
 Family = Literal["actor_critic", "recurrent", "dqn", "qrdqn", "sac", "td3", "ars"]
 """Policies of one forward pass: ppo, a2c and trpo; recurrent ppo; dqn; qrdqn; sac and tqc; td3 and ddpg; ars."""

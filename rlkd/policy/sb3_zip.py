@@ -1,56 +1,28 @@
 """A Stable-Baselines3 zip as plain text and tensors, by restricted decoding: nothing in it is unpickled.
 
-`data` is read as JSON; the pickles that it carries in base64 stay base64. `policy.pth` goes through
-`torch.load(weights_only=True)` after a look at the names that its pickle mentions.
+`data` is read as JSON; the pickles that it carries in base64 stay base64. `policy.pth` is read
+by `torch_file`.
 """
 
 import hashlib
 import io
 import json
-import pickletools
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rlkd.errors import PolicyFileError, UnsafeFileError
+from rlkd.policy import torch_file
+from rlkd.policy.torch_file import DAMAGED_ZIP
 
 MAX_ZIP_BYTES = 1024**3
 MAX_WEIGHT_BYTES = 512 * 1024**2
 MAX_DATA_BYTES = 64 * 1024**2
 MAX_MEMBERS = 4096
 MAX_RATIO = 100  # of a member's size to its compressed size; Stable-Baselines3 does not compress at all
-DAMAGED_ZIP = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    ValueError,
-    NotImplementedError,
-    RuntimeError,
-    OSError,
-)
-"""How zipfile and pickletools answer bytes that are not theirs."""
-STORAGES = {f"torch {kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Bool")}
-TENSOR_NAMES = STORAGES | {
-    "collections OrderedDict",
-    "torch._utils _rebuild_tensor_v2",
-    "torch._utils _rebuild_parameter",
-}
-"""All that the pickle of a dictionary of tensors mentions."""
-MAKES_OBJECTS = frozenset(("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"))
-"""Instructions that torch never writes for tensors."""
-
-
-LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""How files of torch before 1.6 begin: the pickle of a magic number."""
-LEGACY_PICKLES = 5  # magic number, protocol, byte order, tensors, names of the storages that follow as bytes
-HEADER = frozenset((0x1950A86A20F9469CFC6C,))
-MEMO = frozenset(("PROTO", "FRAME", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"))
-"""Instructions whose numbers are not data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,47 +108,9 @@ def _json(content: bytes, path: Path) -> dict[str, Any]:
 
 def _tensors(content: bytes, path: Path) -> dict[str, Tensor]:
     where = f"{path}: policy.pth"
-    try:
-        if content.startswith(LEGACY):
-            stream = io.BytesIO(content)
-            for _ in range(LEGACY_PICKLES):
-                _check_names(stream, where, largest=len(content))
-        else:
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                infos = archive.infolist()
-                pickles = [info for info in infos if info.filename.endswith(".pkl")]
-                stored = all(info.compress_type == zipfile.ZIP_STORED for info in infos)
-                if not stored or sum(info.file_size for info in infos) > len(content) or len(pickles) != 1:
-                    raise UnsafeFileError(f"{where} is not laid out as torch writes it; not read")
-                _check_names(io.BytesIO(archive.read(pickles[0])), where, largest=len(content))
-    except DAMAGED_ZIP:
-        raise PolicyFileError(f"{where} is damaged") from None
-    try:
-        weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch answers damage with ten kinds of exception, measured on mutated files, and may add others.
-        raise PolicyFileError(f"{where} is damaged: torch cannot read it ({type(error).__name__})") from error
+    weights = torch_file.read(content, where)
     if not isinstance(weights, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout is torch.strided
-        for name, tensor in weights.items()
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items()
     ):
         raise PolicyFileError(f"{where} is not a dictionary of tensors")
-    # A features extractor stands there under up to three names; only made-up strides claim more than that.
-    claimed = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
-    if claimed > 4 * len(content):
-        raise UnsafeFileError(f"{where} claims tensors of {claimed} bytes in all, but has {len(content)}; not read")
     return weights
-
-
-def _check_names(stream: io.BytesIO, where: str, *, largest: int) -> None:
-    """Read one pickle; UnsafeFileError if it mentions anything that a dictionary of tensors does not need.
-
-    Numbers in it are shapes, strides and counts of elements: above `largest`, they are made up.
-    """
-    for opcode, argument, _ in pickletools.genops(stream):
-        if isinstance(argument, int) and opcode.name not in MEMO and argument not in HEADER and argument > largest:
-            raise UnsafeFileError(f"{where} claims {argument} elements, but has {largest} bytes; not read")
-        if opcode.name == "GLOBAL" and argument not in TENSOR_NAMES:
-            raise UnsafeFileError(f"{where} refers to '{argument}', which weights do not need; not read")
-        if opcode.name in MAKES_OBJECTS:
-            raise UnsafeFileError(f"{where} uses the pickle instruction {opcode.name}, which weights do not need")

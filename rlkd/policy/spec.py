@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from rlkd.errors import RecipeError
-from rlkd.policy.output import Kind, Rule
+from rlkd.policy.rule import Kind, Rule
 from rlkd.recipe import Environment, Network
 
 FORMAT_VERSION = 1

@@ -1,13 +1,13 @@
 """Recipes: TOML files under `agents/` and `envs/` as frozen, checked, hashable values."""
 
 from rlkd.recipe.environment import EVALUATION_SEEDS, Emulator, Environment, Protocol, View
-from rlkd.recipe.find import Shipped, data_root, dump, load, load_any, resolve, resolve_anywhere, shipped
+from rlkd.recipe.find import Recipe, Shipped, data_root, dump, load, load_any, resolve, resolve_anywhere, shipped
+from rlkd.recipe.imports import Import, Layout, Score, Statistics, Tensor
 from rlkd.recipe.kinds import (
     Distill,
     Generations,
     Network,
     Ppo,
-    Recipe,
     Sb3,
     Source,
     Term,
@@ -20,13 +20,18 @@ __all__ = [
     "Emulator",
     "Environment",
     "Generations",
+    "Import",
+    "Layout",
     "Network",
     "Ppo",
     "Protocol",
     "Recipe",
     "Sb3",
+    "Score",
     "Shipped",
     "Source",
+    "Statistics",
+    "Tensor",
     "Term",
     "View",
     "build",

@@ -26,9 +26,17 @@ class Emulator:
     lives: Literal["game", "life"]
     """What a learner takes as the end of an episode: the game, or a lost life (the game goes on, as in Mnih
     et al. 2015). Scores always count the whole game."""
+    frame_skip_max: int | None = None
+    """Largest of a random frame skip: every step draws one from `frame_skip` to this, each alike, as the `-v0` and
+    `-v4` ids of gym do with 2 to 4. Unset: always `frame_skip`."""
+    fire_after_life: Literal["press"] | None = None
+    """`press`: when a life was lost, FIRE is pressed for one more frame skip within the same step, so that the game
+    goes on. Unset: whoever plays has to do it."""
 
     def __post_init__(self) -> None:
         require(self.frame_skip >= 1, f"frame_skip must be at least 1, got {self.frame_skip}")
+        most = self.frame_skip if self.frame_skip_max is None else self.frame_skip_max
+        require(most >= self.frame_skip, f"frame_skip_max must be at least frame_skip, got {most}")
         require(self.noop_max >= 0, f"noop_max must be at least 0, got {self.noop_max}")
         require(
             0 <= self.sticky_probability < 1,
@@ -44,10 +52,11 @@ class View:
     """Pixel-wise maximum over this many last frames of a step; 2 removes sprite flicker."""
     crop: tuple[int, int]
     """First and last row kept, before resizing; (0, 210) keeps all."""
-    grey: Literal["palette", "luminance", "mean"]
-    """ALE's grey palette; Rec. 709 weights 0.2126, 0.7152, 0.0722 on RGB; or the plain mean of RGB."""
-    resize: Literal["area", "bilinear"]
-    """OpenCV INTER_AREA, or INTER_LINEAR without antialiasing."""
+    grey: Literal["palette", "luminance", "luminance_601", "luminance_skimage", "mean"]
+    """ALE's grey palette; RGB weighted by Rec. 709 (0.2126, 0.7152, 0.0722), by Rec. 601 as OpenCV does (0.299, 0.587,
+    0.114), or by scikit-image's 0.2125, 0.7154, 0.0721; or the plain mean of RGB."""
+    resize: Literal["area", "bilinear", "pil_bilinear"]
+    """OpenCV INTER_AREA; INTER_LINEAR without antialiasing; or Pillow's BILINEAR, which antialiases."""
     height: int
     """Rows of the observation, in pixels."""
     width: int
@@ -58,6 +67,11 @@ class View:
     """Where the newest frame stands."""
     stack_padding: Literal["zeros", "repeat"]
     """What stands for frames before the episode began: zeros, or its first frame."""
+    stretch: Literal["frame"] | None = None
+    """`frame`: the darkest and brightest grey of each frame become 0 and 255 before resizing, as `imresize` of old
+    SciPy did. Unset: greys stay."""
+    grey_after: Literal["resize"] | None = None
+    """`resize`: the three colours are resized, then made grey. Unset: grey first."""
 
     def __post_init__(self) -> None:
         for name in ("height", "width", "stack"):
@@ -65,6 +79,10 @@ class View:
         require(
             0 <= self.crop[0] < self.crop[1] <= 210,
             f"crop must be rows first < last within 0..210, got {list(self.crop)}",
+        )
+        require(
+            self.grey_after is None or (self.grey != "palette" and self.stretch is None),
+            "grey_after = 'resize' needs colours: it goes with neither grey = 'palette' nor stretch",
         )
 
 
@@ -105,6 +123,9 @@ class Environment:
     """Atari only: observation views by name; `pixels` is what policies read."""
     options: dict[str, bool | int | float | str] = field(default_factory=dict)
     """gymnasium only: keyword arguments of `gymnasium.make`."""
+    observation: Literal["symbols"] | None = None
+    """gymnasium only: `symbols` takes of a MiniGrid observation the picture in symbols, float32 [3, rows, columns]:
+    object, colour and state of each cell in view. Unset: the observation as it is."""
 
     def __post_init__(self) -> None:
         atari = self.source == "ale"
@@ -113,8 +134,11 @@ class Environment:
         pixels = "pixels" in self.views if atari else not self.views
         require(pixels, "[views.pixels] belongs to source = 'ale', and only there")
         require(not (atari and self.options), "options belong to source = 'gymnasium'")
+        require(not (atari and self.observation), "observation belongs to source = 'gymnasium'")
 
     @property
     def frame_skip(self) -> int:
-        """Emulator frames per agent step; 1 where there is no emulator."""
-        return self.emulator.frame_skip if self.emulator else 1
+        """Emulator frames per agent step, the mean of a random frame skip; 1 where there is no emulator."""
+        if self.emulator is None:
+            return 1
+        return (self.emulator.frame_skip + (self.emulator.frame_skip_max or self.emulator.frame_skip)) // 2

@@ -12,9 +12,11 @@ from typing import Any, TypeVar
 import rlkd
 from rlkd.errors import RecipeError
 from rlkd.recipe.environment import Environment
-from rlkd.recipe.kinds import Distill, Generations, Network, Ppo, Recipe, Sb3
+from rlkd.recipe.imports import Import
+from rlkd.recipe.kinds import Distill, Generations, Network, Ppo, Sb3
 from rlkd.recipe.read import build, suggest, to_table
 
+Recipe = Environment | Network | Ppo | Sb3 | Distill | Generations | Import
 KINDS: dict[str, type[Recipe]] = {
     "environment": Environment,
     "network": Network,
@@ -22,6 +24,7 @@ KINDS: dict[str, type[Recipe]] = {
     "sb3": Sb3,
     "distill": Distill,
     "generations": Generations,
+    "import": Import,
 }
 R = TypeVar("R")
 

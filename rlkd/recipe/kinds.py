@@ -1,4 +1,4 @@
-"""The kinds of recipe in `agents/`, as frozen values, and `Recipe`, any kind. Meanings stand under fields.
+"""The kinds of recipe in `agents/`, as frozen values; imports have a file of their own. Meanings stand under fields.
 
 One class a kind: `Network`, `Ppo`, `Sb3`, `Distill`, `Generations`. A TOML file names its kind in its first
 key, `kind`. Values are checked here once; the rooms trust them.
@@ -7,7 +7,6 @@ key, `kind`. Values are checked here once; the rooms trust them.
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rlkd.recipe.environment import Environment
 from rlkd.recipe.read import require
 
 
@@ -25,7 +24,7 @@ class Network:
     """Stride of each convolution, in pixels."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the fully connected layers after the encoder's input or convolutions."""
-    activation: Literal["relu", "tanh"] = "relu"
+    activation: Literal["relu", "tanh", "elu"] = "relu"
     """Between all layers."""
     core: Literal["none", "gru", "lstm"] = "none"
     """A recurrent core behind the hidden layers."""
@@ -33,6 +32,12 @@ class Network:
     """Width of the recurrent core."""
     core_hidden: tuple[int, ...] | None = None
     """Widths of the fully connected layers between core and head; unset: none."""
+    paddings: tuple[int, ...] | None = None
+    """Zeros around each convolution's input, in pixels; unset: none."""
+    pools: tuple[int, ...] | None = None
+    """Square size, in pixels, of a maximum taken behind each convolution's activation; unset: none, as is size 1."""
+    hidden_activation: Literal["relu", "tanh", "elu"] | None = None
+    """Behind fully connected layers, where it is another than behind convolutions."""
     mean_limit: float | None = None
     """Largest absolute mean of a Gaussian policy before it is squashed; unset: none."""
     value: Literal["none", "shared", "separate"] = "none"
@@ -42,8 +47,16 @@ class Network:
         if self.encoder == "conv":
             same = len(self.channels) == len(self.kernels) == len(self.strides) > 0
             require(same, "channels, kernels and strides need one entry for each convolution")
+            extra = [values for values in (self.paddings, self.pools) if values is not None]
+            fit = all(len(values) == len(self.channels) for values in extra)
+            require(fit, "paddings and pools need one entry for each convolution")
+            require(min((0, *(self.paddings or ()))) == 0, "paddings must be at least 0")
+            require(min((1, *(self.pools or ()))) == 1, "pools must be at least 1")
         else:
-            require(not self.channels, "channels belong to encoder = 'conv'")
+            require(
+                not (self.channels or self.paddings or self.pools),
+                "channels belong to encoder = 'conv', as do paddings and pools",
+            )
         widths = (
             *self.channels,
             *self.kernels,
@@ -211,6 +224,3 @@ class Generations:
 
     def __post_init__(self) -> None:
         require(self.generations >= 1, f"generations must be at least 1, got {self.generations}")
-
-
-Recipe = Environment | Network | Ppo | Sb3 | Distill | Generations

@@ -84,7 +84,8 @@ def _convert(hint: Any, value: Any, *, where: str, key: str) -> Any:
         if value is None and types.NoneType in arguments:
             return None
         for option in options:
-            if len(options) == 1 or _is_a(value, option):
+            table = dataclasses.is_dataclass(option) and isinstance(value, Mapping)
+            if len(options) == 1 or table or _is_a(value, option):
                 return _convert(option, value, where=where, key=key)
     elif origin is Literal:
         if any(value == option and type(value) is type(option) for option in arguments):

@@ -14,11 +14,9 @@ from typing import Any
 import cv2
 import gymnasium
 import numpy as np
-import torch
 
 from rlkd.evaluation.players import Seat, padded_answer
-from rlkd.policy import Output, Policy, discrete_logits
-from rlkd.policy.output import decide
+from rlkd.policy import Answer, Policy, decide
 from rlkd.recipe import Environment
 from rlkd.vector import make
 
@@ -91,8 +89,8 @@ def play(teacher: Policy, student: Policy, environment: Environment, *, seed: in
     """Play both games until both are over, or for so many steps, or until the time is up, whichever comes first.
 
     Args:
-        teacher: feed-forward.
-        student: feed-forward, with the teacher's actions.
+        teacher: any policy.
+        student: one with the teacher's actions.
         environment: where.
         seed: environment seed of the episode.
         steps: most agent steps of each game.
@@ -104,12 +102,14 @@ def play(teacher: Policy, student: Policy, environment: Environment, *, seed: in
     envs = [make(environment, render_mode="rgb_array") for _ in players]
     try:
         end = time.monotonic() + seconds
+        states = [policy.start(len(players)) for policy in players]
         seen = [np.asarray(env.reset(seed=seed)[0]) for env in envs]
         for step in range(steps):
             if (step and time.monotonic() > end) or all(game.over for game in games):
                 break
             batch = np.stack(seen).astype(teacher.spec.observation_dtype)
-            answers = [padded_answer(policy, batch, None) for policy in players]
+            answers = [padded_answer(*each) for each in zip(players, (batch, batch), states, strict=True)]
+            states = [answer.state for answer in answers]
             for side, game in enumerate(games):
                 if not game.over:
                     both = [_row(answer, side) for answer in answers]
@@ -131,14 +131,14 @@ def _seat(policy: Policy, seed: int) -> Seat:
     return Seat(0, seed, max(2, 2 * policy.spec.actions), 0)
 
 
-def _row(output: Output, row: int) -> Output:
-    return Output(output.kind, {name: tensor[row : row + 1] for name, tensor in output.params.items()})
+def _row(answer: Answer, row: int) -> Answer:
+    return Answer({name: values[row : row + 1] for name, values in answer.params.items()}, None)
 
 
 def _step(
     game: Game,
     env: gymnasium.Env[Any, Any],
-    answers: Sequence[Output],
+    answers: Sequence[Answer],
     players: Sequence[Policy],
     side: int,
     seat: Seat,
@@ -146,10 +146,13 @@ def _step(
     """Play one step of one game, note it, and return the next observation."""
     own = players[side]
     picture = _picture(env)
-    action = own.to_environment(decide(answers[side], own.spec.rule, seat.uniforms()[None]))[0]
+    action = own.to_environment(decide(own.spec.kind, answers[side].params, own.spec.rule, seat.uniforms()[None]))[0]
     seat.step += 1
     wants = [_preferred(answer, policy) for answer, policy in zip(answers, players, strict=True)]
-    names = [_words(want, answer, own) for want, answer in zip(wants, answers, strict=True)]
+    names = [
+        _words(want, _chances(answer, policy), own)
+        for want, answer, policy in zip(wants, answers, players, strict=True)
+    ]
     differ = _differ(wants[0], wants[1], own)
     game.moments.append(Moment(picture, _words(action, None, own), names[0], names[1], differ, game.score))
     observation, reward, terminated, truncated, _ = env.step(action)
@@ -158,13 +161,22 @@ def _step(
     return np.asarray(observation)
 
 
-def _preferred(output: Output, policy: Policy) -> np.ndarray:
+def _preferred(answer: Answer, policy: Policy) -> np.ndarray:
     """Greedy action as the environment takes it: an int64 scalar, or [D]."""
     if policy.spec.discrete:
-        return np.asarray(discrete_logits(output.kind, output.params).argmax(-1).numpy()[0])
-    mean = output.params["mean"].float()
-    squashed = output.kind == "squashed_gaussian"
-    return np.asarray(policy.to_environment((torch.tanh(mean) if squashed else mean).numpy())[0])
+        (ranks,) = answer.params.values()
+        return np.asarray(ranks.argmax(-1)[0])
+    mean = answer.params["mean"]
+    return np.asarray(policy.to_environment(np.tanh(mean) if policy.spec.kind == "squashed_gaussian" else mean)[0])
+
+
+def _chances(answer: Answer, policy: Policy) -> np.ndarray | None:
+    """[A]: probabilities of the actions, where the answer is one of probabilities."""
+    if policy.spec.kind != "categorical":
+        return None
+    logits = answer.params["logits"][0].astype(np.float64)
+    odds = np.exp(logits - logits.max())
+    return np.asarray(odds / odds.sum())
 
 
 def _differ(one: np.ndarray, other: np.ndarray, policy: Policy) -> bool:
@@ -174,16 +186,13 @@ def _differ(one: np.ndarray, other: np.ndarray, policy: Policy) -> bool:
     return bool((np.abs(one - other) > CLOSE * span).any())
 
 
-def _words(action: np.ndarray, output: Output | None, policy: Policy) -> str:
-    """An action's name, with its probability where the answer is one of probabilities."""
+def _words(action: np.ndarray, chances: np.ndarray | None, policy: Policy) -> str:
+    """An action's name, with its probability where there is one."""
     if not policy.spec.discrete:
         return " ".join(f"{value:+.2f}" for value in np.atleast_1d(action))
     index, meanings = int(action), policy.spec.action_meanings
     name = meanings[index] if index < len(meanings) else f"action {index}"
-    if output is None or output.kind != "categorical":
-        return name
-    chance = float(torch.softmax(output.params["logits"].double(), -1)[0, index])
-    return f"{name} {100 * chance:.0f} %"
+    return name if chances is None else f"{name} {100 * chances[index]:.0f} %"
 
 
 def _picture(env: gymnasium.Env[Any, Any]) -> bytes:

@@ -5,7 +5,7 @@ from typing import Any
 
 from rlkd.errors import MismatchError, PolicyFileError, RlkdError
 from rlkd.evaluation import environment_of
-from rlkd.policy import Policy, load
+from rlkd.policy import Policy, load_policy
 from rlkd.recipe import Environment, build
 from rlkd.report import words
 from rlkd.report.duel import Duel, busiest, play
@@ -55,7 +55,7 @@ def side_by_side(
 
 
 def _load(path: Path, entry: Entry, environment: Environment) -> Policy:
-    policy = load(path)
+    policy = load_policy(path)
     if entry.hash and policy.spec.hash != entry.hash:
         raise PolicyFileError(f"{path.name} is not the policy that was measured: it was replaced after the run")
     environment_of(policy, environment)

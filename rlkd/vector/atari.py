@@ -16,7 +16,12 @@ from rlkd.errors import RecipeError
 from rlkd.recipe import Environment, View
 
 ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # its banner would drown our own lines
-LUMINANCE = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
+WEIGHTS = {
+    "luminance": np.array([0.2126, 0.7152, 0.0722], np.float32),
+    "luminance_skimage": np.array([0.2125, 0.7154, 0.0721], np.float32),
+}
+"""Of red, green and blue, by the name of the grey."""
+FILTERS = {"area": cv2.INTER_AREA, "bilinear": cv2.INTER_LINEAR}
 
 
 class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
@@ -78,20 +83,31 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
         return self.stacked.copy(), {"lives": self.ale.lives()}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Repeat one action for `frame_skip` frames, or until the game ends or is cut."""
+        """Repeat one action for a frame skip, or until the game ends or is cut."""
+        lives = self.ale.lives()
+        reward, terminated, truncated = self._hold(self.actions[int(action)])
+        life_lost = self.ale.lives() < lives and not (terminated or truncated)
+        if self.emulator.fire_after_life and life_lost and ale_py.Action.FIRE in self.actions:
+            more, terminated, truncated = self._hold(ale_py.Action.FIRE)
+            reward += more
+        self._push(self._picture())
+        return self.stacked.copy(), reward, terminated, truncated, {"lives": self.ale.lives()}
+
+    def _hold(self, action: ale_py.Action) -> tuple[float, bool, bool]:
+        """Hold an action for one frame skip: reward, terminated, truncated; the last two screens are kept."""
+        least, most = self.emulator.frame_skip, self.emulator.frame_skip_max
+        frames = least if most is None else int(self.np_random.integers(least, most + 1))
         reward = 0.0
-        terminated = truncated = False
-        for left in reversed(range(self.emulator.frame_skip)):
-            reward += self.ale.act(self.actions[int(action)])
+        for left in reversed(range(frames)):
+            reward += self.ale.act(action)
             self.frames += 1
             terminated = self.ale.game_over(with_truncation=False)
             truncated = self.frames >= self.recipe.frame_cap and not terminated
             if terminated or truncated:
-                break
-            if left < 2:
+                return reward, terminated, truncated
+            if left < self.view.max_over_last:
                 self.screens[left] = self._screen()
-        self._push(self._picture())
-        return self.stacked.copy(), reward, terminated, truncated, {"lives": self.ale.lives()}
+        return reward, False, False
 
     def render(self) -> np.ndarray:
         """The game's own screen, uint8 [210, 160, 3]."""
@@ -111,7 +127,7 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
         return np.asarray(self.ale.getScreenRGB())
 
     def _picture(self) -> np.ndarray:
-        """uint8 [height, width]: maximum, grey, crop, resize, in this order."""
+        """uint8 [height, width] of the last screens."""
         if self.view.max_over_last == 2:
             # In place, so that a step cut short shows what it had before and not the step before alone.
             np.maximum(self.screens[0], self.screens[1], out=self.screens[0])
@@ -128,13 +144,37 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
 
 def picture(screen: np.ndarray, view: View) -> np.ndarray:
     """uint8 [height, width] from a screen, uint8 [210, 160] (palette grey) or [210, 160, 3]."""
-    if view.grey == "luminance":
-        screen = (screen.astype(np.float32) @ LUMINANCE).astype(np.uint8)
-    elif view.grey == "mean":
-        screen = screen.mean(-1, dtype=np.float32).astype(np.uint8)
     screen = screen[view.crop[0] : view.crop[1]]
-    filters = {"area": cv2.INTER_AREA, "bilinear": cv2.INTER_LINEAR}
-    return np.asarray(cv2.resize(screen, (view.width, view.height), interpolation=filters[view.resize]))
+    if view.grey_after is not None:
+        return np.asarray(np.rint(_grey(_resized(screen, view), view)), np.uint8)
+    grey = _grey(screen, view)
+    if view.stretch is not None:
+        low, span = grey.min(), max(float(np.ptp(grey)), 1e-6)
+        grey = (grey - low) * (255 / span) + 0.5
+    return _resized(grey.astype(np.uint8), view)
+
+
+def _grey(colours: np.ndarray, view: View) -> np.ndarray:
+    """[H, W] from [H, W, 3]: uint8 of the palette and of OpenCV, float32 of the others."""
+    if view.grey == "palette":
+        return colours
+    if view.grey == "luminance_601":
+        return np.asarray(cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY))
+    if view.grey == "mean":
+        return np.asarray(colours.mean(-1, dtype=np.float32))
+    return np.asarray(colours.astype(np.float32) @ WEIGHTS[view.grey])
+
+
+def _resized(screen: np.ndarray, view: View) -> np.ndarray:
+    """uint8 [height, width, ...]."""
+    size = (view.width, view.height)
+    if view.resize != "pil_bilinear":
+        return np.asarray(cv2.resize(screen, size, interpolation=FILTERS[view.resize]))
+    try:
+        from PIL import Image
+    except ModuleNotFoundError:
+        raise RecipeError("resize = 'pil_bilinear' takes Pillow; pip install pillow") from None
+    return np.asarray(Image.fromarray(screen).resize(size, Image.Resampling.BILINEAR))
 
 
 def rom_path(game: str) -> str:
@@ -154,4 +194,5 @@ def cpp_can_play(recipe: Environment) -> bool:
         view.crop == (0, 210)
         and (view.grey, view.resize) == ("palette", "area")
         and (view.stack_order, view.stack_padding) == ("oldest_first", "zeros")
+        and not any((view.stretch, view.grey_after, recipe.emulator.frame_skip_max, recipe.emulator.fire_after_life))
     )

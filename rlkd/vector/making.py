@@ -9,6 +9,7 @@ from multiprocessing import get_context
 from typing import Any, Literal
 
 import gymnasium
+import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from rlkd import recipe as recipes
@@ -32,7 +33,7 @@ def as_recipe(env: str | Environment) -> Environment:
     except RecipeError as unknown:
         if env.endswith(".toml") or "ambiguous" in str(unknown):
             raise
-        _register()
+        _register(env)
         spec = gymnasium.registry.get(env)
         if spec is None:
             raise RecipeError(f"{unknown}; nor is '{env}' a registered gymnasium id") from None
@@ -82,7 +83,7 @@ def make(env: str | Environment, *, render_mode: str | None = None) -> gymnasium
     recipe = as_recipe(env)
     if recipe.source == "ale":
         return AtariGame(recipe, render_mode)
-    _register()
+    _register(recipe.id)
     return _make_gymnasium(recipe, render_mode)
 
 
@@ -134,6 +135,7 @@ _CLASSIC_ACTIONS = {
     "CartPole-v1": ("LEFT", "RIGHT"),
     "Acrobot-v1": ("TORQUE_MINUS", "NONE", "TORQUE_PLUS"),
     "MountainCar-v0": ("LEFT", "NONE", "RIGHT"),
+    "MiniGrid-DoorKey-5x5-v0": ("LEFT", "RIGHT", "FORWARD", "PICKUP", "DROP", "TOGGLE", "DONE"),
     "LunarLander-v3": ("NONE", "LEFT_ENGINE", "MAIN_ENGINE", "RIGHT_ENGINE"),
 }
 
@@ -178,15 +180,41 @@ def _make_gymnasium(recipe: Environment, render_mode: str | None) -> gymnasium.E
         with warnings.catch_warnings():
             # A recipe names the version that its scores belong to, also where gymnasium has a newer one.
             warnings.filterwarnings("ignore", ".*is out of date", DeprecationWarning)
-            return gymnasium.make(recipe.id, render_mode=render_mode, **options)
+            env = gymnasium.make(recipe.id, render_mode=render_mode, **options)
     except (gymnasium.error.Error, TypeError) as error:
         raise RecipeError(f"gymnasium cannot make '{recipe.id}': {error}") from None
+    return Symbols(env) if recipe.observation == "symbols" else env
 
 
-def _register() -> None:
+class Symbols(gymnasium.ObservationWrapper[np.ndarray, Any, Any]):
+    """A MiniGrid game seen as its symbols alone: float32 [3, rows, columns], neither direction nor mission."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        space = env.observation_space
+        picture = space.spaces.get("image") if isinstance(space, gymnasium.spaces.Dict) else None
+        if not isinstance(picture, gymnasium.spaces.Box) or len(picture.shape) != 3:
+            raise RecipeError("observation = 'symbols' is of MiniGrid's games, whose observations hold an 'image'")
+        rows, columns, channels = picture.shape
+        self.observation_space = gymnasium.spaces.Box(0, 255, (channels, rows, columns), np.float32)
+
+    def observation(self, observation: Any) -> np.ndarray:
+        """The picture of a MiniGrid observation, channels first."""
+        return np.moveaxis(np.asarray(observation["image"], np.float32), -1, 0)
+
+
+def _register(name: str) -> None:
+    """Let gymnasium know the ids of packages that it does not look for by itself."""
     import ale_py
 
     gymnasium.register_envs(ale_py)
+    if name.startswith("MiniGrid-"):
+        os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # it greets on stdout, which belongs to --json
+        try:
+            import minigrid
+        except ModuleNotFoundError:
+            raise RecipeError(f"{name} takes the package minigrid; pip install minigrid") from None
+        gymnasium.register_envs(minigrid)
 
 
 def spaces(recipe: Environment) -> tuple[tuple[int, ...], bool, int]:
