@@ -7,17 +7,17 @@ Everything random comes from one generator, so the same seed gives the same data
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rlkd.policy import Policy, Rule, decide
+from rlkd.policy import Policy, decide
 from rlkd.policy.compute import Precision, autocast
 from rlkd.recipe import EVALUATION_SEEDS, Environment, Source
 from rlkd.replay import Replay
-from rlkd.vector import Stepper, make_vec
+from rlkd.vector import Stepper, action_bounds, make_vec
 
 
 @dataclass(slots=True)
@@ -42,6 +42,9 @@ class _Half:
     over: np.ndarray
     """Rows whose observation is an episode's last one: nothing is decided or kept there."""
     state: Tensor | None
+    """The teacher's, [n, S]."""
+    student_states: list[Tensor | None] = field(default_factory=list)
+    """Each student's, once students act."""
     in_flight: bool = False
 
 
@@ -67,6 +70,7 @@ class Collector:
             precision: of the networks' answers; `auto` takes bfloat16 for pixels where the processor has it.
         """
         self.teacher, self.source, self.precision = teacher, source, precision
+        self.bounds = action_bounds(environment)
         # A stream of its own: with the bare seed it would be the one that a student draws its minibatches from.
         self.generator = np.random.default_rng([seed, 3])
         self.seconds = Seconds()
@@ -132,10 +136,13 @@ class Collector:
         draws = self.generator.random((n, 4 + 2 * self.teacher.spec.actions))
         action = decide(output.kind, output.numpy(), rule, draws[:, 2:])
         if share < 1:
+            half.student_states = half.student_states or [student.initial_state(n) for student in students]
             for k, student in enumerate(students):
                 rows = (draws[:, 0] >= share) & (half.envs % len(students) == k)
-                if rows.any():
-                    action[rows] = self._student_action(student, half.observation[rows], rule, draws[rows, 2:])
+                if rows.any() or student.recurrent:  # who remembers has to see everything
+                    seen = np.ones(n, bool) if student.recurrent else rows
+                    chosen = self._student_action(student, half, k, seen, draws[seen, 2:])
+                    action[rows] = chosen[rows[seen]]
         action = self._with_noise(action, draws[:, 1], draws[:, -1])
         answered = time.perf_counter()
         keep = ~half.over
@@ -155,10 +162,14 @@ class Collector:
         half.in_flight = False
         self.seconds.environment += time.perf_counter() - started
 
-    def _student_action(self, student: Policy, observation: np.ndarray, rule: Rule, uniforms: np.ndarray) -> np.ndarray:
+    def _student_action(
+        self, student: Policy, half: _Half, place: int, rows: np.ndarray, uniforms: np.ndarray
+    ) -> np.ndarray:
+        """Actions of a student on some rows, by the teacher's rule."""
         with torch.inference_mode(), self._autocast(student):
-            output = student(observation)
-        return decide(output.kind, output.numpy(), rule, uniforms)
+            output = student(half.observation[rows], half.student_states[place], half.first[rows])
+        half.student_states[place] = output.state
+        return decide(output.kind, output.numpy(), self.teacher.spec.rule, uniforms)
 
     def _autocast(self, policy: Policy) -> AbstractContextManager[object]:
         """Q-values stay in float32: their differences are smaller than what bfloat16 resolves at their size."""
@@ -173,7 +184,7 @@ class Collector:
         spec = self.teacher.spec
         if spec.discrete:
             return np.where(noisy, (draw * spec.actions).astype(np.int64), action)
-        low, high = (np.array(bound, np.float32) for bound in (spec.action_low, spec.action_high))
+        low, high = (np.array(bound, np.float32) for bound in self.bounds)
         random = self.generator.random(action.shape).astype(np.float32)
         random = 2 * random - 1 if spec.kind == "squashed_gaussian" else low + random * (high - low)
         return np.where(noisy[:, None], random, action)

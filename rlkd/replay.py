@@ -75,7 +75,7 @@ class Replay:
         self._frames[index + self.stack - 1] = torch.from_numpy(observation)
         self._answers[index] = answers.float()
         before = self._age[np.maximum(rows - 1, 0)].astype(np.int64) + 1
-        self._age[rows] = np.where(first | (self.filled[envs] == 0), 0, np.minimum(before, self.stack - 1))
+        self._age[rows] = np.where(first | (self.filled[envs] == 0), 0, np.minimum(before, 255))
         self.filled[envs] += 1
 
     def __len__(self) -> int:
@@ -86,6 +86,10 @@ class Replay:
         """Addresses of all states, or of the first `per_env[i]` of each environment, int64."""
         counts = self.filled if per_env is None else per_env
         return np.concatenate([first + np.arange(n) for first, n in zip(self._first_rows, counts, strict=True)])
+
+    def begins(self, rows: np.ndarray) -> np.ndarray:
+        """Which of these states begin an episode, or all that is kept of an environment; bool, shaped as `rows`."""
+        return np.asarray(self._age[rows] == 0)
 
     def read(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Observations [B, ...] exactly as they were acted on, and teacher answers [B, P] float32."""

@@ -99,14 +99,6 @@ def test_a_normalised_teachers_student_learns_and_acts_on_normalised_observation
     assert result.students[0].agreement > 0.9
 
 
-def test_recurrent_players_are_refused(tmp_path: Path) -> None:
-    recurrent = Network(encoder="mlp", hidden=(8,), core="gru", core_width=8)
-    with pytest.raises(MismatchError, match="recurrent students cannot be distilled yet"):
-        run(tmp_path, small(), students={"gru": recurrent})
-    with pytest.raises(MismatchError, match="CartPole-v1-by-hand is recurrent"):
-        run(tmp_path, small(), teacher=policy(CARTPOLE, "categorical", recurrent))
-
-
 def test_hard_labels_of_a_continuous_teacher_are_refused_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match=r"""take --set 'controls=\["shuffled_teacher"\]'"""):
         run(tmp_path, small(controls=("hard_labels",)), teacher=policy(PENDULUM, "gaussian", TINY))

@@ -165,17 +165,20 @@ def test_every_episode_draws_from_a_stream_of_its_own_that_never_repeats() -> No
     assert len({*drawn["one"], *drawn["other"]}) == 4 * 1100
 
 
-def test_states_are_kept_with_the_same_chance_from_an_episodes_beginning_to_its_end() -> None:
-    counts, episodes, steps, keep = np.zeros(20), 2000, 20, 5
+@pytest.mark.parametrize("stretch", [1, 4])
+def test_states_are_kept_with_the_same_chance_from_an_episodes_beginning_to_its_end(stretch: int) -> None:
+    counts, episodes, steps, keep = np.zeros(20), 2000, 20 * stretch, 5
     for number in range(episodes):
-        seat = Seat(number, 1000 + number, draws=1, keep=keep)
-        for step in range(steps):
+        seat = Seat(number, 1000 + number, draws=1, keep=keep, stretch=stretch)
+        for step in range(steps + stretch - 1):  # the last stretch is cut short and never kept
             seat.visit(np.array([step]))
             seat.step += 1
-        kept = [int(state[0]) for state in seat.states]
-        assert len(set(kept)) == keep
-        counts[kept] += 1
-    assert counts / episodes == pytest.approx(np.full(steps, keep / steps), abs=0.05)  # 5 standard errors
+        kept = [[int(state[0]) for state in states] for states in seat.stretches]
+        assert all(states == list(range(states[0], states[0] + stretch)) for states in kept)
+        begins = [states[0] // stretch for states in kept]
+        assert len(set(begins)) == keep
+        counts[begins] += 1
+    assert counts / episodes == pytest.approx(np.full(20, keep / 20), abs=0.05)  # 5 standard errors
 
 
 def test_playing_stops_when_asked() -> None:

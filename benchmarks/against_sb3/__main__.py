@@ -179,10 +179,10 @@ def run_loop(num_envs: int, seed: int) -> Record:
 
 def _shared() -> tuple[Any, Any, np.ndarray]:
     """Teacher, environment, and 1,024 held-out teacher states, made once and kept in runs/."""
-    import rlkd
     from rlkd.evaluation import environment_of, play
+    from rlkd.policy import load_policy
 
-    teacher = rlkd.policy.load_policy("policy:pong")
+    teacher = load_policy("policy:pong")
     environment = environment_of(teacher, None)
     path = Path("runs/against_sb3") / f"states-{teacher.spec.hash[:12]}.npy"
     if not path.exists():

@@ -14,13 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import rlkd
 from benchmarks.common import Record, machine, options, store
 from rlkd import recipe as recipes
 from rlkd.collect import Collector
 from rlkd.distillation.student import Plan, Student
 from rlkd.evaluation import agreement, environment_of, mean_kl, play
-from rlkd.policy import PolicyNetwork
+from rlkd.policy import PolicyNetwork, load_policy
 from rlkd.policy.compute import one_thread_per_role
 from rlkd.recipe import Distill, Network, Source, Term
 from rlkd.replay import Replay
@@ -35,7 +34,7 @@ def main() -> int:
     """Train every arm, and store the table."""
     chosen = options(__doc__ or "")
     one_thread_per_role()
-    teacher = rlkd.policy.load_policy("policy:pong")
+    teacher = load_policy("policy:pong")
     environment = environment_of(teacher, None)
     source = Source(states=STATES, rounds=1, num_envs=32, epsilon=0.05)
     replay = Replay(32, STATES, teacher.spec.observation_shape, teacher.spec.actions, environment.views["pixels"])

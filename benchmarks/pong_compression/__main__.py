@@ -23,6 +23,7 @@ from benchmarks.common import Record, entries, machine, options, over_seeds, rea
 from rlkd import recipe as recipes
 from rlkd.distillation import Baseline, measure_baseline
 from rlkd.evaluation import environment_of
+from rlkd.policy import load_policy
 from rlkd.recipe import Distill
 from rlkd.stats import Estimate, mean_interval
 
@@ -38,7 +39,7 @@ def main() -> int:
     """Run what is not there yet, and store the tables."""
     chosen = options(__doc__ or "")
     limits = tomllib.loads((FOLDER / "thresholds.toml").read_text())
-    teacher = rlkd.policy.load_policy(TEACHER)
+    teacher = load_policy(TEACHER)
     environment = environment_of(teacher, None)
     # One measurement of teacher and random play serves all runs: the episodes are the protocol's in each of them.
     baseline = measure_baseline(teacher, environment, episodes=None, keep_states=4096)

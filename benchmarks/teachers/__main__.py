@@ -30,11 +30,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import rlkd
 from benchmarks.common import Record, machine, store
 from rlkd.evaluation import environment_of, play, play_randomly
 from rlkd.metrics import read_metrics
-from rlkd.policy import Policy, parse_rule
+from rlkd.policy import Policy, load_policy, parse_rule
 from rlkd.recipe import data_root
 from rlkd.stats import mean_interval
 from rlkd.storage import write_bytes
@@ -55,7 +54,7 @@ def main() -> int:
     record: Record = {"machine": machine(), "choice": {}}
     if chosen.run is not None:
         record["choice"] = ship(chosen.run)
-    policy = rlkd.policy.load_policy("policy:pong")
+    policy = load_policy("policy:pong")
     environment = environment_of(policy, None)
     scored = play(policy, environment).evaluation
     random = play_randomly(environment)
@@ -79,7 +78,7 @@ def main() -> int:
 
 def ship(run: Path) -> Record:
     """Write the shipped policy, in half precision and with the better rule, and the run's curve."""
-    trained = rlkd.policy.load_policy(run / "generations" / "000" / "policy.safetensors")
+    trained = load_policy(run / "generations" / "000" / "policy.safetensors")
     half = Policy(trained.network, replace(trained.spec, name="pong-ppo")).half()
     tried = {
         rule: play(half, episodes=CHOICE_EPISODES, rule=parse_rule(rule), first_seed=CHOICE_SEED) for rule in RULES

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import tyro
 
-from rlkd.cli.verbs import Distill, Eval, Evolve, List, Report, Show, Train
+from rlkd.cli.verbs import Distill, Eval, Evolve, Import, List, Report, Show, Train
 from rlkd.errors import RlkdError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -22,6 +22,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 Command = (
     Annotated[List, tyro.conf.subcommand("list")]
     | Annotated[Show, tyro.conf.subcommand("show")]
+    | Annotated[Import, tyro.conf.subcommand("import")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Distill, tyro.conf.subcommand("distill")]
     | Annotated[Evolve, tyro.conf.subcommand("evolve")]

@@ -102,6 +102,40 @@ class Train:
 
 
 @dataclass(frozen=True, slots=True)
+class Import:
+    """Another project's policy becomes one of ours: a .safetensors file with its environment, rule and normaliser."""
+
+    file: Positional[str]
+    """A Stable-Baselines3 .zip, or weights of another origin: torch, HDF5, JSON, numpy pickle, ONNX, safetensors."""
+    output: Annotated[str | None, arg(name="output", aliases=["-o"])] = None
+    """The policy's new file. Default: with --check none."""
+    agent: str | None = None
+    """Import recipe. Default: the shipped one that knows the file by its content."""
+    env: str | None = None
+    """Environment, where neither file nor recipe says."""
+    check: bool = False
+    """Play it, and compare with the score that the import recipe states."""
+    episodes: int = 50
+    """Episodes of the check."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        """Read, check, write, and say what it is."""
+        from rlkd.evaluation import import_policy
+
+        record = import_policy(
+            self.file, self.output, agent=self.agent, env=self.env, episodes=self.episodes if self.check else None
+        )
+        if self.json:
+            print(json.dumps(record))
+            return
+        for key, value in record.items():
+            if key != "scores":
+                print(f"{key:12} {value}")
+
+
+@dataclass(frozen=True, slots=True)
 class Distill:
     """Distil a teacher into smaller students, and measure what was lost."""
 

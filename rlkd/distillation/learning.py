@@ -45,6 +45,8 @@ class Setting:
     """[S, ...]: states that the teacher visited in its evaluation; never trained on."""
     run: Path
     """The run's folder."""
+    stretch: int = 1
+    """How many of the probes follow each other: policies that remember are compared on consecutive states."""
 
     @property
     def identity(self) -> str:
@@ -120,12 +122,13 @@ def steps_after(rounds: int, recipe: Distill) -> int:
 
 
 def _curves(setting: Setting, students: Sequence[Student]) -> dict[str, float]:
-    probes = setting.probes[:: max(1, len(setting.probes) // CURVE_STATES)]
+    stretches = setting.probes.reshape(-1, setting.stretch, *setting.probes.shape[1:])
+    probes = stretches[:: max(1, len(setting.probes) // CURVE_STATES)].reshape(-1, *setting.probes.shape[1:])
     temperatures = reported_temperatures(setting.recipe, setting.teacher.spec.kind)
     values = {}
     for student in students:
         policy, name = student.snapshot(), student.plan.name
         values[f"{name}/loss"] = student.losses[-1] if student.losses else float("nan")
-        values[f"{name}/kl"] = mean_kl(policy, setting.teacher, probes, **temperatures)
-        values[f"{name}/agreement"] = agreement(policy, setting.teacher, probes)
+        values[f"{name}/kl"] = mean_kl(policy, setting.teacher, probes, stretch=setting.stretch, **temperatures)
+        values[f"{name}/agreement"] = agreement(policy, setting.teacher, probes, stretch=setting.stretch)
     return values

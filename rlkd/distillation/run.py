@@ -18,14 +18,15 @@ from rlkd.collect import Collector
 from rlkd.data import Evaluation
 from rlkd.distillation.checkpoint import claim
 from rlkd.distillation.learning import Setting, learn_rounds
-from rlkd.distillation.student import Plan, Student
+from rlkd.distillation.student import SEQUENCE, Plan, Student
 from rlkd.distillation.terms import reported_temperatures, student_kind
 from rlkd.errors import MismatchError
-from rlkd.evaluation import Played, agreement, environment_of, mean_kl, play, play_randomly
+from rlkd.evaluation import Played, agreement, environment_of, mean_kl, play, play_randomly, stretch_of
 from rlkd.policy import PARAMS, Policy, as_policy
 from rlkd.policy.compute import Precision, idle_cores, one_thread_per_role, pick_device
 from rlkd.recipe import Distill, Environment, Network
 from rlkd.replay import Replay
+from rlkd.vector import spaces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,14 +72,18 @@ def measure_baseline(
     *,
     episodes: int | None,
     keep_states: int,
+    stretch: int = 1,
     random: Evaluation | None = None,
     stop: metrics.StopSignal | None = None,
 ) -> Baseline:
-    """Play teacher and random actions on the protocol's episodes; `keep_states` of the teacher's are kept.
+    """Play teacher and random actions on the protocol's episodes; `keep_states` of the teacher's are kept, `stretch` of
+    them in a row each.
 
     Random play is not repeated where its scores are given; `Stopped` is raised where `stop` is set.
     """
-    played = play(teacher, environment, episodes=episodes, keep_states=keep_states, title="teacher", stop=stop)
+    played = play(
+        teacher, environment, episodes=episodes, keep_states=keep_states, stretch=stretch, title="teacher", stop=stop
+    )
     return Baseline(played, random or play_randomly(environment, episodes=episodes, stop=stop))
 
 
@@ -152,18 +157,28 @@ def run_distillation(
     plans += [Plan(control, plans[0].network, control) for control in recipe.controls]
     where = pick_device(device)
     parts = idle_cores(len(plans)) if where.type == "cpu" else 1
+    shape = spaces(environment)[0]
     learners = [
-        Student(plan, recipe, teacher.spec, seed=1009 * seed + place, device=where, parts=parts)
+        Student(
+            plan,
+            recipe,
+            teacher.spec,
+            seed=1009 * seed + place,
+            device=where,
+            parts=parts,
+            observation_shape=shape,
+        )
         for place, plan in enumerate(plans)
     ]
     replay = Replay(
         recipe.source.num_envs,
         recipe.source.states,
-        teacher.spec.observation_shape,
+        shape,
         teacher.spec.actions * len(PARAMS[teacher.spec.kind]),
         environment.views.get("pixels"),
     )
-    setting = Setting(teacher, environment, recipe, seed, precision, np.empty(0), run)
+    stretch = stretch_of(teacher.recurrent, *(network.core != "none" for network in students.values()))
+    setting = Setting(teacher, environment, recipe, seed, precision, np.empty(0), run, stretch)
     seconds = {}
     clock = time.perf_counter()
     with storage.run_folder(run), metrics.stop_signal() as stop:
@@ -171,7 +186,9 @@ def run_distillation(
         teacher.save(run / "teacher.safetensors")
         if baseline is None:
             keep = recipe.held_out_states
-            baseline = measure_baseline(teacher, environment, episodes=episodes, keep_states=keep, stop=stop)
+            baseline = measure_baseline(
+                teacher, environment, episodes=episodes, keep_states=keep, stretch=stretch, stop=stop
+            )
             check_normalisable(baseline.teacher.evaluation, baseline.random)
         setting = replace(setting, probes=baseline.teacher.states)
         seconds["evaluate teacher and random play"], clock = time.perf_counter() - clock, time.perf_counter()
@@ -204,10 +221,13 @@ def check_parts(teacher: Policy, students: Mapping[str, Network], recipe: Distil
     if "hard_labels" in recipe.controls and not teacher.spec.discrete:
         remedy = """--set 'controls=["shuffled_teacher"]'"""
         raise MismatchError(f"control 'hard_labels' needs discrete actions, the teacher's are '{kind}'; take {remedy}")
-    if any(network.core != "none" for network in students.values()):
-        raise MismatchError("recurrent students cannot be distilled yet; take a network with core = 'none'")
-    if teacher.recurrent:
-        raise MismatchError(f"{teacher.spec.name} is recurrent; distilling recurrent teachers does not work yet")
+    recurrent = any(network.core != "none" for network in students.values())
+    in_a_row = recipe.source.states // (recipe.source.num_envs * recipe.source.rounds)
+    if recurrent and in_a_row < SEQUENCE:
+        raise MismatchError(
+            f"recurrent students learn from {SEQUENCE} states in a row, the first round brings {in_a_row} of each "
+            "environment; raise source.states, or lower source.num_envs or source.rounds"
+        )
 
 
 def check_normalisable(teacher: Evaluation, random: Evaluation) -> None:
@@ -225,15 +245,16 @@ def measure(student: Student, setting: Setting, episodes: int | None, stop: metr
     path = setting.run / "students" / f"{student.plan.name}.safetensors"
     policy.save(path)
     keep = setting.recipe.held_out_states
-    played = play(policy, setting.environment, episodes=episodes, keep_states=keep, stop=stop)
+    stretch = setting.stretch
+    played = play(policy, setting.environment, episodes=episodes, keep_states=keep, stretch=stretch, stop=stop)
     temperatures = reported_temperatures(setting.recipe, teacher.spec.kind)
     return StudentResult(
         plan=student.plan,
         policy=policy,
         path=path,
         played=played,
-        agreement=agreement(policy, teacher, setting.probes),
-        kl_teacher_states=mean_kl(policy, teacher, setting.probes, **temperatures),
-        kl_student_states=mean_kl(policy, teacher, played.states, **temperatures),
+        agreement=agreement(policy, teacher, setting.probes, stretch=stretch),
+        kl_teacher_states=mean_kl(policy, teacher, setting.probes, stretch=stretch, **temperatures),
+        kl_student_states=mean_kl(policy, teacher, played.states, stretch=stretch, **temperatures),
         gradient_steps=student.steps,
     )

@@ -21,6 +21,8 @@ Control = Literal["none", "hard_labels", "shuffled_teacher"]
 MAX_GRADIENT_NORM = 10.0  # far above what a healthy run sees; stops a single bad batch
 FIRST_LOOK = 512  # states by which a fresh network is standardised
 SMALLEST_PART = 64  # samples of a minibatch; below, threads cost more than they bring
+SEQUENCE = 32  # consecutive states in one sample of a recurrent student
+BURN_IN = 8  # of them, in which it starts to remember and no loss counts (Kapturowski et al. 2019, "R2D2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +37,39 @@ class Plan:
     """`hard_labels` learns from the teacher's greedy actions alone, `shuffled_teacher` from answers to other states."""
 
 
+@dataclass(frozen=True, slots=True)
+class Minibatch:
+    """What one gradient step is computed from. B samples; of a recurrent student, each is T states in a row."""
+
+    observation: Tensor
+    """[B, ...] or [B, T, ...]."""
+    answers: Tensor
+    """[B, P] or [B, T, P]: what the teacher said there."""
+    weight: Tensor
+    """[B] or [B, T]: share of each state in the loss; they sum to 1."""
+    first: Tensor | None
+    """[B, T] bool, the state begins an episode; None of a feed-forward student."""
+
+    def chunk(self, parts: int) -> list["Minibatch"]:
+        """The samples in so many pieces."""
+        first = [None] * parts if self.first is None else self.first.chunk(parts)
+        pieces = (tensor.chunk(parts) for tensor in (self.observation, self.answers, self.weight))
+        return [Minibatch(*piece) for piece in zip(*pieces, first, strict=True)]
+
+
 class Student:
     """Learns from a replay, some gradient steps at a time."""
 
     def __init__(
-        self, plan: Plan, recipe: Distill, teacher: PolicySpec, *, seed: int, device: torch.device, parts: int = 1
+        self,
+        plan: Plan,
+        recipe: Distill,
+        teacher: PolicySpec,
+        *,
+        seed: int,
+        device: torch.device,
+        parts: int = 1,
+        observation_shape: tuple[int, ...] | None = None,
     ) -> None:
         """Draw initial weights.
 
@@ -51,11 +81,14 @@ class Student:
             device: where it learns.
             parts: into how many a minibatch of pixels is split, to be learnt from side by side, a thread each. Sums are
                 rounded otherwise than in one piece: a seed gives the same bits with the same number of parts only.
+            observation_shape: what the environment gives; None: what the teacher reads, which may be the newest frames
+                of a longer stack.
         """
         self.plan, self.recipe, self.teacher_kind = plan, recipe, teacher.kind
         self.terms = HARD_LABELS if plan.control == "hard_labels" else recipe.terms
         kind = student_kind(self.terms, teacher.kind)
-        network = PolicyNetwork(plan.network, teacher.observation_shape, kind, teacher.actions)
+        shape = observation_shape or teacher.observation_shape
+        network = PolicyNetwork(plan.network, shape, kind, teacher.actions)
         network.initialise(torch.Generator().manual_seed(seed), for_rl=False)
         self.network = network.to(device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch lacks this overload
@@ -64,12 +97,15 @@ class Student:
             name=plan.name,
             kind=kind,
             network=plan.network,
+            observation_shape=shape,
             precision="float32",
             origin="rlkd distill",
             parents=(teacher.hash,),
         )
         self.device = device
-        self.parts = min(parts, max(1, recipe.batch_size // SMALLEST_PART)) if network.pixels else 1
+        self.recurrent = network.core is not None
+        self.samples = max(1, recipe.batch_size // SEQUENCE) if self.recurrent else recipe.batch_size
+        self.parts = min(parts, max(1, recipe.batch_size // SMALLEST_PART), self.samples) if network.pixels else 1
         self.optimiser = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, foreach=True)
         self.generator = np.random.default_rng(seed)
         self.steps = 0
@@ -98,9 +134,10 @@ class Student:
         started, before = time.perf_counter(), self.steps
         if self.steps == 0 and goal > 0:
             look = self.generator.integers(len(rows), size=FIRST_LOOK)
-            self.network.standardise(self._read(replay, rows[look])[0])
+            self.network.standardise(self._seen(replay.read(rows[look])[0]))
         # Another state's answer for each state, the same all through a round and after a resume.
         shuffled = np.random.default_rng(len(rows)).permutation(len(rows))
+        starts = sequence_starts(rows) if self.recurrent else np.arange(len(rows))
         total = torch.zeros((), device=self.device)
         with ThreadPoolExecutor(self.parts) as pool:
             each = pool.map if self.parts > 1 else map
@@ -108,15 +145,9 @@ class Student:
                 done = self.steps / self.recipe.gradient_steps
                 for group in self.optimiser.param_groups:
                     group["lr"] = self.recipe.learning_rate * (1 - done)
-                picks = self.generator.integers(len(rows), size=self.recipe.batch_size)
-                observation, answers = self._read(replay, rows[picks])
-                if self.plan.control == "shuffled_teacher":
-                    answers = replay.read(rows[shuffled[picks]])[1]
-                parts = each(
-                    partial(self._gradients, precision=precision),
-                    observation.chunk(self.parts),
-                    answers.to(self.device).chunk(self.parts),
-                )
+                picks = starts[self.generator.integers(len(starts), size=self.samples)]
+                minibatch = self._minibatch(replay, rows, picks, shuffled)
+                parts = each(partial(self._gradients, precision=precision), minibatch.chunk(self.parts))
                 losses, gradients = zip(*parts, strict=True)
                 for parameter, *of_parts in zip(self.network.parameters(), *gradients, strict=True):
                     parameter.grad = sum(of_parts[1:], of_parts[0])
@@ -128,23 +159,49 @@ class Student:
             self.losses.append(float(total) / (self.steps - before))
         self.seconds += time.perf_counter() - started
 
-    def _gradients(
-        self, observation: Tensor, answers: Tensor, *, precision: Precision
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _minibatch(self, replay: Replay, rows: np.ndarray, picks: np.ndarray, shuffled: np.ndarray) -> Minibatch:
+        """Samples that begin at some places of `rows`."""
+        first: Tensor | None = None
+        weight = torch.full((len(picks),), 1 / len(picks), device=self.device)
+        if self.recurrent:
+            picks = picks[:, None] + np.arange(SEQUENCE)
+            first = torch.from_numpy(replay.begins(rows[picks])).to(self.device)
+            # What came before is known from an episode's start on, and well enough behind the burn-in.
+            known = (first.cumsum(1) > 0) | (torch.arange(SEQUENCE, device=self.device) >= BURN_IN)
+            weight = known / known.sum()
+        observation, answers = replay.read(rows[picks].ravel())
+        if self.plan.control == "shuffled_teacher":
+            answers = replay.read(rows[shuffled[picks]].ravel())[1]
+        observation, answers = self._seen(observation), answers.to(self.device)
+        samples = picks.shape
+        observation = observation.reshape(*samples, *observation.shape[1:])
+        return Minibatch(observation, answers.reshape(*samples, -1), weight, first)
+
+    def _gradients(self, batch: Minibatch, *, precision: Precision) -> tuple[Tensor, tuple[Tensor, ...]]:
         """What a part of a minibatch adds to the loss, and to each parameter's gradient."""
         with autocast(self.device, precision, pixels=self.network.pixels):
-            output = self.network(observation)
-        loss = total_loss(self.terms, self.teacher_kind, answers, output).sum() / self.recipe.batch_size
+            if batch.first is None:
+                output = self.network(batch.observation)
+            else:
+                output = self.network.unroll(batch.observation, batch.first)
+        weight = batch.weight.flatten()
+        losses = total_loss(self.terms, self.teacher_kind, batch.answers.reshape(len(weight), -1), output)
+        loss = (losses * weight).sum()
         return loss.detach(), torch.autograd.grad(loss, list(self.network.parameters()), materialize_grads=True)
 
-    def _read(self, replay: Replay, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        observation, answers = replay.read(rows)
+    def _seen(self, observation: Tensor) -> Tensor:
+        """Observations as the network reads them."""
         if self.spec.normaliser is not None:
             observation = torch.from_numpy(self.spec.normaliser(observation.numpy()))
-        return observation.to(self.device), answers
+        return observation.to(self.device)
 
     def snapshot(self) -> Policy:
         """The student as it is now, with weights of its own, so that it can act while it learns."""
         network = PolicyNetwork(self.spec.network, self.spec.observation_shape, self.spec.kind, self.spec.actions)
         network.load_state_dict({name: tensor.cpu() for name, tensor in self.network.state_dict().items()})
         return Policy(network, self.spec)
+
+
+def sequence_starts(rows: np.ndarray) -> np.ndarray:
+    """Places in `rows`, ascending addresses of a replay, from which on SEQUENCE states follow each other in time."""
+    return np.flatnonzero(rows[SEQUENCE - 1 :] - rows[: len(rows) - SEQUENCE + 1] == SEQUENCE - 1)

@@ -8,21 +8,46 @@ from rlkd.losses import forward_kl, gaussian_kl
 from rlkd.policy import Policy, discrete_logits, unflatten
 
 BATCH = 64  # fast on one core for every network
+STRETCH = 32  # consecutive states that are kept where a policy remembers
+WARM_UP = 8  # of them, in which it starts to remember: nothing is compared there
 
 
-def answers(policy: Policy, states: np.ndarray) -> Tensor:
-    """[S, P]: the policy's flat outputs in float32; recurrent policies start afresh on every state."""
-    parts = [states[k : k + BATCH] for k in range(0, len(states), BATCH)]
+def stretch_of(*policies: bool) -> int:
+    """Consecutive states to keep, told by which of the policies to be compared are recurrent."""
+    return STRETCH if any(policies) else 1
+
+
+def answers(policy: Policy, states: np.ndarray, stretch: int = 1) -> Tensor:
+    """[S, P]: the policy's flat outputs in float32, without the warm-up of each stretch.
+
+    Args:
+        policy: who answers; a recurrent one starts afresh on every stretch.
+        states: [K * stretch, ...], stretches of consecutive states one after the other.
+        stretch: states in each; 1 for single states.
+    """
+    by_stretch = states.reshape(-1, stretch, *states.shape[1:])
+    parts = []
     with torch.inference_mode():
-        return torch.cat([policy(part, policy.initial_state(len(part))).flat.detach().float().cpu() for part in parts])
+        for k in range(0, len(by_stretch), BATCH):
+            part = by_stretch[k : k + BATCH]
+            state, rows = policy.initial_state(len(part)), []
+            for t in range(stretch):
+                output = policy(part[:, t], state)
+                state = output.state
+                rows.append(output.flat.detach().float().cpu())
+            parts.append(torch.stack(rows[0 if stretch == 1 else WARM_UP :], 1).flatten(0, 1))
+    return torch.cat(parts)
 
 
-def agreement(policy: Policy, teacher: Policy, states: np.ndarray) -> float:
+def agreement(policy: Policy, teacher: Policy, states: np.ndarray, *, stretch: int = 1) -> float:
     """Share of states where both have the same greedy action (discrete), or the mean actions' R^2 (continuous).
 
-    R^2 of a teacher whose action never changes is 1 for an exact copy, else 0.
+    R^2 of a teacher whose action never changes is 1 for an exact copy, else 0. NaN where no states are given: of games
+    shorter than a stretch none are kept.
     """
-    own, other = (unflatten(p.spec.kind, answers(p, states)) for p in (policy, teacher))
+    if not len(states):
+        return float("nan")
+    own, other = (unflatten(p.spec.kind, answers(p, states, stretch)) for p in (policy, teacher))
     if teacher.spec.discrete:
         same = discrete_logits(policy.spec.kind, own).argmax(-1) == discrete_logits(teacher.spec.kind, other).argmax(-1)
         return float(same.double().mean())
@@ -38,14 +63,17 @@ def mean_kl(
     *,
     teacher_temperature: float,
     student_temperature: float = 1.0,
+    stretch: int = 1,
 ) -> float:
-    """Mean KL(teacher || policy) over states, nats, under the temperatures that training used.
+    """Mean KL(teacher || policy) over states, nats, under the temperatures that training used; NaN without states.
 
     A policy that answers in Q-values takes the teacher's temperature: a perfect copy of the teacher scores 0.
     """
+    if not len(states):
+        return float("nan")
     if policy.spec.kind == "q":
         student_temperature = teacher_temperature
-    own, other = (unflatten(p.spec.kind, answers(p, states)) for p in (policy, teacher))
+    own, other = (unflatten(p.spec.kind, answers(p, states, stretch)) for p in (policy, teacher))
     if not teacher.spec.discrete:
         kl = gaussian_kl(other["mean"], other["log_std"], own["mean"], own["log_std"])
     else:

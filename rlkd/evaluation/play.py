@@ -28,7 +28,8 @@ class Played:
     evaluation: Evaluation
     """The scores."""
     states: np.ndarray
-    """[S, ...]: observations drawn uniformly from each episode, in order of episodes; empty if none were asked for."""
+    """[S, ...]: observations drawn uniformly from each episode, in order of episodes; empty if none were asked for.
+    With a stretch above 1, stretches of so many consecutive ones."""
 
 
 def play(
@@ -40,6 +41,7 @@ def play(
     num_envs: int = 16,
     first_seed: int | None = None,
     keep_states: int = 0,
+    stretch: int = 1,
     title: str | None = None,
     stop: metrics.StopSignal | None = None,
 ) -> Played:
@@ -53,6 +55,7 @@ def play(
         num_envs: environments side by side; changes the speed, not the scores.
         first_seed: environment seed of the first episode; None takes the protocol's.
         keep_states: how many visited states to return, spread evenly over episodes.
+        stretch: how many of them follow each other.
         title: of the progress bar; None takes the policy's name.
         stop: when set, playing ends at the next step.
 
@@ -66,7 +69,7 @@ def play(
     player = PolicyPlayer(policy, rule)
     name = policy.spec.name
     title = title or f"evaluate {name}"
-    played = _play(player, environment, episodes, num_envs, first_seed, keep_states, title, stop)
+    played = _play(player, environment, episodes, num_envs, first_seed, (keep_states, stretch), title, stop)
     spec = policy.spec
     evaluation = dataclasses.replace(
         played.evaluation,
@@ -114,7 +117,7 @@ def play_randomly(
 ) -> Evaluation:
     """Scores of uniformly random actions, on the same episodes."""
     player = RandomPlayer(environment)
-    return _play(player, environment, episodes, num_envs, first_seed, 0, "random play", stop).evaluation
+    return _play(player, environment, episodes, num_envs, first_seed, (0, 1), "random play", stop).evaluation
 
 
 def environment_of(policy: Acting, environment: Environment | None) -> Environment:
@@ -133,7 +136,7 @@ def _play(
     episodes: int | None,
     num_envs: int,
     first_seed: int | None,
-    keep_states: int,
+    keep: tuple[int, int],
     title: str,
     stop: metrics.StopSignal | None,
 ) -> Played:
@@ -143,8 +146,9 @@ def _play(
     if count < 1 or num_envs < 1:
         raise RecipeError(f"episodes and num_envs must be at least 1, got {count} and {num_envs}")
     start = protocol.first_seed if first_seed is None else first_seed
-    keep = -(-keep_states // count)
-    queue = (Seat(k, start + k, player.draws, keep) for k in range(count))
+    states, stretch = keep
+    stretches = -(-states // stretch)
+    queue = (Seat(k, start + k, player.draws, -(-stretches // count), stretch) for k in range(count))
     sizes = [size for size in (-(-min(num_envs, count) // 2), min(num_envs, count) // 2) if size]
     tables = [Table(Stepper(make_vec(environment, size, start)), player) for size in sizes]
     finished: list[Seat] = []
@@ -166,7 +170,8 @@ def _play(
                 table.stepper.receive()
             table.stepper.close()
     finished.sort(key=lambda seat: seat.episode)
-    states = [state for seat in finished for state in seat.states][:keep_states]
+    kept = [stretch for seat in finished for stretch in seat.stretches][:stretches]
+    visited = [state for stretch in kept for state in stretch]
     evaluation = Evaluation(
         policy="random",
         environment=environment.id,
@@ -176,4 +181,4 @@ def _play(
         steps=tuple(seat.step for seat in finished),
         seeds=tuple(seat.seed for seat in finished),
     )
-    return Played(evaluation, np.stack(states) if states else np.empty(0))
+    return Played(evaluation, np.stack(visited) if visited else np.empty(0))

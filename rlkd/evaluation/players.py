@@ -67,13 +67,15 @@ class RandomPlayer:
 class Seat:
     """One environment's current episode: its random streams and its sample of visited states."""
 
-    def __init__(self, episode: int, seed: int, draws: int, keep: int) -> None:
-        self.episode, self.seed, self.width, self.keep = episode, seed, draws, keep
+    def __init__(self, episode: int, seed: int, draws: int, keep: int, stretch: int = 1) -> None:
+        """Sit down for an episode; `keep` stretches of so many consecutive states will be kept of it."""
+        self.episode, self.seed, self.width, self.keep, self.stretch = episode, seed, draws, keep, stretch
         self.actions = np.random.default_rng([seed, 1])
         self.picks = np.random.default_rng([seed, 2])
         self.block = np.empty((0, draws))
         self.step, self.score = 0, 0.0
-        self.states: list[np.ndarray] = []
+        self.stretches: list[list[np.ndarray]] = []
+        self.current: list[np.ndarray] = []
 
     def uniforms(self) -> np.ndarray:
         """[U]: this step's uniforms of this episode."""
@@ -83,11 +85,17 @@ class Seat:
         return np.asarray(self.block[at])
 
     def visit(self, observation: np.ndarray) -> None:
-        """Reservoir sampling: after the episode, each of its states was kept with the same chance."""
-        if len(self.states) < self.keep:
-            self.states.append(observation.copy())
-        elif self.keep and (place := int(self.picks.integers(self.step + 1))) < self.keep:
-            self.states[place] = observation.copy()
+        """Reservoir sampling: after the episode, each of its stretches was kept with the same chance."""
+        if not self.keep:
+            return
+        self.current.append(observation.copy())
+        if len(self.current) < self.stretch:
+            return
+        if len(self.stretches) < self.keep:
+            self.stretches.append(self.current)
+        elif (place := int(self.picks.integers((self.step + 1) // self.stretch))) < self.keep:
+            self.stretches[place] = self.current
+        self.current = []
 
 
 class Table:

@@ -1,5 +1,6 @@
 """A file of another project's weights as a policy of ours, by an import recipe."""
 
+import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from rlkd.policy.networks import PolicyNetwork
 from rlkd.policy.policy import Policy
 from rlkd.policy.rule import parse_rule
 from rlkd.policy.spec import Normaliser, PolicySpec
-from rlkd.recipe import Environment, Import, Layout, Statistics
+from rlkd.recipe import Environment, Import, Layout, Score, Statistics, load_any, shipped
 from rlkd.recipe import Tensor as Entry
 from rlkd.recipe.read import suggest
 from rlkd.vector import action_bounds, action_meanings, as_recipe, spaces
@@ -50,6 +51,8 @@ def read_foreign(path: Path, recipe: Import, *, env: Environment | None, device:
     rows = _rows(recipe.actions, meanings, environment.id)
     tensors = _tensors(arrays, recipe, network, picture, rows, str(path))
     low, high = action_bounds(environment)
+    if recipe.clip == "never":
+        low, high = (-math.inf,) * len(low), (math.inf,) * len(high)
     network.load_state_dict(tensors, assign=True)
     spec = PolicySpec(
         name=path.stem,
@@ -67,6 +70,24 @@ def read_foreign(path: Path, recipe: Import, *, env: Environment | None, device:
         origin=f"{path.name}, sha256 {sha256}",
     )
     return Policy(network, spec, device=device)
+
+
+def recipe_for(path: Path) -> str | None:
+    """Name of the shipped import recipe that knows a file by its content; None where none does."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as opened:
+        sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+    for entry in shipped("agents"):
+        recipe = load_any(entry.path) if entry.name.startswith("imports/") else None
+        if isinstance(recipe, Import) and any(score.sha256 == sha256 for score in recipe.scores):
+            return entry.name
+    return None
+
+
+def known_score(policy: PolicySpec, recipe: Import) -> Score | None:
+    """What the recipe says that the file scores which a policy was read from."""
+    return next((score for score in recipe.scores if policy.origin.endswith(score.sha256)), None)
 
 
 def _tensors(

@@ -31,7 +31,7 @@ def load(
         path: an rlkd .safetensors file, `policy:NAME` for a shipped one, a Stable-Baselines3 .zip, an .onnx file that
             `rlkd export` wrote, or with `agent` weights of any other origin.
         device: where its network runs; ONNX files run on the CPU.
-        agent: import recipe, for files that hold weights alone.
+        agent: import recipe, for files that hold weights alone; those that a shipped recipe knows need none.
         env: the environment it plays in, for files that do not say; without it, a Stable-Baselines3 zip with a
             gymnasium id in its name is taken to play there if it fits.
 
@@ -54,6 +54,10 @@ def load_policy(
     if text.startswith("policy:"):
         path = _shipped(text.removeprefix("policy:"))
     path = Path(path)
+    if agent is None and path.suffix not in (".zip", ".safetensors", ".onnx"):
+        from rlkd.policy.foreign import recipe_for
+
+        agent = recipe_for(path)
     if agent is not None:
         from rlkd.policy.foreign import read_foreign
 

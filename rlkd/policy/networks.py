@@ -62,13 +62,44 @@ class PolicyNetwork(nn.Module):
             state: [B, S] recurrent state, zeros at the start of an episode; None for feed-forward networks.
         """
         x = self._scaled(observation)
-        features = self.encoder(x)
-        if isinstance(self.core, nn.LSTMCell):
-            halves = None if state is None else state.chunk(2, dim=-1)  # hidden and cell state side by side
-            features, cell = self.core(features, halves)
-            state = torch.cat([features, cell], dim=-1)
-        elif self.core is not None:
-            features = state = self.core(features, state)
+        features, state = self._remember(self.encoder(x), state)
+        return self._answer(x, features, state)
+
+    def unroll(self, observation: Tensor, first: Tensor) -> Output:
+        """The answers to B sequences of T observations, each from a state of zeros.
+
+        Args:
+            observation: [B, T, *observation_shape].
+            first: [B, T] bool, the observation begins an episode: what was remembered is forgotten.
+
+        Returns:
+            Parameters, value and features of [B * T] rows, sequence by sequence; the state [B, S] after the last.
+        """
+        x = self._scaled(observation.flatten(0, 1))
+        encoded = self.encoder(x).unflatten(0, first.shape)
+        state: Tensor | None = None
+        by_step = []
+        for t in range(first.shape[1]):
+            state = None if state is None else state * ~first[:, t, None]
+            features, state = self._remember(encoded[:, t], state)
+            by_step.append(features)
+        return self._answer(x, torch.stack(by_step, 1).flatten(0, 1), state)
+
+    def _remember(self, features: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Features [B, F] through the recurrent core, in full precision, and its state afterwards."""
+        if self.core is None:
+            return features, state
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.to(self.head.weight.dtype)
+            if isinstance(self.core, nn.LSTMCell):
+                halves = None if state is None else state.chunk(2, dim=-1)  # hidden and cell state side by side
+                hidden, cell = self.core(features, halves)
+                return hidden, torch.cat([hidden, cell], dim=-1)
+            hidden = self.core(features, state)
+            return hidden, hidden
+
+    def _answer(self, x: Tensor, features: Tensor, state: Tensor | None) -> Output:
+        """The output, from scaled observations (a separate critic reads them) and features behind the core."""
         features = self.core_layers(features)
         seen = features if self.critic_encoder is None else self.critic_encoder(x)
         # Answers in full precision: gaps between Q-values are finer than bfloat16 is.

@@ -86,6 +86,9 @@ class Import:
     """How actions are picked: "greedy", "sampled" or "epsilon_greedy 0.01"."""
     env: str | None = None
     """Environment recipe or gymnasium id, where it is one; unset: the caller says."""
+    clip: Literal["never"] | None = None
+    """`never`: actions go to the environment as they are, also beyond its bounds, where its reward may see them.
+    Unset: they are clipped to the bounds."""
     actions: tuple[str, ...] = ()
     """Names of the head's actions in the file's order, where that is not the environment's; one that is missing is
     never taken."""
