@@ -154,8 +154,8 @@ def _rows(arm: Arm, runs: list[Record], limits: dict[str, float]) -> tuple[list[
         scores = ", ".join(f"{entry['mean']:.1f}" for entry in found)
         lines.append(
             f"| {shown} | {name} | {found[0]['parameters']:,} | {found[0]['parameter_ratio']:.1%} | {scores} "
-            f"| {estimate} | {verdict(estimate, at_least=limits[f'{name}_at_least'])} | {failed:.1%} | {teacher_states:.3f} "
-            f"| {own_states:.3f} |"
+            f"| {estimate} | {verdict(estimate, at_least=limits[f'{name}_at_least'])} | {failed:.1%} "
+            f"| {teacher_states:.3f} | {own_states:.3f} |"
         )
         record[name] = {
             "normalised": [estimate.point, estimate.low, estimate.high],

@@ -69,6 +69,7 @@ def load_policy(
         policy = read_zip(path, device=device)
         if env is None:
             return _guessed(policy, path)
+        env = _as_learnt_in(as_recipe(env), path)
     elif path.suffix == ".safetensors":
         from rlkd.policy.policy import read_policy
 
@@ -121,9 +122,17 @@ def _guessed(policy: Player, path: Path) -> Player:
     """With the environment that its file's name holds, or as it is."""
     recipe = environment_named_in(path.stem)
     try:
-        return policy if recipe is None else attach(policy, recipe, where=str(path))
+        return policy if recipe is None else attach(policy, _as_learnt_in(recipe, path), where=str(path))
     except RlkdError:  # another game after all, or one whose emulator is not installed
         return policy
+
+
+def _as_learnt_in(recipe: Environment, path: Path) -> Environment:
+    """The environment with the time left in its observations, where the RL Zoo's configuration says so."""
+    config = path.with_suffix("") / "config.yml"
+    told = config.is_file() and "TimeFeatureWrapper" in config.read_text(errors="replace")[:65536]
+    plain = recipe.source == "gymnasium" and recipe.observation is None
+    return dataclasses.replace(recipe, observation="time") if told and plain else recipe
 
 
 def check_fits(spec: PolicySpec, recipe: Environment, *, where: str) -> None:

@@ -123,9 +123,10 @@ class Environment:
     """Atari only: observation views by name; `pixels` is what policies read."""
     options: dict[str, bool | int | float | str] = field(default_factory=dict)
     """gymnasium only: keyword arguments of `gymnasium.make`."""
-    observation: Literal["symbols"] | None = None
+    observation: Literal["symbols", "time"] | None = None
     """gymnasium only: `symbols` takes of a MiniGrid observation the picture in symbols, float32 [3, rows, columns]:
-    object, colour and state of each cell in view. Unset: the observation as it is."""
+    object, colour and state of each cell in view. `time` appends to a vector the share of `frame_cap` that is left,
+    from 1 to 0, as the RL Zoo's TimeFeatureWrapper does. Unset: the observation as it is."""
 
     def __post_init__(self) -> None:
         atari = self.source == "ale"

@@ -9,13 +9,13 @@ from multiprocessing import get_context
 from typing import Any, Literal
 
 import gymnasium
-import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from rlkd import recipe as recipes
 from rlkd.errors import RecipeError
 from rlkd.recipe import Environment, Protocol
 from rlkd.vector.atari import AtariGame, cpp_can_play, rom_path
+from rlkd.vector.observations import Symbols, TimeLeft
 
 Backend = Literal["auto", "ale", "ale_same_step", "sync", "async"]
 
@@ -183,24 +183,9 @@ def _make_gymnasium(recipe: Environment, render_mode: str | None) -> gymnasium.E
             env = gymnasium.make(recipe.id, render_mode=render_mode, **options)
     except (gymnasium.error.Error, TypeError) as error:
         raise RecipeError(f"gymnasium cannot make '{recipe.id}': {error}") from None
-    return Symbols(env) if recipe.observation == "symbols" else env
-
-
-class Symbols(gymnasium.ObservationWrapper[np.ndarray, Any, Any]):
-    """A MiniGrid game seen as its symbols alone: float32 [3, rows, columns], neither direction nor mission."""
-
-    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
-        super().__init__(env)
-        space = env.observation_space
-        picture = space.spaces.get("image") if isinstance(space, gymnasium.spaces.Dict) else None
-        if not isinstance(picture, gymnasium.spaces.Box) or len(picture.shape) != 3:
-            raise RecipeError("observation = 'symbols' is of MiniGrid's games, whose observations hold an 'image'")
-        rows, columns, channels = picture.shape
-        self.observation_space = gymnasium.spaces.Box(0, 255, (channels, rows, columns), np.float32)
-
-    def observation(self, observation: Any) -> np.ndarray:
-        """The picture of a MiniGrid observation, channels first."""
-        return np.moveaxis(np.asarray(observation["image"], np.float32), -1, 0)
+    if recipe.observation == "symbols":
+        return Symbols(env)
+    return TimeLeft(env, recipe.frame_cap) if recipe.observation == "time" else env
 
 
 def _register(name: str) -> None:
