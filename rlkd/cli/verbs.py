@@ -103,7 +103,11 @@ class Train:
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """Another project's policy becomes one of ours: a .safetensors file with its environment, rule and normaliser."""
+    """Another project's policy becomes one of ours: a .safetensors file with its environment, rule and normaliser.
+
+    Of weights that no import recipe knows, names and shapes are listed: agents/imports/README.md says how a recipe is
+    written.
+    """
 
     file: Positional[str]
     """A Stable-Baselines3 .zip, or weights of another origin: torch, HDF5, JSON, numpy pickle, ONNX, safetensors."""
@@ -130,9 +134,12 @@ class Import:
         if self.json:
             print(json.dumps(record))
             return
+        arrays = record.pop("arrays", {})
         for key, value in record.items():
-            if key != "scores":
+            if key not in ("scores", "standard_errors"):
                 print(f"{key:12} {value}")
+        for key, value in arrays.items():
+            print(f"{key} {value}")
 
 
 @dataclass(frozen=True, slots=True)

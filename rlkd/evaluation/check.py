@@ -12,6 +12,7 @@ from rlkd.errors import MismatchError, RecipeError
 from rlkd.evaluation.play import play
 from rlkd.policy import Acting, load_policy
 from rlkd.policy.foreign import known_score, recipe_for
+from rlkd.policy.foreign_files import read_arrays
 from rlkd.recipe import Import, Score
 from rlkd.vector import as_recipe
 
@@ -19,6 +20,7 @@ LIMIT = 3.0
 """Standard errors of the difference that two measurements of one policy may be apart."""
 EPISODES = 50
 """Played for a check."""
+DESCRIBE_THEMSELVES = (".safetensors", ".zip", ".onnx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +79,28 @@ def import_policy(
         episodes: of the check against the score that the recipe states; None: no check.
 
     Returns:
-        What it is: name, environment, rule, sizes, hash, and the check's outcome.
+        What it is: name, environment, rule, sizes, hash, and the check's outcome. Of a file that no recipe knows, with
+        nothing to do, names and shapes of the arrays in it.
 
     Raises:
         RecipeError: there is nothing to do, or no score to check against.
         MismatchError: the check failed; nothing is written then.
     """
+    agent = agent or recipe_for(Path(path))
+    if agent is None and Path(path).suffix not in DESCRIBE_THEMSELVES:
+        if output is not None or episodes is not None:
+            raise RecipeError(
+                f"{path}: no shipped import recipe knows it; name one with --agent. `rlkd import {path}` alone lists "
+                "what is in it, agents/imports/README.md says how a recipe is written"
+            )
+        arrays, sha256 = read_arrays(Path(path))
+        return {
+            "file": str(path),
+            "sha256": sha256,
+            "arrays": {name: list(array.shape) for name, array in arrays.items()},
+        }
     if output is None and episodes is None:
         raise RecipeError("name the file to write with -o, or check alone with --check")
-    agent = agent or recipe_for(Path(path))
     policy = load_policy(path, agent=agent, env=None if env is None else as_recipe(env))
     spec = policy.spec
     record: JsonDict = {
