@@ -20,7 +20,7 @@ from rlkd.distillation import Baseline, measure_baseline, run_distillation
 from rlkd.distillation.command import default_recipe
 from rlkd.distillation.run import check_normalisable
 from rlkd.errors import StorageError
-from rlkd.evaluation import Played, environment_of, play, play_randomly, result_record
+from rlkd.evaluation import Played, environment_of, play, play_randomly, result_record, stretch_of
 from rlkd.evaluation.record import WIDE, terminal_table
 from rlkd.policy import Policy, as_policy, load_policy
 from rlkd.recipe import Distill, Environment, Generations, Network, build, check_request, recipe_hash, to_table
@@ -196,6 +196,7 @@ def _baseline(line: Lineage, parent: Policy, random: Evaluation, stop: metrics.S
         line.environment,
         episodes=line.episodes,
         keep_states=line.distilling.held_out_states,
+        stretch=stretch_of(parent.recurrent, line.network.core != "none"),
         random=random,
         stop=stop,
     )

@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from rlkd.collect import Collector
+from rlkd.distillation import measure_baseline, run_distillation
 from rlkd.distillation.student import BURN_IN, SEQUENCE, Plan, Student, sequence_starts
 from rlkd.distillation.terms import total_loss
 from rlkd.errors import MismatchError
 from rlkd.evaluation import agreement, mean_kl, play
 from rlkd.evaluation.agreement import STRETCH, WARM_UP, answers
-from rlkd.policy import PARAMS, Policy, PolicyNetwork, as_policy, decide
-from rlkd.recipe import Distill, Environment, Network, Source
+from rlkd.lineage import evolve
+from rlkd.policy import PARAMS, Policy, PolicyNetwork, as_policy, decide, load_policy
+from rlkd.recipe import Distill, Environment, Network, Source, dump
 from rlkd.replay import Replay
 from tests.handmade import TINY, TINY_PIXELS, environment, policy, small_distillation
 
@@ -200,8 +202,6 @@ def test_a_teacher_of_single_frames_plays_the_same_game_where_frames_are_stacked
 
 
 def test_a_student_reads_the_whole_stack_of_which_its_teacher_reads_the_newest_frame(tmp_path: Path) -> None:
-    from rlkd.distillation import run_distillation
-
     recipe = small_distillation(source=Source(states=160, rounds=2, num_envs=2), gradient_steps=4)
     actor = as_policy(teacher(PIXEL_GRU, recipe=PONG), env=STACKED)
     result = run_distillation(actor, {"tiny": TINY_PIXELS}, recipe, run=tmp_path, seed=0, episodes=1)
@@ -212,8 +212,6 @@ def test_a_student_reads_the_whole_stack_of_which_its_teacher_reads_the_newest_f
 
 
 def test_too_few_states_in_a_row_are_refused_with_the_remedy(tmp_path: Path) -> None:
-    from rlkd.distillation import run_distillation
-
     recipe = small_distillation(source=Source(states=800, rounds=4, num_envs=8))
     with pytest.raises(MismatchError, match="32 states in a row, the first round brings 25"):
         run_distillation(teacher(), {"gru": GRU}, recipe, run=tmp_path, seed=0)
@@ -254,3 +252,25 @@ def test_unrolling_has_the_gradient_of_stepping() -> None:
         total = total + output.flat.square().sum()
     for one, other in zip(together, torch.autograd.grad(total, weights), strict=True):
         assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_generations_may_remember(tmp_path: Path) -> None:
+    own = tmp_path / "short.toml"
+    distilling = small_distillation(source=Source(states=800, rounds=2, num_envs=8), held_out_states=64)
+    own.write_text(dump(distilling))
+    founder = teacher(recipe=PENDULUM)
+    record = evolve(
+        founder, run=tmp_path / "line", generations=2, episodes=3, overrides=[f"distill={own}", "student=same"]
+    )
+    assert [entry["number"] for entry in record["generations"]] == [0, 1, 2]
+    youngest = load_policy(tmp_path / "line" / record["generations"][2]["path"])
+    assert youngest.recurrent
+    assert youngest.spec.rule == founder.spec.rule
+
+
+def test_a_baseline_of_single_states_does_not_serve_policies_that_remember(tmp_path: Path) -> None:
+    actor = teacher(recipe=PENDULUM)
+    baseline = measure_baseline(actor, PENDULUM, episodes=2, keep_states=8)
+    recipe = small_distillation(source=Source(states=800, rounds=2, num_envs=8))
+    with pytest.raises(MismatchError, match="32 states in a row"):
+        run_distillation(actor, {"gru": GRU}, recipe, run=tmp_path, seed=0, baseline=baseline)

@@ -153,6 +153,11 @@ def run_distillation(
     check_parts(teacher, students, recipe)
     if baseline is not None and baseline.teacher.evaluation.hash != teacher.spec.hash:
         raise MismatchError(f"the baseline was measured with another teacher than {teacher.spec.name}")
+    stretch = stretch_of(teacher.recurrent, *(network.core != "none" for network in students.values()))
+    if baseline is not None and baseline.teacher.stretch < stretch:
+        raise MismatchError(
+            f"policies that remember are compared on {stretch} states in a row; measure the baseline so"
+        )
     plans = [Plan(name, network) for name, network in students.items()]
     plans += [Plan(control, plans[0].network, control) for control in recipe.controls]
     where = pick_device(device)
@@ -177,8 +182,7 @@ def run_distillation(
         teacher.spec.actions * len(PARAMS[teacher.spec.kind]),
         environment.views.get("pixels"),
     )
-    stretch = stretch_of(teacher.recurrent, *(network.core != "none" for network in students.values()))
-    setting = Setting(teacher, environment, recipe, seed, precision, np.empty(0), run, stretch)
+    setting = Setting(teacher, environment, recipe, seed, precision, np.empty(0), run)
     seconds = {}
     clock = time.perf_counter()
     with storage.run_folder(run), metrics.stop_signal() as stop:
@@ -190,7 +194,7 @@ def run_distillation(
                 teacher, environment, episodes=episodes, keep_states=keep, stretch=stretch, stop=stop
             )
             check_normalisable(baseline.teacher.evaluation, baseline.random)
-        setting = replace(setting, probes=baseline.teacher.states)
+        setting = replace(setting, probes=baseline.teacher.states, stretch=baseline.teacher.stretch)
         seconds["evaluate teacher and random play"], clock = time.perf_counter() - clock, time.perf_counter()
         collector = Collector(environment, teacher, recipe.source, seed=seed, precision=precision)
         try:

@@ -30,6 +30,8 @@ class Played:
     states: np.ndarray
     """[S, ...]: observations drawn uniformly from each episode, in order of episodes; empty if none were asked for.
     With a stretch above 1, stretches of so many consecutive ones."""
+    stretch: int = 1
+    """How many of the states follow each other."""
 
 
 def play(
@@ -79,7 +81,7 @@ def play(
         weight_bytes=spec.weight_bytes,
         hash=spec.hash,
     )
-    return Played(evaluation, played.states)
+    return Played(evaluation, played.states, stretch)
 
 
 def evaluate(
