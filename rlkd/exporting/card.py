@@ -194,7 +194,7 @@ def _teacher(facts: Facts, entry: JsonDict) -> list[str]:
 def _origin(policy: Policy, facts: Facts) -> list[str]:
     lines = []
     if policy.spec.origin:
-        lines.append(f"Made by: {policy.spec.origin}.")
+        lines.append(f"On record: {policy.spec.origin}.")
     known = _names(facts.run or {})
     for parent in policy.spec.parents:
         name = known.get(parent)
