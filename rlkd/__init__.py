@@ -17,18 +17,20 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if TYPE_CHECKING:
     from rlkd.distillation import distill
     from rlkd.evaluation import evaluate
+    from rlkd.exporting import export
     from rlkd.learn import train
     from rlkd.lineage import evolve
     from rlkd.policy import from_sb3, load
     from rlkd.vector import make, make_vec
 
 __version__ = "0.1.0"
-__all__ = ["distill", "evaluate", "evolve", "from_sb3", "load", "make", "make_vec", "train"]
+__all__ = ["distill", "evaluate", "evolve", "export", "from_sb3", "load", "make", "make_vec", "train"]
 
 _HOMES = {
     "distill": "rlkd.distillation",
     "evaluate": "rlkd.evaluation",
     "evolve": "rlkd.lineage",
+    "export": "rlkd.exporting",
     "from_sb3": "rlkd.policy",
     "load": "rlkd.policy",
     "make": "rlkd.vector",

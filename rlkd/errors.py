@@ -23,6 +23,10 @@ class MismatchError(RlkdError):
     """Two parts do not fit: a teacher and a game, two action sets, a target and a divergence."""
 
 
+class ExportError(RlkdError):
+    """A policy cannot be expressed in another format, or what was made there does not answer as it does."""
+
+
 class StorageError(RlkdError):
     """The disk refused: full, not writable, or a run folder that belongs to something else."""
 

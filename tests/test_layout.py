@@ -13,7 +13,7 @@ PACKAGE = ROOT / "rlkd"
 
 ROOMS = (
     *("errors", "recipe", "data", "storage", "metrics", "stats", "losses", "vector", "policy", "replay"),
-    *("collect", "evaluation", "explore", "learn", "distillation", "lineage", "study", "export", "report", "cli"),
+    *("collect", "evaluation", "explore", "learn", "distillation", "lineage", "study", "exporting", "report", "cli"),
 )
 """In order: a room imports only from rooms before it."""
 

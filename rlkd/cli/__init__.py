@@ -14,7 +14,7 @@ from typing import Annotated
 
 import tyro
 
-from rlkd.cli.verbs import Distill, Eval, Evolve, Import, List, Report, Show, Train
+from rlkd.cli.verbs import Distill, Eval, Evolve, Export, Import, List, Report, Show, Train
 from rlkd.errors import RlkdError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -27,6 +27,7 @@ Command = (
     | Annotated[Distill, tyro.conf.subcommand("distill")]
     | Annotated[Evolve, tyro.conf.subcommand("evolve")]
     | Annotated[Eval, tyro.conf.subcommand("eval")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Report, tyro.conf.subcommand("report")]
 )
 

@@ -271,6 +271,36 @@ class Eval:
 
 
 @dataclass(frozen=True, slots=True)
+class Export:
+    """Write a policy in another format; both are compared first, and what differs is not written."""
+
+    policy: Positional[str]
+    """An rlkd .safetensors file, policy:NAME, or a Stable-Baselines3 .zip."""
+    output: Annotated[str, arg(aliases=("-o",))]
+    """File to write: .onnx, .zip for sb3, .md for a card."""
+    to: Literal["onnx", "sb3", "card"] = "onnx"
+    """ONNX; a zip for Stable-Baselines3; a model card in Markdown."""
+    env: str | None = None
+    """Environment, for policies that do not say."""
+    episodes: int = 20
+    """Episodes that both replay."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        """Write it, and print how alike both are."""
+        from rlkd.exporting import export, parity_table
+
+        exported = export(self.policy, self.output, to=self.to, env=self.env, episodes=self.episodes)
+        if self.json:
+            print(json.dumps(exported.as_json()))
+            return
+        if exported.parity is not None:
+            _print(parity_table, exported)
+        print("\n".join([f"{exported.path}  {exported.file_bytes:,} bytes", *exported.notes]))
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """One self-contained HTML file for each run folder."""
 

@@ -20,6 +20,7 @@ from rlkd.policy.numpy_pickle import read_vecnormalize
 from rlkd.policy.policy import Policy
 from rlkd.policy.rule import Kind, Rule
 from rlkd.policy.sb3_layers import ALGORITHMS, Family, rename
+from rlkd.policy.sb3_own import OWN_EXTRACTOR, own_encoder, own_tensors
 from rlkd.policy.sb3_spaces import actions_of, plain_space, shape_of, table
 from rlkd.policy.sb3_zip import read_contents
 from rlkd.policy.spec import Normaliser, PolicySpec
@@ -130,48 +131,31 @@ def _policy(
     actions, low, high = actions_of(data, where)
     shape = shape_of(data.get("observation_space"), where)
     kind = _kind(data, family, continuous=bool(low))
-    misfit = f"{where}: its tensors do not make the stock network from {list(shape)} to {actions} actions"
-    try:
-        layers = rename(weights, family, kind, actions, where)
-    except (IndexError, RuntimeError, TypeError, ValueError):  # how torch answers shapes that do not fit together
-        raise PolicyFileError(misfit) from None
-    pixels = bool(layers.channels)
-    if len(shape) != (3 if pixels else 1):
-        policy_class = "CnnPolicy" if pixels else "MlpPolicy"
-        raise PolicyFileError(
-            f"{where}: a {policy_class} on observations {list(shape)} is not read; rlkd reads CnnPolicy on "
-            "[channels, height, width] and MlpPolicy on a vector"
-        )
+    own = own_encoder(data, where)
+    misfit = f"{where}: its tensors do not make the {'stock' if own is None else 'named'} network "
+    misfit += f"from {list(shape)} to {actions} actions"
     if normaliser is not None and shape != (len(normaliser.mean),):
         raise PolicyFileError(
             f"{where}: VecNormalize's statistics are of {len(normaliser.mean)} numbers, observations {list(shape)}"
         )
-    activation = _activation(data, family, where)
-    if layers.deepened and activation != "relu":
-        raise PolicyFileError(f"{where}: layers with {activation} behind a CNN with relu are not read")
     try:
-        recipe = Network(
-            encoder="conv" if pixels else "mlp",
-            channels=layers.channels,
-            hidden=layers.hidden,
-            activation="relu" if pixels else activation,
-            value=layers.value,
-            mean_limit=_mean_limit(data, family),
-        )
-        if family == "recurrent":
-            after = layers.core_hidden or None
-            recipe = replace(recipe, core="lstm", core_width=layers.core_width, core_hidden=after)
+        if own is None:
+            recipe, tensors = _stock_network(data, weights, family, kind, shape, actions, where)
+        else:
+            recipe, tensors = own, own_tensors(weights, family, kind, where)
         with torch.device("meta"):  # shapes are compared before anything of that size is allocated
             network = PolicyNetwork(recipe, shape, kind, actions)
-        network.load_state_dict(layers.tensors, assign=True)
-    except (RlkdError, RuntimeError, TypeError, ValueError, OverflowError):
+        network.load_state_dict(tensors, assign=True)
+    except PolicyFileError:
+        raise
+    except (RlkdError, IndexError, RuntimeError, TypeError, ValueError, OverflowError):  # shapes that do not fit
         raise PolicyFileError(misfit) from None
     spec = PolicySpec(
         name=name,
         kind=kind,
         network=recipe,
         observation_shape=shape,
-        observation_dtype="uint8" if pixels else "float32",
+        observation_dtype="uint8" if recipe.encoder == "conv" else "float32",
         actions=actions,
         rule=Rule(name="greedy"),
         action_low=low,
@@ -180,6 +164,41 @@ def _policy(
         origin=origin,
     )
     return Policy(network, spec, device=device)
+
+
+def _stock_network(
+    data: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    family: Family,
+    kind: Kind,
+    shape: tuple[int, ...],
+    actions: int,
+    where: str,
+) -> tuple[Network, dict[str, Tensor]]:
+    """Recipe and tensors of a policy whose layers are Stable-Baselines3's own."""
+    layers = rename(weights, family, kind, actions, where)
+    pixels = bool(layers.channels)
+    if len(shape) != (3 if pixels else 1):
+        policy_class = "CnnPolicy" if pixels else "MlpPolicy"
+        raise PolicyFileError(
+            f"{where}: a {policy_class} on observations {list(shape)} is not read; rlkd reads CnnPolicy on "
+            "[channels, height, width] and MlpPolicy on a vector"
+        )
+    activation = _activation(data, family, where)
+    if layers.deepened and activation != "relu":
+        raise PolicyFileError(f"{where}: layers with {activation} behind a CNN with relu are not read")
+    recipe = Network(
+        encoder="conv" if pixels else "mlp",
+        channels=layers.channels,
+        hidden=layers.hidden,
+        activation="relu" if pixels else activation,
+        value=layers.value,
+        mean_limit=_mean_limit(data, family),
+    )
+    if family == "recurrent":
+        after = layers.core_hidden or None
+        recipe = replace(recipe, core="lstm", core_width=layers.core_width, core_hidden=after)
+    return recipe, layers.tensors
 
 
 def _check_stock(data: Mapping[str, Any], where: str) -> Family:
@@ -196,7 +215,7 @@ def _check_stock(data: Mapping[str, Any], where: str) -> Family:
     if arguments.get("sde_net_arch") is not None:
         raise PolicyFileError(f"{where}: sde_net_arch is not read; it has gone from Stable-Baselines3 itself")
     extractor = arguments.get("features_extractor_class", STOCK_EXTRACTORS[0])
-    if extractor not in STOCK_EXTRACTORS:
+    if extractor not in (*STOCK_EXTRACTORS, OWN_EXTRACTOR):
         raise PolicyFileError(f"{where}: {extractor} is not read; NatureCNN and FlattenExtractor are")
     if not arguments.get("normalize_images", True):
         raise PolicyFileError(f"{where}: normalize_images=False is not read; rlkd scales pictures to [0, 1]")
