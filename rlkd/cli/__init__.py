@@ -1,6 +1,7 @@
 """The `rlkd` command: real policies made smaller, and proof of what was lost.
 
-Each verb parses, calls one library function, prints the result: results on stdout, progress and complaints on stderr.
+Each verb is a class that parses, calls one library function, prints the result: results on stdout, progress and
+complaints on stderr.
 Exit codes: 0 done, 1 our fault, 2 the caller must fix something, 3 stopped on a signal after saving.
 """
 
@@ -14,7 +15,9 @@ from typing import Annotated
 
 import tyro
 
-from rlkd.cli.verbs import Distill, Eval, Evolve, Export, Import, List, Report, Show, Train
+from rlkd.cli.exchange import Export, Import
+from rlkd.cli.learn import Distill, Evolve, Train
+from rlkd.cli.look import Eval, List, Report, Show
 from rlkd.errors import RlkdError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -1,0 +1,152 @@
+"""Verbs that make policies: `train`, `distill`, `evolve`."""
+
+import json
+from dataclasses import dataclass
+from typing import Annotated
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from rlkd.cli.shared import Set, command, print_table, slug
+
+
+@dataclass(frozen=True, slots=True)
+class Train:
+    """Make a policy by reinforcement learning; a run folder that exists is resumed."""
+
+    env: Positional[str]
+    """Environment: recipe name, path of a .toml, or a raw gymnasium id."""
+    agent: str | None = None
+    """Agent recipe: rl/ppo, rl/ppo_classic, sb3/ppo, sb3/a2c, sb3/dqn. Default: ours, by the environment's kind."""
+    frames: int | None = None
+    """Emulator frames in all (agent steps x frame skip). Default: the recipe's."""
+    run_folder: Annotated[str | None, arg(name="run")] = None
+    """Run folder. Default: runs/ENV-AGENT-seedN."""
+    seed: int = 0
+    """Of everything random."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    set: Set = ()
+    """Override a value of the agent recipe."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        """Train, and say where the policy is."""
+        from rlkd.learn import train
+
+        folder = self.run_folder or f"runs/{slug(self.env)}-{slug(self.agent or 'ppo')}-seed{self.seed}"
+        policy = train(
+            self.env,
+            self.agent,
+            run=folder,
+            seed=self.seed,
+            frames=self.frames,
+            device=self.device,
+            overrides=self.set,
+            command=command(),
+        )
+        path = f"{folder}/generations/000/policy.safetensors"
+        text = f"policy   {path}\nscore it with: rlkd eval {path}\ncurves: rlkd report {folder}"
+        print(json.dumps({"run": folder, "path": path, "hash": policy.spec.hash}) if self.json else text)
+
+
+@dataclass(frozen=True, slots=True)
+class Distill:
+    """Distil a teacher into smaller students, and measure what was lost."""
+
+    teacher: Positional[str]
+    """An rlkd .safetensors file, policy:NAME, or a Stable-Baselines3 .zip."""
+    env: str | None = None
+    """Environment, for teachers that do not say."""
+    agent: str | None = None
+    """Distillation recipe. Default: policy_distillation for pixels, classic for vectors."""
+    student: UseAppendAction[tuple[str, ...]] = ()
+    """A student's network recipe; may be given several times. Default: the recipe's."""
+    run_folder: Annotated[str, arg(name="run")] = "runs/distill"
+    """Run folder; a stopped run in it goes on."""
+    episodes: int | None = None
+    """Per evaluation. Default: the protocol's."""
+    seed: int = 0
+    """Of collection, weights and minibatches."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    set: Set = ()
+    """Override a value of the distillation recipe."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        """Distil, and print who scores what."""
+        from rlkd.distillation import distill
+
+        record = distill(
+            self.teacher,
+            self.student,
+            run=self.run_folder,
+            agent=self.agent,
+            env=self.env,
+            seed=self.seed,
+            episodes=self.episodes,
+            device=self.device,
+            overrides=self.set,
+            command=command(),
+        )
+        if self.json:
+            print(json.dumps(record))
+            return
+        from rlkd.distillation import result_table
+
+        print_table(result_table, record)
+        for entry in record["students"]:
+            print(f"{entry['name']:14} {entry['path']}")
+        print(f"pictures: rlkd report {self.run_folder}")
+
+
+@dataclass(frozen=True, slots=True)
+class Evolve:
+    """Successive policy generations: each student teaches the next. Finished generations are not repeated."""
+
+    teacher: Positional[str]
+    """Generation 0: an rlkd .safetensors file, policy:NAME, or a Stable-Baselines3 .zip."""
+    env: str | None = None
+    """Environment, for teachers that do not say."""
+    agent: str = "born_again"
+    """Generations recipe."""
+    generations: int | None = None
+    """How many. Default: the recipe's."""
+    run_folder: Annotated[str, arg(name="run")] = "runs/evolve"
+    """Run folder."""
+    episodes: int | None = None
+    """Per evaluation. Default: the protocol's."""
+    seed: int = 0
+    """Of the run; every generation gets new ones from it."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    set: Set = ()
+    """Override a value of the generations recipe."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        """Breed generations, and print one line each."""
+        from rlkd.lineage import evolve
+
+        record = evolve(
+            self.teacher,
+            self.agent,
+            run=self.run_folder,
+            generations=self.generations,
+            env=self.env,
+            seed=self.seed,
+            episodes=self.episodes,
+            device=self.device,
+            overrides=self.set,
+            command=command(),
+        )
+        if self.json:
+            print(json.dumps(record))
+            return
+        from rlkd.lineage import lineage_table
+
+        print_table(lineage_table, record)
+        print(f"pictures: rlkd report {self.run_folder}")
