@@ -91,7 +91,10 @@ def test_tables_fit_the_terminal(columns: str, work: Path, monkeypatch: pytest.M
 MISTAKES: dict[str, tuple[str, str]] = {
     "no teacher": ("distill missing.safetensors", "no policy at missing.safetensors"),
     "no such shipped policy": ("eval policy:pnog", "no shipped policy 'pnog'"),
-    "not a policy": ("eval tiny.toml", r"not a policy; rlkd reads .safetensors files and Stable-Baselines3 .zip"),
+    "not a policy": (
+        "eval tiny.toml",
+        r"not a policy by itself; rlkd reads .safetensors, .onnx and Stable-Baselines3 .zip",
+    ),
     "wrong game": (
         "distill teacher.safetensors --env pong",
         "teacher.safetensors was made for CartPole-v1, not for pong",
