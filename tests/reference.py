@@ -1,8 +1,11 @@
-"""Slow, obvious float64 versions of losses and returns, in plain Python. They share no code with `rlkd`."""
+"""Slow, obvious float64 versions of losses, returns, networks and pictures. They share no code with `rlkd`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from scipy.signal import convolve
 
 
 def tempered_kl(
@@ -98,3 +101,38 @@ def log_softmax(logits: Sequence[float]) -> list[float]:
     top = max(logits)
     log_total = top + math.log(math.fsum(math.exp(logit - top) for logit in logits))
     return [logit - log_total for logit in logits]
+
+
+def theano_network(picture: np.ndarray, weights: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Keras 1 on Theano: true convolutions c1 (stride 2) and c2, dense d and p; picture [C, H, W], float64."""
+    x = picture
+    for name, stride in (("c1", 2), ("c2", 1)):
+        kernels, biases = weights[f"{name}/{name}_W"].astype(float), weights[f"{name}/{name}_b"].astype(float)
+        maps = []
+        for kernel, bias in zip(kernels, biases, strict=True):
+            total = sum(convolve(one, part, mode="valid") for one, part in zip(x, kernel, strict=True))
+            maps.append(np.maximum(total[::stride, ::stride] + bias, 0))
+        x = np.stack(maps)
+    return _dense_layers(x.ravel(), weights)
+
+
+def channels_last_network(picture: np.ndarray, weights: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Keras 2: kernels [rows, columns, input, output], flattened as rows, columns, channels; picture [C, H, W]."""
+    x = np.moveaxis(picture, 0, -1)
+    for name, stride in (("c1", 2), ("c2", 1)):
+        kernel, bias = weights[f"{name}/{name}_W"].astype(float), weights[f"{name}/{name}_b"].astype(float)
+        size, _, _, channels = kernel.shape
+        rows, columns = ((side - size) // stride + 1 for side in x.shape[:2])
+        answer = np.zeros((rows, columns, channels))
+        for row in range(rows):
+            for column in range(columns):
+                patch = x[row * stride : row * stride + size, column * stride : column * stride + size]
+                answer[row, column] = np.einsum("rci,rcio->o", patch, kernel) + bias
+        x = np.maximum(answer, 0)
+    return _dense_layers(x.ravel(), weights)
+
+
+def _dense_layers(x: np.ndarray, weights: Mapping[str, np.ndarray]) -> np.ndarray:
+    hidden = np.maximum(x @ weights["d/d_W"].astype(float) + weights["d/d_b"], 0)
+    answer: np.ndarray = hidden @ weights["p/p_W"].astype(float) + weights["p/p_b"]
+    return answer
