@@ -136,3 +136,43 @@ def _dense_layers(x: np.ndarray, weights: Mapping[str, np.ndarray]) -> np.ndarra
     hidden = np.maximum(x @ weights["d/d_W"].astype(float) + weights["d/d_b"], 0)
     answer: np.ndarray = hidden @ weights["p/p_W"].astype(float) + weights["p/p_b"]
     return answer
+
+
+def grey(colours: np.ndarray, weights: Sequence[float]) -> np.ndarray:
+    """Weighted sum of red, green and blue, [H, W] from [H, W, 3]."""
+    found: np.ndarray = sum(weight * colours[..., one].astype(float) for one, weight in enumerate(weights))
+    return found
+
+
+def triangle_resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear with antialiasing: a triangle around each new pixel's centre, as wide as the step if that is above 1.
+
+    Of 8-bit pictures Pillow rounds twice, behind each of its two passes: half a grey each; here nothing is rounded.
+    """
+    across = np.stack([_triangle(picture.shape[1], width, new) for new in range(width)])
+    down = np.stack([_triangle(picture.shape[0], height, new) for new in range(height)])
+    resized: np.ndarray = down @ picture @ across.T
+    return resized
+
+
+def _triangle(old: int, size: int, new: int) -> np.ndarray:
+    """Weights of all old pixels in one new pixel; they sum to 1."""
+    step = old / size
+    centre, reach = (new + 0.5) * step, max(step, 1.0)
+    weights = np.array([max(0.0, 1 - abs(pixel + 0.5 - centre) / reach) for pixel in range(old)])
+    return weights / weights.sum()
+
+
+def bilinear_resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear without antialiasing: the four old pixels around each new pixel's centre, the border repeated."""
+    resized = np.zeros((height, width))
+    for row in range(height):
+        for column in range(width):
+            y = min(max((row + 0.5) * picture.shape[0] / height - 0.5, 0), picture.shape[0] - 1)
+            x = min(max((column + 0.5) * picture.shape[1] / width - 0.5, 0), picture.shape[1] - 1)
+            top, left = math.floor(y), math.floor(x)
+            bottom, right = min(top + 1, picture.shape[0] - 1), min(left + 1, picture.shape[1] - 1)
+            upper = (1 - (x - left)) * picture[top, left] + (x - left) * picture[top, right]
+            lower = (1 - (x - left)) * picture[bottom, left] + (x - left) * picture[bottom, right]
+            resized[row, column] = (1 - (y - top)) * upper + (y - top) * lower
+    return resized
