@@ -140,7 +140,8 @@ def _dense_layers(x: np.ndarray, weights: Mapping[str, np.ndarray]) -> np.ndarra
 
 def grey(colours: np.ndarray, weights: Sequence[float]) -> np.ndarray:
     """Weighted sum of red, green and blue, [H, W] from [H, W, 3]."""
-    found: np.ndarray = sum(weight * colours[..., one].astype(float) for one, weight in enumerate(weights))
+    red, green, blue = (weight * colours[..., one].astype(float) for one, weight in enumerate(weights))
+    found: np.ndarray = red + green + blue
     return found
 
 
@@ -160,7 +161,8 @@ def _triangle(old: int, size: int, new: int) -> np.ndarray:
     step = old / size
     centre, reach = (new + 0.5) * step, max(step, 1.0)
     weights = np.array([max(0.0, 1 - abs(pixel + 0.5 - centre) / reach) for pixel in range(old)])
-    return weights / weights.sum()
+    shares: np.ndarray = weights / weights.sum()
+    return shares
 
 
 def bilinear_resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from rlkd.policy import Policy, load_policy
+from rlkd.policy.foreign_files import read_arrays
 from rlkd.recipe import Import, Network, Statistics
 from rlkd.recipe import Tensor as Entry
 from rlkd.recipe import load as load_recipe
@@ -58,6 +59,13 @@ def test_a_checkpoint_with_optimiser_and_counters_gives_its_weights(frames: int,
     samples.checkpoint(tmp_path / "status.pt", frames=frames, legacy=legacy)
     policy = load_policy(tmp_path / "status.pt", agent=recipe(samples.under("model/policy/")), env="cartpole")
     np.testing.assert_allclose(logits(policy, observations()), answers(original(), observations()), atol=1e-5)
+
+
+def test_a_file_smaller_than_its_own_protocol_number_is_read(tmp_path: Path) -> None:
+    module = nn.Linear(4, 2)
+    torch.save({"w": module.weight.data}, tmp_path / "w.pt", _use_new_zipfile_serialization=False)
+    assert (tmp_path / "w.pt").stat().st_size < 1001  # that number, which every legacy file begins with
+    assert np.array_equal(read_arrays(tmp_path / "w.pt")[0]["w"], module.weight.detach().numpy())
 
 
 def test_half_and_double_weights_are_read_as_the_numbers_they_are(tmp_path: Path) -> None:
@@ -197,7 +205,8 @@ class Scaled(nn.Module):
         pixels = [nn.Conv2d(4, 32, 8, stride=4), nn.ReLU(), nn.Conv2d(32, 64, 4, stride=2), nn.ReLU()]
         pixels += [nn.Conv2d(64, 64, 3, stride=1), nn.ReLU(), nn.Flatten(), nn.Linear(64 * 7 * 7, 512), nn.ReLU()]
         self.network = nn.Sequential(*pixels, *([] if ppo else [nn.Linear(512, 4)]))
-        self.actor, self.critic = (nn.Linear(512, 4), nn.Linear(512, 1)) if ppo else (nn.Identity(), None)
+        self.actor: nn.Module = nn.Linear(512, 4) if ppo else nn.Identity()
+        self.critic = nn.Linear(512, 1) if ppo else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = self.actor(self.network(x / 255.0))

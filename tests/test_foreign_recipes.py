@@ -167,7 +167,8 @@ def test_statistics_that_nothing_can_be_whitened_with_are_refused(
 
 
 def score(**changes: Any) -> Score:
-    return Score(**({"file": "w.pt", "sha256": "ab" * 32, "mean": 1.0, "std": 0.5, "episodes": 20} | changes))
+    values: dict[str, Any] = {"file": "w.pt", "sha256": "ab" * 32, "mean": 1.0, "std": 0.5, "episodes": 20}
+    return Score(**(values | changes))
 
 
 @pytest.mark.parametrize("sha256", ["", "ab" * 31, "ab" * 33, "AB" * 32, "xy" * 32, "ab" * 32 + "\n"])

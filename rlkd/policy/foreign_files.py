@@ -20,8 +20,8 @@ from rlkd.policy import numpy_pickle
 MAX_BYTES = 1024**3
 HDF5 = b"\x89HDF\r\n\x1a\n"
 MAX_DEPTH = 32  # of dictionaries, lists and groups inside each other
-MAX_NAME = 500  # letters of a path inside the file
-MAX_LEAVES = 1_000_000  # values in them; one dictionary may stand in many places, and they in many others
+MAX_NAME = 250  # letters of a path inside the file
+MAX_LEAVES = 500_000  # values in them; one dictionary may stand in many places, and they in many others
 HDF5_FILTERS = (1, 2, 3)  # deflate, shuffle and fletcher32; for others HDF5 would look for a library to load
 Arrays = dict[str, np.ndarray]
 """Arrays by name, float32 or float64."""
@@ -161,6 +161,8 @@ def _onnx(content: bytes, where: str) -> Arrays:
         for tensor in onnx.load_model_from_string(content).graph.initializer:
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
                 raise UnsafeFileError(f"{where}: '{tensor.name}' refers to another file; not read")
+            if not isinstance(tensor.name, str) or min(tensor.dims, default=0) < 0:
+                raise ValueError("a name that is no text, or a negative size")
             if math.prod(tensor.dims) > len(content):
                 raise UnsafeFileError(f"{where}: '{tensor.name}' claims {math.prod(tensor.dims)} numbers; not read")
             if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16):
@@ -184,20 +186,20 @@ def _safetensors(content: bytes, where: str) -> Arrays:
 
 def _leaves(value: Any, where: str) -> Iterator[tuple[str, Any]]:
     """All that stands inside nested dictionaries, lists and tuples, they too, by their keys joined with "/"."""
-    for count, found in enumerate(_walk(value, where, "", 0)):
-        if count >= MAX_LEAVES:
+    waiting, count = [("", value, 0)], 0
+    while waiting:
+        path, value, depth = waiting.pop()
+        yield path, value
+        if not isinstance(value, Mapping | list | tuple):
+            continue
+        count += len(value)
+        if depth == MAX_DEPTH:
+            raise PolicyFileError(f"{where}: more than {MAX_DEPTH} levels inside each other; not weights")
+        if count > MAX_LEAVES:
             raise PolicyFileError(f"{where}: more than {MAX_LEAVES} values in dictionaries and lists; not weights")
-        yield found
-
-
-def _walk(value: Any, where: str, path: str, depth: int) -> Iterator[tuple[str, Any]]:
-    if depth > MAX_DEPTH:
-        raise PolicyFileError(f"{where}: more than {MAX_DEPTH} levels inside each other; not weights")
-    yield path, value
-    if isinstance(value, Mapping | list | tuple):
         for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
             if isinstance(key, str | int):
-                yield from _walk(item, where, _joined(path, key, where), depth + 1)
+                waiting.append((_joined(path, key, where), item, depth + 1))
 
 
 def _joined(path: str, key: str | int, where: str) -> str:

@@ -39,7 +39,7 @@ MAKES_OBJECTS = frozenset(("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX",
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How files of torch before 1.6 begin: the pickle of a magic number."""
 LEGACY_PICKLES = 5  # magic number, protocol, byte order, tensors, names of the storages that follow as bytes
-HEADER = frozenset((0x1950A86A20F9469CFC6C,))
+HEADER = frozenset((0x1950A86A20F9469CFC6C, 1001))  # magic number and protocol version, the first two of these
 MEMO = frozenset(("PROTO", "FRAME", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"))
 """Instructions whose numbers are not data."""
 TEXT = frozenset(("BINUNICODE", "SHORT_BINUNICODE"))
