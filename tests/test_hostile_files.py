@@ -201,6 +201,16 @@ def test_dictionaries_in_many_places_take_no_time(carrier: str, tmp_path: Path) 
         read(tmp_path / file)
 
 
+def test_an_array_in_many_places_takes_no_memory(tmp_path: Path) -> None:
+    array = np.zeros(100_000)
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({str(key): array for key in range(10_000)}, 2))  # 8 GB, as copies
+    with pytest.raises(UnsafeFileError, match="claim more bytes than the file can hold"):
+        read_arrays(tmp_path / "w.pkl")
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"count": np.arange(3)}, 2))
+    with pytest.raises(PolicyFileError, match="'count' is no array of floats"):
+        read_arrays(tmp_path / "w.pkl")
+
+
 def test_a_dictionary_that_holds_itself_is_no_tree(tmp_path: Path) -> None:
     tree: dict[str, Any] = {"w": np.zeros(3)}
     tree["tree"] = tree

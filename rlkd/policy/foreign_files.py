@@ -81,11 +81,19 @@ def _torch(content: bytes, where: str) -> Arrays:
 
 
 def _numpy_pickle(content: bytes, where: str) -> Arrays:
-    leaves = _leaves(numpy_pickle.read_tree(content, where), where)
-    try:
-        return {name: numpy_pickle.as_array(value) for name, value in leaves if isinstance(value, numpy_pickle.Made)}
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-        raise PolicyFileError(f"{where}: not a dictionary of float arrays") from None
+    arrays: Arrays = {}
+    left = 4 * len(content)  # bytes; the same array may stand in many places, each of which gets a copy
+    for name, value in _leaves(numpy_pickle.read_tree(content, where), where):
+        if not isinstance(value, numpy_pickle.Made):
+            continue
+        try:
+            arrays[name] = numpy_pickle.as_array(value)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            raise PolicyFileError(f"{where}: '{name}' is no array of floats") from None
+        left -= arrays[name].nbytes
+        if left < 0:
+            raise UnsafeFileError(f"{where}: arrays up to '{name}' claim more bytes than the file can hold; not read")
+    return arrays
 
 
 def _hdf5(content: bytes, where: str) -> Arrays:
@@ -94,7 +102,8 @@ def _hdf5(content: bytes, where: str) -> Arrays:
     except ModuleNotFoundError:
         raise PolicyFileError(f"{where}: reading HDF5 takes h5py; pip install h5py") from None
     arrays: Arrays = {}
-    left = {True: 100 * len(content), False: len(content)}  # bytes that compressed and plain datasets may claim in all
+    # Bytes that compressed and plain datasets may claim in all.
+    left = {True: min(100 * len(content), MAX_BYTES), False: len(content)}
 
     def visit(name: str, item: Any) -> None:
         if not isinstance(item, h5py.Dataset) or item.dtype.kind != "f":
