@@ -87,6 +87,16 @@ def test_actions_of_an_environment_without_names_cannot_be_matched(tmp_path: Pat
         load_policy(tmp_path / "w.pt", agent=how, env="pendulum")
 
 
+def test_unclipped_means_reach_the_environment_as_they_are(tmp_path: Path) -> None:
+    torch.save(original(3, 1).state_dict(), tmp_path / "w.pt")
+    seen = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    want = answers(original(3, 1), seen)
+    assert np.abs(want).max() > 2.5
+    for clip, expected in (("never", want), (None, np.clip(want, -2, 2))):
+        policy = load_policy(tmp_path / "w.pt", agent=recipe(output="gaussian", clip=clip), env="pendulum")
+        np.testing.assert_allclose(policy.predict(seen)[0], expected, atol=1e-5)
+
+
 def set_to(name: str, tensor: Tensor) -> Callable[[dict[str, Any]], Any]:
     return lambda weights: weights.update({name: tensor})
 
@@ -185,6 +195,11 @@ def test_the_hash_of_a_score_is_64_hex_digits(sha256: str) -> None:
         (lambda: score(std=-0.1), "a std of at least 0"),
         (lambda: Statistics(mean="m"), "give either variance or mean_square"),
         (lambda: Statistics(mean="m", variance="v", mean_square="s"), "give either variance or mean_square"),
+        (lambda: Statistics(mean="m", variance="v", limit=0), "limit must be above 0"),
+        (lambda: Statistics(mean="m", variance="v", epsilon=-1e-8), "epsilon and deviation_epsilon at least 0"),
+        (lambda: Statistics(mean="m", variance="v", deviation_epsilon=float("nan")), "at least 0"),
+        (lambda: recipe(output="squashed_gaussian", clip="never"), "clip = 'never' belongs to output = 'gaussian'"),
+        (lambda: recipe(clip="never"), "clip = 'never' belongs to output = 'gaussian'"),
         (lambda: Entry(name="w", start=-1), "start must be at least 0, got -1"),
     ],
 )
