@@ -15,12 +15,13 @@ export RLKD_TEACHERS ?= $(abspath ../shared/teachers)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench clean
+.PHONY: help install demo test test-slow check bench clean
 
 help:
 	@echo "make install              set up $(VENV)/"
 	@echo "make demo                 compress the shipped Pong policy and write a report"
 	@echo "make test                 the tests"
+	@echo "make test-slow            the tests that take minutes: a thousand damaged files of each format"
 	@echo "make check                format, lint, types"
 	@echo "make bench NAME=...       one benchmark"
 	@echo "make clean                remove $(VENV)/ and what building and testing left; runs/ stays"
@@ -51,6 +52,9 @@ demo: $(STAMP)
 # OpenMP threads that spin while they wait take the cores from the environments (see rlkd.vector).
 test: $(STAMP)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-slow: $(STAMP)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest $(PYTEST_ARGS) -m slow
 
 check: $(STAMP)
 	$(BIN)/ruff format --check

@@ -1,8 +1,11 @@
-"""Slow, obvious float64 versions of losses and returns, in plain Python. They share no code with `rlkd`."""
+"""Slow, obvious float64 versions of losses, returns, networks and pictures. They share no code with `rlkd`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from scipy.signal import convolve
 
 
 def tempered_kl(
@@ -98,3 +101,80 @@ def log_softmax(logits: Sequence[float]) -> list[float]:
     top = max(logits)
     log_total = top + math.log(math.fsum(math.exp(logit - top) for logit in logits))
     return [logit - log_total for logit in logits]
+
+
+def theano_network(picture: np.ndarray, weights: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Keras 1 on Theano: true convolutions c1 (stride 2) and c2, dense d and p; picture [C, H, W], float64."""
+    x = picture
+    for name, stride in (("c1", 2), ("c2", 1)):
+        kernels, biases = weights[f"{name}/{name}_W"].astype(float), weights[f"{name}/{name}_b"].astype(float)
+        maps = []
+        for kernel, bias in zip(kernels, biases, strict=True):
+            total = sum(convolve(one, part, mode="valid") for one, part in zip(x, kernel, strict=True))
+            maps.append(np.maximum(total[::stride, ::stride] + bias, 0))
+        x = np.stack(maps)
+    return _dense_layers(x.ravel(), weights)
+
+
+def channels_last_network(picture: np.ndarray, weights: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Keras 2: kernels [rows, columns, input, output], flattened as rows, columns, channels; picture [C, H, W]."""
+    x = np.moveaxis(picture, 0, -1)
+    for name, stride in (("c1", 2), ("c2", 1)):
+        kernel, bias = weights[f"{name}/{name}_W"].astype(float), weights[f"{name}/{name}_b"].astype(float)
+        size, _, _, channels = kernel.shape
+        rows, columns = ((side - size) // stride + 1 for side in x.shape[:2])
+        answer = np.zeros((rows, columns, channels))
+        for row in range(rows):
+            for column in range(columns):
+                patch = x[row * stride : row * stride + size, column * stride : column * stride + size]
+                answer[row, column] = np.einsum("rci,rcio->o", patch, kernel) + bias
+        x = np.maximum(answer, 0)
+    return _dense_layers(x.ravel(), weights)
+
+
+def _dense_layers(x: np.ndarray, weights: Mapping[str, np.ndarray]) -> np.ndarray:
+    hidden = np.maximum(x @ weights["d/d_W"].astype(float) + weights["d/d_b"], 0)
+    answer: np.ndarray = hidden @ weights["p/p_W"].astype(float) + weights["p/p_b"]
+    return answer
+
+
+def grey(colours: np.ndarray, weights: Sequence[float]) -> np.ndarray:
+    """Weighted sum of red, green and blue, [H, W] from [H, W, 3]."""
+    red, green, blue = (weight * colours[..., one].astype(float) for one, weight in enumerate(weights))
+    found: np.ndarray = red + green + blue
+    return found
+
+
+def triangle_resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear with antialiasing: a triangle around each new pixel's centre, as wide as the step if that is above 1.
+
+    Of 8-bit pictures Pillow rounds twice, behind each of its two passes: half a grey each; here nothing is rounded.
+    """
+    across = np.stack([_triangle(picture.shape[1], width, new) for new in range(width)])
+    down = np.stack([_triangle(picture.shape[0], height, new) for new in range(height)])
+    resized: np.ndarray = down @ picture @ across.T
+    return resized
+
+
+def _triangle(old: int, size: int, new: int) -> np.ndarray:
+    """Weights of all old pixels in one new pixel; they sum to 1."""
+    step = old / size
+    centre, reach = (new + 0.5) * step, max(step, 1.0)
+    weights = np.array([max(0.0, 1 - abs(pixel + 0.5 - centre) / reach) for pixel in range(old)])
+    shares: np.ndarray = weights / weights.sum()
+    return shares
+
+
+def bilinear_resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear without antialiasing: the four old pixels around each new pixel's centre, the border repeated."""
+    resized = np.zeros((height, width))
+    for row in range(height):
+        for column in range(width):
+            y = min(max((row + 0.5) * picture.shape[0] / height - 0.5, 0), picture.shape[0] - 1)
+            x = min(max((column + 0.5) * picture.shape[1] / width - 0.5, 0), picture.shape[1] - 1)
+            top, left = math.floor(y), math.floor(x)
+            bottom, right = min(top + 1, picture.shape[0] - 1), min(left + 1, picture.shape[1] - 1)
+            upper = (1 - (x - left)) * picture[top, left] + (x - left) * picture[top, right]
+            lower = (1 - (x - left)) * picture[bottom, left] + (x - left) * picture[bottom, right]
+            resized[row, column] = (1 - (y - top)) * upper + (y - top) * lower
+    return resized

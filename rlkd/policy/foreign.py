@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +151,8 @@ def _take(arrays: Arrays, entry: Entry, shape: tuple[int, ...], picture: tuple[i
             f"layout '{entry.layout}'"
         )
     turned = _turned(array.reshape(lies), entry.layout, picture)
-    return np.ascontiguousarray(turned, np.float32)
+    with np.errstate(over="ignore"):  # infinity is refused
+        return np.ascontiguousarray(turned, np.float32)
 
 
 def _shape_in_file(shape: tuple[int, ...], layout: Layout) -> tuple[int, ...]:
@@ -201,15 +201,20 @@ def _rows(actions: tuple[str, ...], meanings: tuple[str, ...], game: str) -> lis
 
 def _normaliser(arrays: Arrays, recipe: Statistics, shape: tuple[int, ...], where: str) -> Normaliser:
     second = recipe.variance if recipe.variance is not None else recipe.mean_square
-    vectors: Mapping[str, np.ndarray] = {}
-    for name in (recipe.mean, str(second)):
-        if name not in arrays:
-            raise PolicyFileError(f"{where}: no tensor '{name}'{suggest(name, arrays)}")
-        vector = arrays[name].astype(np.float64).ravel()
-        if vector.shape != shape or not np.isfinite(vector).all():
-            raise PolicyFileError(f"{where}: '{name}' is no vector of {shape} finite numbers")
-        vectors = {**vectors, name: vector}
-    mean, spread = vectors.values()
-    variance = spread if recipe.variance is not None else np.maximum(spread - mean**2, 0)
-    variance = (np.sqrt(variance + recipe.epsilon) + recipe.deviation_epsilon) ** 2
+    mean, spread = (_statistics(arrays, name, shape, where) for name in (recipe.mean, str(second)))
+    with np.errstate(all="ignore"):  # what comes of wild numbers is refused
+        variance = spread if recipe.variance is not None else np.maximum(spread - mean**2, 0)
+        variance = (np.sqrt(variance + recipe.epsilon) + recipe.deviation_epsilon) ** 2
+    if not (np.isfinite(variance) & (variance > 0)).all():
+        raise PolicyFileError(f"{where}: '{second}' makes a variance that is not above 0; give an epsilon if it is 0")
     return Normaliser(mean=tuple(mean.tolist()), variance=tuple(variance.tolist()), limit=recipe.limit, epsilon=0.0)
+
+
+def _statistics(arrays: Arrays, name: str, shape: tuple[int, ...], where: str) -> np.ndarray:
+    """One vector of the observation's shape, float64."""
+    if name not in arrays:
+        raise PolicyFileError(f"{where}: no tensor '{name}'{suggest(name, arrays)}")
+    vector = arrays[name].astype(np.float64).ravel()
+    if vector.shape != shape or not np.isfinite(vector).all():
+        raise PolicyFileError(f"{where}: '{name}' is no vector of {shape} finite numbers")
+    return vector

@@ -15,11 +15,14 @@ from typing import Any
 import numpy as np
 
 from rlkd.errors import PolicyFileError, UnsafeFileError
-from rlkd.policy.numpy_pickle import read_arrays as read_numpy_pickle
+from rlkd.policy import numpy_pickle
 
 MAX_BYTES = 1024**3
 HDF5 = b"\x89HDF\r\n\x1a\n"
 MAX_DEPTH = 32  # of dictionaries, lists and groups inside each other
+MAX_NAME = 250  # letters of a path inside the file
+MAX_LEAVES = 500_000  # values in them; one dictionary may stand in many places, and they in many others
+HDF5_FILTERS = (1, 2, 3)  # deflate, shuffle and fletcher32; for others HDF5 would look for a library to load
 Arrays = dict[str, np.ndarray]
 """Arrays by name, float32 or float64."""
 
@@ -54,7 +57,7 @@ def _decode(content: bytes, suffix: str, where: str) -> Arrays:
     if content.startswith(HDF5):
         return _hdf5(content, where)
     if content.startswith(b"\x80"):
-        return read_numpy_pickle(content, where)
+        return _numpy_pickle(content, where)
     if suffix == ".onnx":
         return _onnx(content, where)
     if content[8:9] == b"{" and suffix == ".safetensors":
@@ -71,10 +74,26 @@ def _torch(content: bytes, where: str) -> Arrays:
 
     leaves = _leaves(torch_file.read(content, where), where)
     return {
-        name: value.detach().float().numpy() if value.dtype.itemsize < 8 else value.detach().numpy()
+        name: (value.detach() if value.dtype.itemsize == 8 else value.detach().float()).resolve_neg().numpy()
         for name, value in leaves
         if isinstance(value, Tensor) and value.is_floating_point()
     }
+
+
+def _numpy_pickle(content: bytes, where: str) -> Arrays:
+    arrays: Arrays = {}
+    left = 4 * len(content)  # bytes; the same array may stand in many places, each of which gets a copy
+    for name, value in _leaves(numpy_pickle.read_tree(content, where), where):
+        if not isinstance(value, numpy_pickle.Made):
+            continue
+        try:
+            arrays[name] = numpy_pickle.as_array(value)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            raise PolicyFileError(f"{where}: '{name}' is no array of floats") from None
+        left -= arrays[name].nbytes
+        if left < 0:
+            raise UnsafeFileError(f"{where}: arrays up to '{name}' claim more bytes than the file can hold; not read")
+    return arrays
 
 
 def _hdf5(content: bytes, where: str) -> Arrays:
@@ -83,15 +102,20 @@ def _hdf5(content: bytes, where: str) -> Arrays:
     except ModuleNotFoundError:
         raise PolicyFileError(f"{where}: reading HDF5 takes h5py; pip install h5py") from None
     arrays: Arrays = {}
+    # Bytes that compressed and plain datasets may claim in all.
+    left = {True: min(100 * len(content), MAX_BYTES), False: len(content)}
 
     def visit(name: str, item: Any) -> None:
         if not isinstance(item, h5py.Dataset) or item.dtype.kind != "f":
             return
+        layout = item.id.get_create_plist()
+        filters = {layout.get_filter(index)[0] for index in range(layout.get_nfilters())}
         # Such a dataset's numbers are elsewhere, or come out of a library that the file names.
-        if item.external or item.is_virtual or item.compression not in (None, "gzip"):
+        if item.external or item.is_virtual or not filters.issubset(HDF5_FILTERS):
             raise UnsafeFileError(f"{where}: dataset '{name}' refers outside the file or to a plug-in; not read")
-        if item.nbytes > (1 if item.compression is None else 100) * len(content):
-            raise UnsafeFileError(f"{where}: dataset '{name}' claims {item.nbytes} bytes; not read")
+        left[bool(filters)] -= item.nbytes
+        if left[bool(filters)] < 0:
+            raise UnsafeFileError(f"{where}: datasets up to '{name}' claim more bytes than the file can hold; not read")
         arrays[name] = np.asarray(item[()], np.float64 if item.dtype.itemsize == 8 else np.float32)
 
     try:
@@ -118,7 +142,7 @@ def _json(content: bytes, where: str) -> Arrays:
             arrays[path] = np.array(value, np.float64)
         elif isinstance(value, list | dict):
             for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-                walk(item, f"{path}/{key}" if path else str(key), depth + 1)
+                walk(item, _joined(path, key, where), depth + 1)
 
     walk(tree, "", 0)
     return arrays
@@ -126,9 +150,12 @@ def _json(content: bytes, where: str) -> Arrays:
 
 def _is_array(value: Any) -> bool:
     """Whether nested lists of numbers have one shape."""
-    try:
-        return np.array(value).dtype.kind in "if"
-    except (ValueError, OverflowError):
+    item = value
+    while isinstance(item, list) and item:
+        item = item[0]
+    try:  # told to be numbers: an array of texts takes the longest one's room for each
+        return isinstance(item, int | float) and np.array(value, np.float64).size > 0
+    except (ValueError, TypeError, OverflowError):
         return False
 
 
@@ -143,6 +170,8 @@ def _onnx(content: bytes, where: str) -> Arrays:
         for tensor in onnx.load_model_from_string(content).graph.initializer:
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
                 raise UnsafeFileError(f"{where}: '{tensor.name}' refers to another file; not read")
+            if not isinstance(tensor.name, str) or min(tensor.dims, default=0) < 0:
+                raise ValueError("a name that is no text, or a negative size")
             if math.prod(tensor.dims) > len(content):
                 raise UnsafeFileError(f"{where}: '{tensor.name}' claims {math.prod(tensor.dims)} numbers; not read")
             if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16):
@@ -164,12 +193,27 @@ def _safetensors(content: bytes, where: str) -> Arrays:
     return {name: array for name, array in found.items() if array.dtype.kind == "f"}
 
 
-def _leaves(value: Any, where: str, path: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Values inside nested dictionaries, lists and tuples, by their keys joined with "/"."""
-    if depth > MAX_DEPTH:
-        raise PolicyFileError(f"{where}: more than {MAX_DEPTH} levels inside each other; not weights")
-    if isinstance(value, Mapping | list | tuple):
-        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
-            yield from _leaves(item, where, f"{path}/{key}" if path else str(key), depth + 1)
-    else:
+def _leaves(value: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """All that stands inside nested dictionaries, lists and tuples, they too, by their keys joined with "/"."""
+    waiting, count = [("", value, 0)], 0
+    while waiting:
+        path, value, depth = waiting.pop()
         yield path, value
+        if not isinstance(value, Mapping | list | tuple):
+            continue
+        count += len(value)
+        if depth == MAX_DEPTH:
+            raise PolicyFileError(f"{where}: more than {MAX_DEPTH} levels inside each other; not weights")
+        if count > MAX_LEAVES:
+            raise PolicyFileError(f"{where}: more than {MAX_LEAVES} values in dictionaries and lists; not weights")
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            if isinstance(key, str | int):
+                waiting.append((_joined(path, key, where), item, depth + 1))
+
+
+def _joined(path: str, key: str | int, where: str) -> str:
+    """The path of what is called `key` inside `path`."""
+    joined = f"{path}/{key}" if path else str(key)
+    if len(joined) > MAX_NAME:  # a long name over many values takes its length times their number
+        raise PolicyFileError(f"{where}: a name of more than {MAX_NAME} letters in it; not weights")
+    return joined

@@ -68,13 +68,13 @@ def read_vecnormalize(path: Path) -> Normaliser | None:
         raise PolicyFileError(f"{path}: cannot be read: {error.strerror or error}") from None
     if not content:
         raise PolicyFileError(f"{path}: empty or larger than {MAX_BYTES} bytes; not VecNormalize statistics")
-    root = _interpret(content, str(path))
+    root = read_tree(content, str(path))
     try:
         state = _state_of(root, "VecNormalize")
         if not state["norm_obs"]:
             return None
         moments = _state_of(state["obs_rms"], "RunningMeanStd")
-        mean, variance = (_array(moments[key]) for key in ("mean", "var"))
+        mean, variance = (as_array(moments[key]) for key in ("mean", "var"))
         limit, epsilon = float(state["clip_obs"]), float(state["epsilon"])
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise PolicyFileError(f"{path}: not the statistics of one vector that VecNormalize stores") from None
@@ -84,8 +84,8 @@ def read_vecnormalize(path: Path) -> Normaliser | None:
     return Normaliser(mean=tuple(mean.tolist()), variance=tuple(variance.tolist()), limit=limit, epsilon=epsilon)
 
 
-def read_arrays(content: bytes, where: str) -> dict[str, np.ndarray]:
-    """Float arrays of a pickled dictionary (of dictionaries), by their keys joined with "/".
+def read_tree(content: bytes, where: str) -> Any:
+    """What a pickle holds: plain values, tuples, lists, dictionaries and `Made` records, some in many places.
 
     Args:
         content: the whole file.
@@ -93,26 +93,8 @@ def read_arrays(content: bytes, where: str) -> dict[str, np.ndarray]:
 
     Raises:
         UnsafeFileError: it mentions a name or uses an opcode outside the fixed lists.
-        PolicyFileError: damaged, or no dictionary.
+        PolicyFileError: damaged.
     """
-    found: dict[str, np.ndarray] = {}
-
-    def walk(value: Any, path: str) -> None:
-        if isinstance(value, dict):
-            for key, item in value.items():
-                walk(item, f"{path}/{key}" if path else key)
-        elif isinstance(value, Made):
-            found[path] = _array(value)
-
-    try:
-        walk(_interpret(content, where), "")
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError):
-        raise PolicyFileError(f"{where}: not a dictionary of float arrays") from None
-    return found
-
-
-def _interpret(content: bytes, where: str) -> Any:
-    """The object tree: plain values, tuples, lists, dicts and `Made` records."""
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
@@ -185,8 +167,12 @@ def _state_of(value: Any, name: str) -> dict[str, Any]:
     return value.state
 
 
-def _array(value: Any) -> np.ndarray:
-    """A float array from its record: `_reconstruct` with a state, or `_frombuffer` (pickle protocol 5)."""
+def as_array(value: Any) -> np.ndarray:
+    """A float64 array from its record: `_reconstruct` with a state, or `_frombuffer` (pickle protocol 5).
+
+    Raises:
+        AttributeError, IndexError, KeyError, TypeError, ValueError: it is no record of an array of floats.
+    """
     if not isinstance(value, Made):
         raise TypeError("array")
     if value.name.endswith(" _frombuffer"):

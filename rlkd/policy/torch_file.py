@@ -39,10 +39,12 @@ MAKES_OBJECTS = frozenset(("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX",
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How files of torch before 1.6 begin: the pickle of a magic number."""
 LEGACY_PICKLES = 5  # magic number, protocol, byte order, tensors, names of the storages that follow as bytes
-HEADER = frozenset((0x1950A86A20F9469CFC6C,))
+HEADER = frozenset((0x1950A86A20F9469CFC6C, 1001))  # magic number and protocol version, the first two of these
 MEMO = frozenset(("PROTO", "FRAME", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"))
 """Instructions whose numbers are not data."""
 TEXT = frozenset(("BINUNICODE", "SHORT_BINUNICODE"))
+Instruction = tuple[pickletools.OpcodeInfo, Any, int | None]
+MAX_LEAVES = 10_000_000
 AFTER_A_VALUE = TEXT | {"BINGET", "LONG_BINGET", "SETITEM", "SETITEMS"}
 
 
@@ -65,12 +67,13 @@ def read(content: bytes, where: str) -> Any:
         else:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 infos = archive.infolist()
-                pickles = [info for info in infos if info.filename.endswith(".pkl")]
+                pickles = [info for info in infos if info.filename.lower().endswith(".pkl")]
                 stored = all(info.compress_type == zipfile.ZIP_STORED for info in infos)
                 if not stored or sum(info.file_size for info in infos) > len(content) or len(pickles) != 1:
                     raise UnsafeFileError(f"{where} is not laid out as torch writes it; not read")
                 _check_pickle(io.BytesIO(archive.read(pickles[0])), where, largest=len(content))
-    except DAMAGED_ZIP:
+                content = _packed_again(archive)
+    except (*DAMAGED_ZIP, IndexError, KeyError):
         raise PolicyFileError(f"{where} is damaged") from None
     try:
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -87,12 +90,25 @@ def read(content: bytes, where: str) -> Any:
     return found
 
 
+def _packed_again(archive: zipfile.ZipFile) -> bytes:
+    """The same members in a fresh zip: torch finds members by rules of its own, and then reads what was checked."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as fresh:
+        for info in archive.infolist():
+            fresh.writestr(info.filename, archive.read(info))
+    return packed.getvalue()
+
+
 def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(item)
+    """All tensors inside; looks into each dictionary, list and tuple once, in however many places it stands."""
+    seen, left = set(), [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, Tensor):
+            yield item
+        elif isinstance(item, dict | list | tuple) and id(item) not in seen:
+            seen.add(id(item))
+            left += item.values() if isinstance(item, dict) else item
 
 
 def _check_pickle(stream: io.BytesIO, where: str, *, largest: int) -> None:
@@ -102,7 +118,10 @@ def _check_pickle(stream: io.BytesIO, where: str, *, largest: int) -> None:
     training run may be larger: they are known by standing between two keys of a dictionary.
     """
     before, doubtful = "", 0
-    for opcode, argument, _ in pickletools.genops(stream):
+    instructions = list(pickletools.genops(stream))
+    if _leaves(instructions) > MAX_LEAVES:
+        raise UnsafeFileError(f"{where} holds few values in so many places that reading it would not end; not read")
+    for opcode, argument, _ in instructions:
         if opcode.name == "GLOBAL" and argument not in TENSOR_NAMES:
             raise UnsafeFileError(f"{where} refers to '{argument}', which weights do not need; not read")
         if opcode.name in MAKES_OBJECTS:
@@ -117,3 +136,32 @@ def _check_pickle(stream: io.BytesIO, where: str, *, largest: int) -> None:
                 raise UnsafeFileError(f"{where} claims {argument} elements, but has {largest} bytes; not read")
             doubtful = argument
         before = opcode.name
+
+
+def _leaves(instructions: list[Instruction]) -> int:
+    """How many values the object of a pickle has, those in several places counted in each.
+
+    What is in a list or dictionary is not known yet when references to it are prepared, so they count as empty
+    there; tuples, which alone can be keys, are counted in full.
+    """
+    stack: list[int] = []
+    marks: list[int] = []
+    memo: dict[Any, int] = {}
+    for opcode, argument, _ in instructions:
+        if opcode.name == "MARK":
+            marks.append(len(stack))
+        elif opcode.name in ("BINGET", "LONG_BINGET", "GET"):
+            stack.append(memo[argument])
+        elif opcode.name in ("BINPUT", "LONG_BINPUT", "PUT"):
+            memo[argument] = stack[-1]
+        elif opcode.name == "STOP":
+            return stack[-1]
+        else:
+            takes = opcode.stack_before
+            below = takes.index(pickletools.markobject) if pickletools.markobject in takes else len(takes)
+            start = (marks.pop() if below < len(takes) else len(stack)) - below
+            if start < 0:
+                raise IndexError("the stack is empty")
+            size = 1 + sum(stack[start:])
+            stack[start:] = [size] * len(opcode.stack_after)
+    raise EOFError("no end")

@@ -47,6 +47,8 @@ class Statistics:
 
     def __post_init__(self) -> None:
         require((self.variance is None) != (self.mean_square is None), "give either variance or mean_square")
+        positive = self.limit > 0 and self.epsilon >= 0 and self.deviation_epsilon >= 0
+        require(positive, "limit must be above 0, epsilon and deviation_epsilon at least 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,3 +98,7 @@ class Import:
     """How observations are whitened; unset: not at all."""
     scores: tuple[Score, ...] = ()
     """What files of the kind are known to score in `env`; `rlkd import --check` compares."""
+
+    def __post_init__(self) -> None:
+        fits = self.clip is None or self.output == "gaussian"
+        require(fits, "clip = 'never' belongs to output = 'gaussian': others are scaled to the bounds, or choices")
