@@ -112,3 +112,9 @@ def test_the_difference_is_counted_in_standard_errors_of_both_measurements() -> 
     assert standard_errors(ours, 12.0, 3.0, 20) == pytest.approx(-2.0 / error)
     assert standard_errors([5.0, 5.0], 5.0, 0.0, 20) == 0
     assert standard_errors([5.0, 5.0], 6.0, 0.0, 20) == float("-inf")
+
+
+def test_another_environment_than_the_recipes_is_refused(agent: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = str(agent.with_name("x.safetensors"))
+    assert main(["import", str(agent), "--agent", "nikhilbarhate_cartpole", "--env", "acrobot", "-o", output]) == 2
+    assert "was made for CartPole-v1, not for Acrobot-v1" in capsys.readouterr().err

@@ -62,8 +62,8 @@ def load_policy(
         from rlkd.policy.foreign import read_foreign
 
         recipe = agent if isinstance(agent, Import) else load_recipe(agent, Import)
-        return read_foreign(path, recipe, env=None if env is None else as_recipe(env), device=device)
-    if path.suffix == ".zip":
+        policy = read_foreign(path, recipe, env=None if env is None else as_recipe(env), device=device)
+    elif path.suffix == ".zip":
         from rlkd.policy.sb3 import read_zip
 
         policy = read_zip(path, device=device)

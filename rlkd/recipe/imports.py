@@ -93,7 +93,7 @@ class Import:
     Unset: they are clipped to the bounds."""
     actions: tuple[str, ...] = ()
     """Names of the head's actions in the file's order, where that is not the environment's; one that is missing is
-    never taken."""
+    never chosen, though an epsilon_greedy rule may draw it."""
     normaliser: Statistics | None = None
     """How observations are whitened; unset: not at all."""
     scores: tuple[Score, ...] = ()
