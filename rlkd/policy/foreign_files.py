@@ -16,6 +16,7 @@ import numpy as np
 
 from rlkd.errors import PolicyFileError, UnsafeFileError
 from rlkd.policy import numpy_pickle
+from rlkd.policy.content import read_content
 
 MAX_BYTES = 1024**3
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -35,14 +36,7 @@ def read_arrays(path: Path) -> tuple[Arrays, str]:
         PolicyFileError: missing, damaged, or of a format that is not read.
     """
     where = str(path)
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise PolicyFileError(f"{where}: larger than {MAX_BYTES} bytes; not a policy")
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise PolicyFileError(f"no file at {where}") from None
-    except OSError as error:
-        raise PolicyFileError(f"{where}: cannot be read: {error.strerror or error}") from None
+    content = read_content(path, limit=MAX_BYTES)
     arrays = _decode(content, path.suffix, where)
     if not arrays:
         raise PolicyFileError(f"{where}: no arrays of floating-point numbers in it")

@@ -14,6 +14,7 @@ import numpy as np
 
 from rlkd.errors import PolicyFileError, RlkdError
 from rlkd.policy.acting import Acting, Answer
+from rlkd.policy.content import read_content
 from rlkd.policy.rule import PARAMS
 from rlkd.policy.spec import FORMAT_VERSION, PolicySpec
 from rlkd.recipe import build
@@ -78,14 +79,7 @@ class OnnxPolicy(Acting):
 
 def read_sealed(path: Path) -> bytes:
     """Content of an ONNX file, checked against its seal; PolicyFileError where that fails."""
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise PolicyFileError(f"{path}: larger than {MAX_FILE_BYTES} bytes; not a policy")
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise PolicyFileError(f"no policy at {path}") from None
-    except OSError as error:
-        raise PolicyFileError(f"{path}: cannot be read: {error.strerror or error}") from None
+    content = read_content(path, limit=MAX_FILE_BYTES)
     body, ending = content[: -len(SEAL) - DIGITS], content[-len(SEAL) - DIGITS :]
     if not ending.startswith(SEAL):
         raise PolicyFileError(

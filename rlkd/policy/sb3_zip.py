@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rlkd.errors import PolicyFileError, UnsafeFileError
 from rlkd.policy import torch_file
+from rlkd.policy.content import read_content
 from rlkd.policy.torch_file import DAMAGED_ZIP
 
 MAX_ZIP_BYTES = 1024**3
@@ -46,14 +47,7 @@ def read_contents(path: Path) -> Contents:
         UnsafeFileError: members outside the archive, decompression bombs, or more than tensors in a pickle.
         PolicyFileError: missing, damaged, encrypted, too large, or without `data` or `policy.pth`.
     """
-    try:
-        if path.stat().st_size > MAX_ZIP_BYTES:
-            raise PolicyFileError(f"{path}: larger than {MAX_ZIP_BYTES} bytes; not a policy")
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise PolicyFileError(f"no policy at {path}") from None
-    except OSError as error:
-        raise PolicyFileError(f"{path}: cannot be read: {error.strerror or error}") from None
+    content = read_content(path, limit=MAX_ZIP_BYTES)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = _members(archive, str(path))
