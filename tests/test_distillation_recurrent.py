@@ -7,18 +7,23 @@ import numpy as np
 import pytest
 import torch
 
+from rlkd import storage
 from rlkd.collect import Collector
 from rlkd.distillation import measure_baseline, run_distillation
-from rlkd.distillation.student import BURN_IN, SEQUENCE, Plan, Student, sequence_starts
+from rlkd.distillation.record import run_record
+from rlkd.distillation.student import Plan, Student, sequence_starts
 from rlkd.distillation.terms import total_loss
 from rlkd.errors import MismatchError
 from rlkd.evaluation import agreement, mean_kl, play
-from rlkd.evaluation.agreement import STRETCH, WARM_UP, answers
+from rlkd.evaluation.agreement import BURN_IN, SEQUENCE, answers
+from rlkd.evaluation.players import Seat
 from rlkd.lineage import evolve
 from rlkd.policy import PARAMS, Policy, PolicyNetwork, as_policy, decide, load_policy
 from rlkd.recipe import Distill, Environment, Network, Source, dump
 from rlkd.replay import Replay
+from rlkd.report import write_report
 from tests.handmade import TINY, TINY_PIXELS, environment, policy, small_distillation
+from tests.small_run import Page
 
 CARTPOLE = environment("cartpole", frame_cap=60)
 PENDULUM = environment("pendulum", frame_cap=100)  # whose games are never shorter
@@ -160,9 +165,17 @@ def test_samples_of_a_recurrent_student_are_states_in_a_row_and_their_burn_in_ha
     assert torch.equal(torch.cat([piece.weight for piece in pieces]), batch.weight)
 
 
-def test_sequences_cross_no_border_between_environments() -> None:
-    starts = sequence_starts(np.concatenate([np.arange(40), np.arange(100, 100 + SEQUENCE)]))
-    assert starts.tolist() == [*range(40 - SEQUENCE + 1), 40]
+def test_what_was_remembered_is_forgotten_where_one_environments_states_end_and_anothers_begin() -> None:
+    replay = collected(teacher(), Source(states=800, rounds=1, num_envs=4), CARTPOLE)
+    rows = replay.rows()
+    starts = sequence_starts(rows)
+    crossing = [start for start in starts if start // 200 != (start + SEQUENCE - 1) // 200]
+    assert crossing
+    for start in crossing:
+        border = 200 * (start // 200 + 1)
+        assert replay.begins(rows[border : border + 1]).all()
+    apart = np.concatenate([np.arange(40), np.arange(100, 100 + SEQUENCE)])
+    assert sequence_starts(apart).tolist() == [*range(40 - SEQUENCE + 1), 40]
 
 
 def test_a_student_with_memory_comes_nearer_to_a_teacher_with_memory_than_one_without() -> None:
@@ -184,12 +197,11 @@ def test_a_student_with_memory_comes_nearer_to_a_teacher_with_memory_than_one_wi
 
 def test_an_exact_copy_of_a_recurrent_policy_agrees_on_every_state() -> None:
     actor = teacher(recipe=PENDULUM)
-    played = play(actor, episodes=6, keep_states=4 * STRETCH, stretch=STRETCH)
-    assert len(played.states) % STRETCH == 0
-    assert len(answers(actor, played.states, STRETCH)) == len(played.states) * (STRETCH - WARM_UP) // STRETCH
-    assert agreement(actor, actor, played.states, stretch=STRETCH) == 1
-    assert mean_kl(actor, actor, played.states, teacher_temperature=1.0, stretch=STRETCH) == pytest.approx(0, abs=1e-6)
-    assert np.isnan(agreement(actor, actor, played.states[:0], stretch=STRETCH))
+    played = play(actor, episodes=6, keep_states=4 * SEQUENCE, stretch=SEQUENCE)
+    assert len(played.states) % SEQUENCE == 0
+    assert len(answers(actor, played.states, SEQUENCE)) == len(played.states) * (SEQUENCE - BURN_IN) // SEQUENCE
+    assert agreement(actor, actor, played.states, stretch=SEQUENCE) == 1
+    assert mean_kl(actor, actor, played.states, teacher_temperature=1.0, stretch=SEQUENCE) == pytest.approx(0, abs=1e-6)
 
 
 def test_a_teacher_of_single_frames_plays_the_same_game_where_frames_are_stacked() -> None:
@@ -274,3 +286,33 @@ def test_a_baseline_of_single_states_does_not_serve_policies_that_remember(tmp_p
     recipe = small_distillation(source=Source(states=800, rounds=2, num_envs=8))
     with pytest.raises(MismatchError, match="32 states in a row"):
         run_distillation(actor, {"gru": GRU}, recipe, run=tmp_path, seed=0, baseline=baseline)
+
+
+def test_a_game_shorter_than_a_stretch_is_filled_up_with_its_last_state() -> None:
+    seat = Seat(0, 7, draws=1, keep=2, stretch=4)
+    for step in range(3):
+        seat.visit(np.array([step]))
+        seat.step += 1
+    assert [[int(state[0]) for state in stretch] for stretch in seat.kept()] == [[0, 1, 2, 2]]
+    seat.visit(np.array([3]))
+    seat.step += 1
+    seat.visit(np.array([4]))
+    assert [[int(state[0]) for state in stretch] for stretch in seat.kept()] == [[0, 1, 2, 3]]
+
+
+def test_a_report_shows_how_policies_that_remember_play(tmp_path: Path) -> None:
+    recipe = small_distillation(source=Source(states=800, rounds=2, num_envs=8))
+    where = environment("cartpole", frame_cap=60, episodes=3)
+    result = run_distillation(
+        teacher(recipe=where), {"gru": GRU, "tiny": TINY}, recipe, run=tmp_path, seed=0, episodes=3
+    )
+    storage.write_json(tmp_path / "run.json", run_record(result, recipe, where, seed=0, command="rlkd distill"))
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert "Not shown" not in page.text
+    assert "They prefer different actions on" in page.text
+
+
+def test_a_policy_stacked_for_its_students_still_plays_in_its_own_view() -> None:
+    actor = teacher(PIXEL_GRU, recipe=PONG)
+    stacked = as_policy(actor, env=STACKED)
+    assert play(stacked, PONG, episodes=1).evaluation.scores == play(actor, PONG, episodes=1).evaluation.scores

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import rlkd
 from rlkd.errors import ExportError, PolicyFileError
+from rlkd.evaluation import evaluate_files
 from rlkd.exporting.sb3_model import Sb3Player, is_stock, make_model
 from rlkd.policy import Kind, Policy, load_policy
 from rlkd.policy.rule import GREEDY
@@ -124,6 +125,26 @@ def test_what_stable_baselines3_cannot_express_is_named(
     with pytest.raises(ExportError, match=rf"{obstacle}.*take --to onnx"):
         rlkd.export(policy, tmp_path / "p.zip", to="sb3", episodes=SHORT, observations=FEW)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_actions_without_bounds_cannot_go_into_a_zip(tmp_path: Path) -> None:
+    policy = made("pendulum", "gaussian", TWO)
+    unbounded = policy.under(replace(policy.spec, action_low=(-np.inf,), action_high=(np.inf,)))
+    with pytest.raises(ExportError, match="actions without bounds"):
+        rlkd.export(unbounded, tmp_path / "p.zip", to="sb3", episodes=SHORT, observations=FEW)
+
+
+def test_the_environment_asked_for_is_not_overruled_by_one_in_a_zips_name(tmp_path: Path) -> None:
+    path = tmp_path / "ppo-CartPole-v0.zip"
+    make_model(made("cartpole", "categorical", TWO)).save(path)
+    guessed = load_policy(path).spec.environment
+    assert guessed is not None
+    assert guessed.id == "CartPole-v0"
+    assert rlkd.evaluate(path, env="cartpole", episodes=2).environment == "CartPole-v1"
+    assert evaluate_files([str(path)], env="cartpole", episodes=2)[0]["environment"] == "CartPole-v1"
+    exported = rlkd.export(path, tmp_path / "p.onnx", to="onnx", env="cartpole", episodes=SHORT, observations=FEW)
+    assert exported.parity is not None
+    assert exported.parity.environment == "CartPole-v1"
 
 
 def test_other_weights_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlkd.errors import PolicyFileError, RecipeError
 from rlkd.policy import Policy, load_policy
-from rlkd.recipe import Import, Score, Statistics
+from rlkd.recipe import Import, Layout, Network, Score, Statistics
 from rlkd.recipe import Tensor as Entry
 from rlkd.recipe import load as load_recipe
 from tests import samples
@@ -235,3 +235,30 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     os.truncate(saved(tmp_path), 100)
     with pytest.raises(PolicyFileError, match="is damaged"):
         load_policy(tmp_path / "w.pt", agent=recipe(), env="cartpole")
+
+
+@pytest.mark.parametrize(
+    ("layout", "ours"),
+    [
+        ("rotated", "encoder.0.bias"),
+        ("rotated", "encoder.0.weight"),
+        ("rows_columns_input_output", "head.weight"),
+        ("channels_last", "encoder.0.weight"),
+        ("channels_last", "head.bias"),
+        ("input_first", "head.bias"),
+    ],
+)
+def test_a_layout_that_the_tensor_cannot_have_is_refused(layout: Layout, ours: str, tmp_path: Path) -> None:
+    names = dict(zip(samples.OURS, samples.TORCH, strict=True))
+    how = recipe({**names, ours: Entry(name=names[ours], layout=layout)})
+    with pytest.raises(RecipeError, match=rf"layout '{layout}' is of .*'{ours}'"):
+        load_policy(saved(tmp_path), agent=how, env="cartpole")
+
+
+def test_a_convolution_has_no_layout_of_a_matrix(tmp_path: Path) -> None:
+    network = Network(encoder="conv", channels=(2,), kernels=(8,), strides=(8,), hidden=())
+    torch.save({"w": torch.zeros(2, 4, 8, 8)}, tmp_path / "w.pt")
+    tensors: dict[str, str | Entry] = dict.fromkeys(("encoder.0.bias", "head.weight", "head.bias"), "w")
+    tensors["encoder.0.weight"] = Entry(name="w", layout="input_first")
+    with pytest.raises(RecipeError, match="layout 'input_first' is of a fully connected layer's weight"):
+        load_policy(tmp_path / "w.pt", agent=recipe(tensors, network=network), env="pong")

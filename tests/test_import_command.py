@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -85,6 +86,9 @@ def test_another_score_than_the_known_one_fails_and_nothing_is_written(
         (["--agent", "hinton", "-o", "x.safetensors"], "wanted 'import'"),
         (["--agent", "nikhilbarhate_cartpole", "--check"], "states its score"),
         (["--agent", "nikhilbarhate_cartpole"], "name the file to write"),
+        (["--agent", "nikhilbarhate_cartpole", "--check", "--episodes", "1"], "episodes must be at least 2"),
+        (["--agent", "nikhilbarhate_cartpole", "--episodes", "5", "-o", "x.safetensors"], "add --check"),
+        (["--agent", "nikhilbarhate_cartpole", "--check", "--env", "cartpole"], "leave --env out"),
         (["--agent", "nikhilbarhate_cartpole", "-o", "x.zip"], "policies are .safetensors files"),
         (
             ["--agent", "nikhilbarhate_lunarlander", "-o", "x.safetensors"],
@@ -100,7 +104,7 @@ def test_mistakes_are_said_in_a_line(
     assert sorted(path.name for path in agent.parent.iterdir()) == ["agent.pt"]
 
 
-def test_our_own_files_and_zips_need_no_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_our_own_files_need_no_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cartpole_teacher().save(tmp_path / "one.safetensors")
     assert main(["import", str(tmp_path / "one.safetensors"), "-o", str(tmp_path / "two.safetensors")]) == 0
     assert load_policy(tmp_path / "two.safetensors").spec == load_policy(tmp_path / "one.safetensors").spec
@@ -118,3 +122,26 @@ def test_another_environment_than_the_recipes_is_refused(agent: Path, capsys: py
     output = str(agent.with_name("x.safetensors"))
     assert main(["import", str(agent), "--agent", "nikhilbarhate_cartpole", "--env", "acrobot", "-o", output]) == 2
     assert "was made for CartPole-v1, not for Acrobot-v1" in capsys.readouterr().err
+
+
+def test_foreign_safetensors_and_onnx_are_taken_for_what_they_are(
+    agent: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = torch.load(agent, weights_only=True)
+    for length in range(8):  # one of these headers has a length whose lowest byte is that of a pickle's mark
+        path = agent.with_name(f"{length}.safetensors")
+        safetensors.torch.save_file(state, path, metadata={"pad": "x" * 8 * 4 * length})
+        assert main(["import", str(path)]) == 0
+        assert "actor.0.weight [64, 4]" in capsys.readouterr().out
+        policy = load_policy(path, agent=str(recipe(agent)))
+        assert policy.spec.parameters == 4610
+    for length in range(32):
+        path = agent.with_name("more.safetensors")
+        safetensors.torch.save_file(state, path, metadata={"pad": "x" * 8 * length})
+        assert load_policy(path, agent=str(recipe(agent))).spec.parameters == 4610
+    onnx = agent.with_name("foreign.onnx")
+    onnx.write_bytes(b"something that nobody sealed")
+    assert main(["import", str(onnx), "-o", str(agent.with_name("q.safetensors"))]) == 2
+    assert "no shipped import recipe knows it" in capsys.readouterr().err
+    assert main(["eval", str(onnx)]) == 2
+    assert "not an ONNX file that rlkd exported" in capsys.readouterr().err

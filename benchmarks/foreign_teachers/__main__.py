@@ -10,7 +10,7 @@ All by student-driven collection (recipe `dagger`). Values for Breakout were cho
 for what is left of the wall late in a game is seen only there (60,000 states of 32 environments gave TN 0.07); and a
 temperature below 1, for a student that hedges where it is unsure and then samples plays worse than it knows (TN 0.62 at
 temperature 1, where the same student playing its best action in 99 of 100 steps had 0.99; about 0.8 at 0.5). 300,000
-states at temperature 0.25 gave 0.87 and 0.82 (seed 0), with a KL on held-out states twice that of training: hence 800,000.
+states at temperature 0.25 gave 0.87 and 0.82 (seed 0), with twice the KL of training on held-out states: hence 800,000.
 """
 
 import os

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from rlkd.cli.shared import print_table
+from rlkd.errors import RlkdError
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +28,20 @@ class Import:
     """Environment, where neither file nor recipe says."""
     check: bool = False
     """Play it, and compare with the score that the import recipe states."""
-    episodes: int = 50
-    """Episodes of the check."""
+    episodes: int | None = None
+    """Episodes of the check. Default: 50."""
     json: bool = False
     """Print one JSON object."""
 
     def run(self) -> None:
         """Read, check, write, and say what it is."""
         from rlkd.evaluation import import_policy
+        from rlkd.evaluation.check import EPISODES
 
-        record = import_policy(
-            self.file, self.output, agent=self.agent, env=self.env, episodes=self.episodes if self.check else None
-        )
+        if self.episodes is not None and not self.check:
+            raise RlkdError("--episodes are those of the check; add --check")
+        episodes = (EPISODES if self.episodes is None else self.episodes) if self.check else None
+        record = import_policy(self.file, self.output, agent=self.agent, env=self.env, episodes=episodes)
         if self.json:
             print(json.dumps(record))
             return
@@ -55,7 +58,7 @@ class Export:
     """Write a policy in another format; both are compared first, and what differs is not written."""
 
     policy: Positional[str]
-    """An rlkd .safetensors file, policy:NAME, or a Stable-Baselines3 .zip."""
+    """An rlkd .safetensors file, policy:NAME, a Stable-Baselines3 .zip, or a file that an import recipe knows."""
     output: Annotated[str, arg(aliases=("-o",))]
     """File to write: .onnx, .zip for sb3, .md for a card."""
     to: Literal["onnx", "sb3", "card"] = "onnx"

@@ -55,7 +55,7 @@ class Distill:
     """Distil a teacher into smaller students, and measure what was lost."""
 
     teacher: Positional[str]
-    """An rlkd .safetensors file, policy:NAME, or a Stable-Baselines3 .zip."""
+    """An rlkd .safetensors file, policy:NAME, a Stable-Baselines3 .zip, or a file that an import recipe knows."""
     env: str | None = None
     """Environment, for teachers that do not say."""
     agent: str | None = None
@@ -107,7 +107,8 @@ class Evolve:
     """Successive policy generations: each student teaches the next. Finished generations are not repeated."""
 
     teacher: Positional[str]
-    """Generation 0: an rlkd .safetensors file, policy:NAME, or a Stable-Baselines3 .zip."""
+    """Generation 0: an rlkd .safetensors file, policy:NAME, a Stable-Baselines3 .zip, or a file that an import recipe
+    knows."""
     env: str | None = None
     """Environment, for teachers that do not say."""
     agent: str = "born_again"

@@ -60,7 +60,8 @@ class Eval:
     """Scores with intervals under the environment's protocol: raw score, whole games."""
 
     policies: Positional[tuple[str, ...]]
-    """Policies: rlkd .safetensors files, policy:NAME, or Stable-Baselines3 .zip files."""
+    """Policies: rlkd .safetensors and .onnx files, policy:NAME, Stable-Baselines3 .zip files, or files that an import
+    recipe knows."""
     env: str | None = None
     """Environment. Default: each policy's own."""
     episodes: int | None = None

@@ -18,10 +18,11 @@ from rlkd.collect import Collector
 from rlkd.data import Evaluation
 from rlkd.distillation.checkpoint import claim
 from rlkd.distillation.learning import Setting, learn_rounds
-from rlkd.distillation.student import SEQUENCE, Plan, Student
+from rlkd.distillation.student import Plan, Student
 from rlkd.distillation.terms import reported_temperatures, student_kind
 from rlkd.errors import MismatchError
 from rlkd.evaluation import Played, agreement, environment_of, mean_kl, play, play_randomly, stretch_of
+from rlkd.evaluation.agreement import SEQUENCE
 from rlkd.policy import PARAMS, Policy, as_policy
 from rlkd.policy.compute import Precision, idle_cores, one_thread_per_role, pick_device
 from rlkd.recipe import Distill, Environment, Network

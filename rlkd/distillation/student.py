@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rlkd.distillation.terms import HARD_LABELS, student_kind, total_loss
+from rlkd.evaluation.agreement import BURN_IN, SEQUENCE
 from rlkd.metrics import StopSignal
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec
 from rlkd.policy.compute import Precision, autocast
@@ -21,8 +22,6 @@ Control = Literal["none", "hard_labels", "shuffled_teacher"]
 MAX_GRADIENT_NORM = 10.0  # far above what a healthy run sees; stops a single bad batch
 FIRST_LOOK = 512  # states by which a fresh network is standardised
 SMALLEST_PART = 64  # samples of a minibatch; below, threads cost more than they bring
-SEQUENCE = 32  # consecutive states in one sample of a recurrent student
-BURN_IN = 8  # of them, in which it starts to remember and no loss counts (Kapturowski et al. 2019, "R2D2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,5 +202,9 @@ class Student:
 
 
 def sequence_starts(rows: np.ndarray) -> np.ndarray:
-    """Places in `rows`, ascending addresses of a replay, from which on SEQUENCE states follow each other in time."""
+    """Places in `rows`, ascending addresses of a replay, from which on SEQUENCE addresses follow each other.
+
+    Where the ranges of two environments touch, a sequence may run from one into the other: the second range begins with
+    a state that begins an episode for `Replay.begins`, and what was remembered is forgotten there.
+    """
     return np.flatnonzero(rows[SEQUENCE - 1 :] - rows[: len(rows) - SEQUENCE + 1] == SEQUENCE - 1)

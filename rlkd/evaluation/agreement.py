@@ -8,17 +8,19 @@ from rlkd.losses import forward_kl, gaussian_kl
 from rlkd.policy import Policy, discrete_logits, unflatten
 
 BATCH = 64  # fast on one core for every network
-STRETCH = 32  # consecutive states that are kept where a policy remembers
-WARM_UP = 8  # of them, in which it starts to remember: nothing is compared there
+SEQUENCE = 32
+"""Consecutive states that are kept, and learnt from, where a policy remembers."""
+BURN_IN = 8
+"""Of them, in which it starts to remember: nothing is compared there, no loss counts (R2D2, Kapturowski et al.)."""
 
 
 def stretch_of(*policies: bool) -> int:
     """Consecutive states to keep, told by which of the policies to be compared are recurrent."""
-    return STRETCH if any(policies) else 1
+    return SEQUENCE if any(policies) else 1
 
 
 def answers(policy: Policy, states: np.ndarray, stretch: int = 1) -> Tensor:
-    """[S, P]: the policy's flat outputs in float32, without the warm-up of each stretch.
+    """[S, P]: the policy's flat outputs in float32, without the burn-in of each stretch.
 
     Args:
         policy: who answers; a recurrent one starts afresh on every stretch.
@@ -35,18 +37,15 @@ def answers(policy: Policy, states: np.ndarray, stretch: int = 1) -> Tensor:
                 output = policy(part[:, t], state)
                 state = output.state
                 rows.append(output.flat.detach().float().cpu())
-            parts.append(torch.stack(rows[0 if stretch == 1 else WARM_UP :], 1).flatten(0, 1))
+            parts.append(torch.stack(rows[0 if stretch == 1 else BURN_IN :], 1).flatten(0, 1))
     return torch.cat(parts)
 
 
 def agreement(policy: Policy, teacher: Policy, states: np.ndarray, *, stretch: int = 1) -> float:
     """Share of states where both have the same greedy action (discrete), or the mean actions' R^2 (continuous).
 
-    R^2 of a teacher whose action never changes is 1 for an exact copy, else 0. NaN where no states are given: of games
-    shorter than a stretch none are kept.
+    R^2 of a teacher whose action never changes is 1 for an exact copy, else 0.
     """
-    if not len(states):
-        return float("nan")
     own, other = (unflatten(p.spec.kind, answers(p, states, stretch)) for p in (policy, teacher))
     if teacher.spec.discrete:
         same = discrete_logits(policy.spec.kind, own).argmax(-1) == discrete_logits(teacher.spec.kind, other).argmax(-1)
@@ -65,12 +64,10 @@ def mean_kl(
     student_temperature: float = 1.0,
     stretch: int = 1,
 ) -> float:
-    """Mean KL(teacher || policy) over states, nats, under the temperatures that training used; NaN without states.
+    """Mean KL(teacher || policy) over states, nats, under the temperatures that training used.
 
     A policy that answers in Q-values takes the teacher's temperature: a perfect copy of the teacher scores 0.
     """
-    if not len(states):
-        return float("nan")
     if policy.spec.kind == "q":
         student_temperature = teacher_temperature
     own, other = (unflatten(p.spec.kind, answers(p, states, stretch)) for p in (policy, teacher))

@@ -13,6 +13,7 @@ from rlkd.evaluation.play import play
 from rlkd.policy import Acting, load_policy
 from rlkd.policy.foreign import known_score, recipe_for
 from rlkd.policy.foreign_files import read_arrays
+from rlkd.policy.loading import describes_itself
 from rlkd.recipe import Import, Score
 from rlkd.vector import as_recipe
 
@@ -20,7 +21,6 @@ LIMIT = 3.0
 """Standard errors of the difference that two measurements of one policy may be apart."""
 EPISODES = 50
 """Played for a check."""
-DESCRIBE_THEMSELVES = (".safetensors", ".zip", ".onnx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def check(policy: Acting, score: Score, *, episodes: int = EPISODES) -> Check:
         score: what others measured.
         episodes: at least 2.
     """
-    played = play(policy, episodes=max(2, episodes), first_seed=score.first_seed, title=f"check {policy.spec.name}")
+    played = play(policy, episodes=episodes, first_seed=score.first_seed, title=f"check {policy.spec.name}")
     return Check(played.evaluation.scores, score)
 
 
@@ -86,8 +86,13 @@ def import_policy(
         RecipeError: there is nothing to do, or no score to check against.
         MismatchError: the check failed; nothing is written then.
     """
-    agent = agent or recipe_for(Path(path))
-    if agent is None and Path(path).suffix not in DESCRIBE_THEMSELVES:
+    if output is not None and Path(output).suffix != ".safetensors":
+        raise RecipeError(f"{output}: policies are .safetensors files; name one")
+    if episodes is not None and episodes < 2:
+        raise RecipeError(f"episodes must be at least 2, got {episodes}; {EPISODES} make a check")
+    if agent is None and not describes_itself(Path(path)):
+        agent = recipe_for(Path(path))
+    if agent is None and not describes_itself(Path(path)):
         if output is not None or episodes is not None:
             raise RecipeError(
                 f"{path}: no shipped import recipe knows it; name one with --agent. `rlkd import {path}` alone lists "
@@ -116,7 +121,10 @@ def import_policy(
         "hash": spec.hash,
     }
     if episodes is not None:
-        score = None if agent is None else known_score(spec, recipes.load(agent, Import))
+        recipe = None if agent is None else recipes.load(agent, Import)
+        if env is not None and recipe is not None and recipe.env is not None:
+            raise RecipeError(f"the known score is of {recipe.env}, where the check plays; leave --env out")
+        score = None if recipe is None else known_score(spec, recipe)
         if score is None:
             raise RecipeError(f"{path}: no import recipe states its score; add [[scores]] with its sha256 to check it")
         done = check(policy, score, episodes=episodes)
@@ -124,8 +132,6 @@ def import_policy(
         if not done.passed:
             raise MismatchError(f"{path}: {done}; preprocessing, rule or layout of the recipe differ from its author's")
     if output is not None:
-        if Path(output).suffix != ".safetensors":
-            raise RecipeError(f"{output}: policies are .safetensors files; name one")
         policy.save(output)
         record["path"] = str(output)
     return record

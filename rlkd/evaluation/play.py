@@ -106,7 +106,9 @@ def evaluate(
     """
     environment = None if env is None else as_recipe(env)
     wanted = None if rule is None else parse_rule(rule)
-    return play(as_player(policy), environment, episodes=episodes, rule=wanted, num_envs=num_envs).evaluation
+    return play(
+        as_player(policy, env=environment), environment, episodes=episodes, rule=wanted, num_envs=num_envs
+    ).evaluation
 
 
 def play_randomly(
@@ -172,7 +174,7 @@ def _play(
                 table.stepper.receive()
             table.stepper.close()
     finished.sort(key=lambda seat: seat.episode)
-    kept = [stretch for seat in finished for stretch in seat.stretches][:stretches]
+    kept = [stretch for seat in finished for stretch in seat.kept()][:stretches]
     visited = [state for stretch in kept for state in stretch]
     evaluation = Evaluation(
         policy="random",

@@ -97,6 +97,12 @@ class Seat:
             self.stretches[place] = self.current
         self.current = []
 
+    def kept(self) -> list[list[np.ndarray]]:
+        """The stretches; of a game shorter than one, all of it, filled up with its last state."""
+        if self.stretches or not self.current:
+            return self.stretches
+        return [self.current + [self.current[-1]] * (self.stretch - len(self.current))]
+
 
 class Table:
     """One half of the environments and the episodes on its seats."""

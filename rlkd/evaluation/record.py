@@ -64,7 +64,7 @@ def evaluate_files(
         raise RecipeError("nothing to evaluate; name a policy's file, or policy:NAME for a shipped one")
     environment = None if env is None else as_recipe(env)
     wanted = None if rule is None else parse_rule(rule)
-    loaded = [as_player(name) for name in policies]  # all of them first: a wrong name costs no minutes
+    loaded = [as_player(name, env=environment) for name in policies]  # all of them first: a wrong name costs no minutes
     places = [environment_of(policy, environment) for policy in loaded]
     files = {f"policy:{entry.name}": entry.path for entry in shipped("policies")}
     random: dict[str, Evaluation] = {}

@@ -24,7 +24,6 @@ from rlkd.exporting.parity import (
     replay,
 )
 from rlkd.policy import Policy, as_policy
-from rlkd.policy.loading import attach
 from rlkd.policy.onnx_file import OnnxPolicy
 from rlkd.recipe import Environment, shipped
 from rlkd.vector import as_recipe
@@ -85,24 +84,21 @@ def export(
     if out.suffix != SUFFIXES[to]:
         raise ExportError(f"{out}: --to {to} writes a {SUFFIXES[to]} file")
     check_episodes(episodes)
-    loaded = as_policy(policy)
-    recipe = None if env is None else as_recipe(env)
-    environment = environment_of(loaded, recipe)
+    plain = as_policy(policy)  # as its file has it: run folders know it by this hash
+    loaded = plain if env is None else as_policy(policy, env=as_recipe(env))
+    environment = environment_of(loaded, None)
     if to == "card":
         from rlkd.exporting.card import write_card
 
-        notes = write_card(loaded, _file_of(policy), environment, out, episodes=episodes)
-        return _exported(to, out, loaded.spec.hash, None, notes)
-    source_hash = loaded.spec.hash
-    if recipe is not None:
-        loaded = attach(loaded, recipe, where=loaded.spec.name)
+        notes = write_card(plain, _file_of(policy), environment, out, episodes=episodes)
+        return _exported(to, out, plain.spec.hash, None, notes)
     if to == "onnx":
-        parity = _export_onnx(loaded, source_hash, environment, out, episodes, observations)
-        return _exported(to, out, source_hash, parity, ())
+        parity = _export_onnx(loaded, plain.spec.hash, environment, out, episodes, observations)
+        return _exported(to, out, plain.spec.hash, parity, ())
     from rlkd.exporting.sb3_zip import export_sb3
 
     parity, notes = export_sb3(loaded, environment, out, episodes=episodes, observations=observations)
-    return _exported(to, out, source_hash, parity, notes)
+    return _exported(to, out, plain.spec.hash, parity, notes)
 
 
 def _export_onnx(

@@ -18,7 +18,7 @@ from rlkd.policy.onnx_file import NEXT_STATE, OBSERVATION, STATE, seal
 from rlkd.policy.spec import FORMAT_VERSION, PolicySpec
 from rlkd.recipe import to_table
 
-INSTALL = 'writing ONNX takes onnx, onnxscript and onnxruntime: pip install "rlkd[onnx]"'
+INSTALL = "writing ONNX takes onnx, onnxscript and onnxruntime: pip install onnx onnxscript onnxruntime"
 
 
 class Answering(nn.Module):

@@ -13,6 +13,7 @@ from rlkd.errors import ExportError, RecipeError
 from rlkd.evaluation import play
 from rlkd.policy import Acting, Answer, Policy, Rule, decide
 from rlkd.policy.compute import one_thread_per_role
+from rlkd.policy.rule import NEVER
 from rlkd.recipe import Environment
 from rlkd.vector import Stepper, make_vec
 
@@ -143,7 +144,7 @@ def compare_answers(policy: Policy, exported: Acting, environment: Environment, 
         for name in names:
             gap = np.abs(own[name].astype(np.float64) - other.params[name]).max()
             difference[name] = _worse(difference[name], float(gap))
-            largest[name] = max(largest[name], float(np.abs(own[name]).max()))
+            largest[name] = max(largest[name], _size(own[name]))
         if policy.spec.discrete:
             (ours,), (theirs,) = own.values(), other.params.values()
             two_best = np.sort(ours, axis=-1)[:, -2:]
@@ -244,6 +245,11 @@ def action_gap(policy: Acting, ours: np.ndarray, theirs: np.ndarray) -> float:
     half = (np.array(policy.spec.action_high) - np.array(policy.spec.action_low)) / 2
     half = np.where(np.isfinite(half) & (half > 0), half, 1.0)
     return float((np.abs(ours.astype(np.float64) - theirs) / half).max())
+
+
+def _size(values: np.ndarray) -> float:
+    """Largest absolute value; what stands for an action that a policy does not have is no measure of the others."""
+    return float(np.abs(values[values > NEVER / 2], dtype=np.float64).max(initial=0.0))
 
 
 def _blank(policy: Acting) -> tuple[np.ndarray, np.ndarray | None]:

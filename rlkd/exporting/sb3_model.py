@@ -116,6 +116,7 @@ def _refuse_inexpressible(spec: PolicySpec) -> None:
     obstacles = {
         f"a recurrent core ({network.core})": network.core != "none",
         "a limit of its mean (mean_limit)": network.mean_limit is not None,
+        "actions without bounds": not np.isfinite([*spec.action_low, *spec.action_high]).all(),
     }
     for what, present in obstacles.items():
         if present:

@@ -13,14 +13,21 @@ from rlkd.losses import NO_NOISE
 from rlkd.policy.foreign_files import Arrays, read_arrays
 from rlkd.policy.networks import PolicyNetwork
 from rlkd.policy.policy import Policy
-from rlkd.policy.rule import parse_rule
+from rlkd.policy.rule import NEVER, parse_rule
 from rlkd.policy.spec import Normaliser, PolicySpec
 from rlkd.recipe import Environment, Import, Layout, Score, Statistics, load_any, shipped
 from rlkd.recipe import Tensor as Entry
 from rlkd.recipe.read import suggest
 from rlkd.vector import action_bounds, action_meanings, as_recipe, spaces
 
-NEVER = -1e4  # logit or Q-value of an action that the foreign policy does not have
+PICTURE_AXES, MATRIX_AXES = 4, 2
+AXES: dict[Layout, int] = {
+    "input_first": MATRIX_AXES,
+    "channels_last": MATRIX_AXES,
+    "rotated": PICTURE_AXES,
+    "rows_columns_input_output": PICTURE_AXES,
+}
+"""How many axes a tensor of a layout has; `torch` fits any."""
 
 
 def read_foreign(path: Path, recipe: Import, *, env: Environment | None, device: str) -> Policy:
@@ -118,6 +125,7 @@ def _tensors(
             in_file = (sum(row is not None for row in rows), *shape[1:])
         elif head and recipe.output == "squashed_gaussian":
             in_file = (shape[0] // 2, *shape[1:])
+        _check_layout(name, entry.layout, shape, picture)
         array = _take(arrays, entry, in_file, picture, where)
         if not np.isfinite(array).all():
             raise PolicyFileError(f"{where}: tensor '{entry.name}' holds NaN or infinity; such a policy cannot act")
@@ -132,6 +140,17 @@ def _tensors(
             tensor = torch.cat([tensor, torch.full(in_file, NO_NOISE if name == "head.bias" else 0.0)])
         found[name] = tensor
     return found
+
+
+def _check_layout(name: str, layout: Layout, shape: tuple[int, ...], picture: tuple[int, ...]) -> None:
+    """Raise RecipeError unless a tensor of ours can lie so in a file."""
+    if len(shape) != AXES.get(layout, len(shape)):
+        kind = "a fully connected layer's weight" if AXES[layout] == MATRIX_AXES else "a convolution's weight"
+        raise RecipeError(f"[tensors]: layout '{layout}' is of {kind}; '{name}' is {list(shape)}")
+    if layout == "channels_last" and (len(picture) != 3 or math.prod(picture) != shape[1]):
+        raise RecipeError(
+            f"[tensors]: layout 'channels_last' is of the first layer behind convolutions, not of '{name}'"
+        )
 
 
 def _take(arrays: Arrays, entry: Entry, shape: tuple[int, ...], picture: tuple[int, ...], where: str) -> np.ndarray:

@@ -50,12 +50,13 @@ def _decode(content: bytes, suffix: str, where: str) -> Arrays:
         return _torch(content, where)
     if content.startswith(HDF5):
         return _hdf5(content, where)
-    if content.startswith(b"\x80"):
-        return _numpy_pickle(content, where)
-    if suffix == ".onnx":
-        return _onnx(content, where)
+    # Before the pickle's mark: such a file begins with a length, which may be any number.
     if content[8:9] == b"{" and suffix == ".safetensors":
         return _safetensors(content, where)
+    if suffix == ".onnx":
+        return _onnx(content, where)
+    if content.startswith(b"\x80"):
+        return _numpy_pickle(content, where)
     if content[:64].lstrip()[:1] in (b"[", b"{"):
         return _json(content, where)
     raise PolicyFileError(f"{where}: none of torch, HDF5, JSON, numpy pickle, ONNX and safetensors; not read")

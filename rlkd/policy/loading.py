@@ -4,12 +4,13 @@ Torch is imported for the files that need it.
 """
 
 import dataclasses
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlkd.errors import MismatchError, PolicyFileError, RlkdError
 from rlkd.policy.acting import Acting
-from rlkd.policy.onnx_file import OnnxPolicy
+from rlkd.policy.onnx_file import OnnxPolicy, is_sealed, read_sealed
 from rlkd.policy.spec import PolicySpec
 from rlkd.recipe import Environment, Import, shipped, to_table
 from rlkd.recipe import load as load_recipe
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rlkd.policy.policy import Policy
 
 Player = TypeVar("Player", bound=Acting)
+HEADER_BYTES = 1024**2  # of a .safetensors file, within which its metadata stand
 
 
 def load(
@@ -40,7 +42,7 @@ def load(
         UnsafeFileError: a file that wants more than numbers decoded.
         MismatchError: the policy does not fit `env`.
     """
-    if agent is None and Path(path).suffix == ".onnx":
+    if agent is None and Path(path).suffix == ".onnx" and describes_itself(Path(path)):
         player = OnnxPolicy(Path(path))
         return player if env is None else attach(player, as_recipe(env), where=str(path))
     return load_policy(path, device, agent=agent, env=env)
@@ -50,11 +52,13 @@ def load_policy(
     path: str | Path, device: str = "cpu", *, agent: str | Import | None = None, env: str | Environment | None = None
 ) -> "Policy":
     """As `load`, for a policy that can be learnt from and trained: any file but one played by ONNX Runtime."""
+    if find_spec("torch") is None:
+        raise PolicyFileError(f"{path}: reading it takes torch; without it, .onnx files play that `rlkd export` wrote")
     text = str(path)
     if text.startswith("policy:"):
         path = _shipped(text.removeprefix("policy:"))
     path = Path(path)
-    if agent is None and path.suffix not in (".zip", ".safetensors", ".onnx"):
+    if agent is None and not describes_itself(path):
         from rlkd.policy.foreign import recipe_for
 
         agent = recipe_for(path)
@@ -75,6 +79,7 @@ def load_policy(
 
         policy = read_policy(path, device=device)
     elif path.suffix == ".onnx":
+        read_sealed(path)
         raise MismatchError(
             f"{path}: an ONNX file plays, but nothing is distilled from it; take the policy it was made of"
         )
@@ -93,13 +98,16 @@ def as_policy(policy: "Policy | str | Path", *, env: Environment | None = None) 
     return policy if env is None else attach(policy, env, where=policy.spec.name)
 
 
-def as_player(policy: Acting | str | Path) -> Acting:
-    """The policy itself, or the one in a file, which may be one that only plays."""
-    return load(policy) if isinstance(policy, str | Path) else policy
+def as_player(policy: Acting | str | Path, *, env: Environment | None = None) -> Acting:
+    """As `as_policy`, also for files that only play."""
+    if isinstance(policy, str | Path):
+        return load(policy, env=env)
+    return policy if env is None else attach(policy, env, where=policy.spec.name)
 
 
 def from_sb3(model: Any, *, env: str | Environment | None = None) -> "Policy":
-    """The policy of a live Stable-Baselines3 ppo, a2c or dqn with CnnPolicy or MlpPolicy; weights are copied."""
+    """The policy of a live algorithm of Stable-Baselines3 or sb3-contrib, of those whose zips are read; weights are
+    copied."""
     from rlkd.policy.sb3 import from_model
 
     policy = from_model(model)
@@ -142,7 +150,7 @@ def check_fits(spec: PolicySpec, recipe: Environment, *, where: str) -> None:
         raise MismatchError(f"{where} was made for {own.id}, not for {recipe.id}; pass the environment it knows")
     shape, discrete, actions = spaces(recipe)
     more = len(shape) == 3 and shape[1:] == spec.observation_shape[1:] and shape[0] > spec.observation_shape[0]
-    if shape != spec.observation_shape and not (more and "pixels" in recipe.views):
+    if shape != spec.observation_shape and not (more and own is not None and "pixels" in recipe.views):
         raise MismatchError(
             f"{where} reads observations of shape {list(spec.observation_shape)}, {recipe.id} gives {list(shape)}"
         )
@@ -156,10 +164,11 @@ def check_fits(spec: PolicySpec, recipe: Environment, *, where: str) -> None:
         raise MismatchError(f"{where} numbers its actions {list(spec.action_meanings)}, {recipe.id} {list(meanings)}")
     if own is not None:
         for name in own.views.keys() & recipe.views.keys():
-            for key in to_table(own.views[name]) | to_table(recipe.views[name]):
+            # How many frames are stacked shows in the shape.
+            for key in (to_table(own.views[name]) | to_table(recipe.views[name])).keys() - {"stack"}:
                 seen = to_table(own.views[name]).get(key)
                 given = to_table(recipe.views[name]).get(key)
-                if seen != given and not (key == "stack" and more):
+                if seen != given:
                     raise MismatchError(
                         f"{where} was made for pictures with {key} = {seen!r}, {recipe.id} has {given!r} in "
                         f"[views.{name}]; pass the environment it knows"
@@ -171,3 +180,13 @@ def _shipped(name: str) -> Path:
     if name not in known:
         raise PolicyFileError(f"no shipped policy '{name}'{suggest(name, known)}")
     return known[name]
+
+
+def describes_itself(path: Path) -> bool:
+    """Whether a file says what its weights are the weights of: a zip, or one of our own; True where there is none."""
+    if path.suffix == ".onnx":
+        return is_sealed(path)
+    if path.suffix == ".safetensors" and path.is_file():
+        with path.open("rb") as opened:
+            return b'"rlkd"' in opened.read(HEADER_BYTES)
+    return path.suffix in (".zip", ".safetensors")

@@ -77,6 +77,15 @@ class OnnxPolicy(Acting):
         return Answer(values, following)
 
 
+def is_sealed(path: Path) -> bool:
+    """Whether a file ends as those do that we write, or is not there at all."""
+    if not path.is_file():
+        return True
+    with path.open("rb") as opened:
+        opened.seek(max(0, path.stat().st_size - len(SEAL) - DIGITS))
+        return opened.read().startswith(SEAL)
+
+
 def read_sealed(path: Path) -> bytes:
     """Content of an ONNX file, checked against its seal; PolicyFileError where that fails."""
     content = read_content(path, limit=MAX_FILE_BYTES)

@@ -20,6 +20,8 @@ PARAMS: dict[str, tuple[str, ...]] = {
 """Names of the parameters of each kind, in the order in which `Output.flat` joins them."""
 Params = dict[str, np.ndarray]
 """Parameters by name, float32 [B, A] or [B, D]."""
+NEVER = -1e4
+"""Logit or Q-value of an action of the environment that a policy does not have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

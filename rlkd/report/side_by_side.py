@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from rlkd.errors import MismatchError, PolicyFileError, RlkdError
+from rlkd.errors import PolicyFileError, RlkdError
 from rlkd.evaluation import environment_of
 from rlkd.policy import Policy, load_policy
 from rlkd.recipe import Environment, build
@@ -59,10 +59,6 @@ def _load(path: Path, entry: Entry, environment: Environment) -> Policy:
     if entry.hash and policy.spec.hash != entry.hash:
         raise PolicyFileError(f"{path.name} is not the policy that was measured: it was replaced after the run")
     environment_of(policy, environment)
-    if policy.recurrent:
-        raise MismatchError(
-            f"{policy.spec.name} is recurrent; two recurrent policies cannot be compared step by step yet"
-        )
     return policy
 
 
