@@ -43,7 +43,7 @@ def test_a_students_card_holds_its_runs_figures(run: Path, tmp_path: Path) -> No
         found["score, mean [95 %]"] == f"{entry['mean']:.2f} [{low:.2f}, {high:.2f}] over {small_run.EPISODES} episodes"
     )
     low, high = entry["normalised_ci95"]
-    assert found["TN, [95 %]"] == f"{entry['normalised']:.3f} [{low:.3f}, {high:.3f}]"
+    assert found["TN [95 %]"] == f"{entry['normalised']:.3f} [{low:.3f}, {high:.3f}]"
     assert found["parameters"] == f"{entry['parameters']:,}" == "114"
     assert found["bytes of weights"].startswith(f"{entry['weight_bytes']:,} ")
     assert found["bytes of the file"] == f"{path.stat().st_size:,}"
@@ -103,7 +103,7 @@ def test_a_generation_names_its_parents(tmp_path: Path) -> None:
     rlkd.export(tmp_path / "line" / second["path"], tmp_path / "card.md", to="card")
     text = (tmp_path / "card.md").read_text()
     assert f"Learned from `{first['hash']}` ({first['policy']})." in text
-    assert cells(text)["TN, [95 %]"].startswith(f"{second['normalised']:.3f} [")
+    assert cells(text)["TN [95 %]"].startswith(f"{second['normalised']:.3f} [")
 
 
 def test_times_are_measured_for_torch_and_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:

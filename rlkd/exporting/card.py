@@ -184,7 +184,7 @@ def _teacher(facts: Facts, entry: JsonDict) -> list[str]:
     ]
     if "normalised" in entry:
         tn_low, tn_high = entry["normalised_ci95"]
-        rows.insert(0, ("TN, [95 %]", f"{entry['normalised']:.3f} [{tn_low:.3f}, {tn_high:.3f}]"))
+        rows.insert(0, ("TN [95 %]", f"{entry['normalised']:.3f} [{tn_low:.3f}, {tn_high:.3f}]"))
     if "agreement" in entry:
         rows.append(("agreement with what it learned from", f"{entry['agreement']:.2%}"))
     explained = "TN is (score - random play) / (teacher - random play), all three measured in one run."
