@@ -1,7 +1,6 @@
 """The `rlkd` command: real policies made smaller, and proof of what was lost.
 
-Each verb is a class that parses, calls one library function, prints the result: results on stdout, progress and
-complaints on stderr.
+Each verb parses, calls one library function, prints the result: results on stdout, progress and complaints on stderr.
 Exit codes: 0 done, 1 our fault, 2 the caller must fix something, 3 stopped on a signal after saving.
 """
 
