@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rlkd.errors import RlkdError
-from rlkd.policy import PolicySpec, load, load_policy
+from rlkd.policy import PolicySpec, foreign, load, load_policy
 from rlkd.policy.numpy_pickle import read_vecnormalize
 from rlkd.policy.onnx_file import seal
 from rlkd.recipe import to_table
@@ -140,7 +140,9 @@ def read_damaged(name: str, count: int, watch: Watch, folder: Path) -> dict[str,
     path = folder / file
     write(path)
     content, found = path.read_bytes(), {"refused": 0, "same": 0, "changed": 0}
-    want = read(path)  # imports everything, so that no import is taken for the file's doing
+    # Both import everything, so that no import is taken for the file's doing: what is no file of ours may be foreign.
+    want = read(path)
+    foreign.recipe_for(path)
     escaped, slowest = [], 0.0
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for trial in range(count):
