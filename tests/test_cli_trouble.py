@@ -117,7 +117,7 @@ def test_a_full_disk_is_found_without_one_too(work: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "fsync", full)
     assert "run/students/tiny.safetensors: the disk is full" in refused(DISTILL, capfd)
     monkeypatch.undo()
-    os.chdir(work)
+    monkeypatch.chdir(work)
     assert not list(work.rglob("*.tmp"))
     assert main(DISTILL) == 0
 
