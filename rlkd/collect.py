@@ -70,7 +70,7 @@ class Collector:
             precision: of the networks' answers; `auto` takes bfloat16 for pixels where the processor has it.
         """
         self.teacher, self.source, self.precision = teacher, source, precision
-        self.bounds = action_bounds(environment)
+        self.bounds = ((), ()) if teacher.spec.discrete else action_bounds(environment)
         # A stream of its own: with the bare seed it would be the one that a student draws its minibatches from.
         self.generator = np.random.default_rng([seed, 3])
         self.seconds = Seconds()

@@ -23,6 +23,11 @@ class Estimate:
         return f"{self.point:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
+def standard_error(std: float, count: int, other_std: float, other_count: int) -> float:
+    """Standard error of the difference of two means of independent samples, from their deviations and sizes."""
+    return float(np.sqrt(std**2 / count + other_std**2 / other_count))
+
+
 def mean_interval(scores: Sequence[float], *, seed: int = 0) -> Estimate:
     """Mean of one policy's episode scores; the interval resamples episodes."""
     values = np.asarray(scores, float)

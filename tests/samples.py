@@ -6,6 +6,7 @@ The network reads CartPole's 4 numbers: 4 -> 8, tanh, -> 2 logits.
 import json
 import pickle
 import struct
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -196,3 +197,16 @@ def answers(module: nn.Module, observation: np.ndarray) -> np.ndarray:
     with torch.inference_mode():
         found: Tensor = module(torch.as_tensor(observation))
     return found.numpy()
+
+
+def members(path: Path) -> dict[str, bytes]:
+    """What is in a zip, by name."""
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def write_zip(path: Path, contents: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> None:
+    """A zip of these members."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)

@@ -14,20 +14,10 @@ from rlkd.errors import PolicyFileError, UnsafeFileError
 from rlkd.policy import load_policy
 from rlkd.policy.foreign_files import read_arrays
 from tests import hostile, samples
+from tests.samples import members, write_zip
 
 BIG = 10**12
 """Elements that no file here has."""
-
-
-def members(path: Path) -> dict[str, bytes]:
-    with zipfile.ZipFile(path) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-def write_zip(path: Path, contents: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> None:
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, content in contents.items():
-            archive.writestr(name, content)
 
 
 # torch

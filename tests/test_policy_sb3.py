@@ -28,6 +28,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from rlkd.errors import MismatchError, PolicyFileError, UnsafeFileError
 from rlkd.policy import Policy, Rule, from_sb3, load_policy
 from rlkd.vector import as_recipe
+from tests.samples import members, write_zip
 
 ALGORITHMS: dict[str, Any] = {"ppo": PPO, "a2c": A2C, "trpo": TRPO, "dqn": DQN, "qrdqn": QRDQN, "ars": ARS}
 ALGORITHMS |= {"recurrent": RecurrentPPO, "sac": SAC, "td3": TD3, "ddpg": DDPG, "tqc": TQC}
@@ -419,17 +420,6 @@ def test_another_game_is_refused(tmp_path: Path) -> None:
 
 
 # Files that are not what they should be
-
-
-def members(path: Path) -> dict[str, bytes]:
-    with zipfile.ZipFile(path) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-def write_zip(path: Path, contents: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> None:
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, content in contents.items():
-            archive.writestr(name, content)
 
 
 class Payload:

@@ -266,6 +266,32 @@ def test_a_reset_by_hand_forgets_the_episode_that_it_cuts() -> None:
     assert all(episode.score == episode.steps < 20 for episode in stepper.finished)
 
 
+def test_a_step_that_a_signal_broke_off_is_not_taken_again_when_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make_vec("cartpole", 2, seed=0)
+    stepper = Stepper(env)
+    stepper.reset()
+    taken = []
+
+    def broken_off(actions: np.ndarray) -> None:
+        taken.append(actions)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(env, "step", broken_off)
+    stepper.send(np.zeros(2, np.int64))
+    with pytest.raises(KeyboardInterrupt):
+        stepper.receive()
+    stepper.close()
+    assert len(taken) == 1
+
+
+@pytest.mark.parametrize("backend", ["ale", "async"])
+def test_it_closes_in_the_middle_of_a_step(backend: Backend) -> None:
+    stepper = Stepper(make_vec("pong", 2, seed=0, backend=backend))
+    stepper.reset()
+    stepper.send(np.zeros(2, np.int64))
+    stepper.close()
+
+
 @pytest.mark.parametrize("backend", ["ale", "sync"])
 def test_a_reset_of_no_row_or_of_too_few_seeds_is_refused(backend: Backend) -> None:
     stepper = Stepper(make_vec("pong", 2, seed=0, backend=backend))

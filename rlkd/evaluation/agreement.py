@@ -14,9 +14,9 @@ BURN_IN = 8
 """Of them, in which it starts to remember: nothing is compared there, no loss counts (R2D2, Kapturowski et al.)."""
 
 
-def stretch_of(*policies: bool) -> int:
+def stretch_of(*recurrent: bool) -> int:
     """Consecutive states to keep, told by which of the policies to be compared are recurrent."""
-    return SEQUENCE if any(policies) else 1
+    return SEQUENCE if any(recurrent) else 1
 
 
 def answers(policy: Policy, states: np.ndarray, stretch: int = 1) -> Tensor:

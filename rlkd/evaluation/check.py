@@ -15,6 +15,7 @@ from rlkd.policy.foreign import known_score, recipe_for
 from rlkd.policy.foreign_files import read_arrays
 from rlkd.policy.loading import describes_itself
 from rlkd.recipe import Import, Score
+from rlkd.stats import standard_error
 from rlkd.vector import as_recipe
 
 LIMIT = 3.0
@@ -90,9 +91,9 @@ def import_policy(
         raise RecipeError(f"{output}: policies are .safetensors files; name one")
     if episodes is not None and episodes < 2:
         raise RecipeError(f"episodes must be at least 2, got {episodes}; {EPISODES} make a check")
-    if agent is None and not describes_itself(Path(path)):
-        agent = recipe_for(Path(path))
-    if agent is None and not describes_itself(Path(path)):
+    speaks = describes_itself(Path(path))
+    agent = agent or (None if speaks else recipe_for(Path(path)))
+    if agent is None and not speaks:
         if output is not None or episodes is not None:
             raise RecipeError(
                 f"{path}: no shipped import recipe knows it; name one with --agent. `rlkd import {path}` alone lists "
@@ -146,7 +147,7 @@ def standard_errors(ours: Sequence[float], mean: float, std: float, episodes: in
         std: its standard deviation over episodes.
         episodes: how many it had.
     """
-    error = np.sqrt(np.var(ours, ddof=1) / len(ours) + std**2 / episodes)
+    error = standard_error(float(np.std(ours, ddof=1)), len(ours), std, episodes)
     difference = float(np.mean(ours) - mean)
     if error == 0:
         return 0.0 if difference == 0 else float(np.copysign(np.inf, difference))

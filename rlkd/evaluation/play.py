@@ -71,7 +71,7 @@ def play(
     player = PolicyPlayer(policy, rule)
     name = policy.spec.name
     title = title or f"evaluate {name}"
-    played = _play(player, environment, episodes, num_envs, first_seed, (keep_states, stretch), title, stop)
+    played = _play(player, environment, episodes, num_envs, first_seed, keep_states, stretch, title, stop)
     spec = policy.spec
     evaluation = dataclasses.replace(
         played.evaluation,
@@ -121,7 +121,7 @@ def play_randomly(
 ) -> Evaluation:
     """Scores of uniformly random actions, on the same episodes."""
     player = RandomPlayer(environment)
-    return _play(player, environment, episodes, num_envs, first_seed, (0, 1), "random play", stop).evaluation
+    return _play(player, environment, episodes, num_envs, first_seed, 0, 1, "random play", stop).evaluation
 
 
 def environment_of(policy: Acting, environment: Environment | None) -> Environment:
@@ -140,7 +140,8 @@ def _play(
     episodes: int | None,
     num_envs: int,
     first_seed: int | None,
-    keep: tuple[int, int],
+    keep_states: int,
+    stretch: int,
     title: str,
     stop: metrics.StopSignal | None,
 ) -> Played:
@@ -150,8 +151,7 @@ def _play(
     if count < 1 or num_envs < 1:
         raise RecipeError(f"episodes and num_envs must be at least 1, got {count} and {num_envs}")
     start = protocol.first_seed if first_seed is None else first_seed
-    states, stretch = keep
-    stretches = -(-states // stretch)
+    stretches = -(-keep_states // stretch)
     queue = (Seat(k, start + k, player.draws, -(-stretches // count), stretch) for k in range(count))
     sizes = [size for size in (-(-min(num_envs, count) // 2), min(num_envs, count) // 2) if size]
     tables = [Table(Stepper(make_vec(environment, size, start)), player) for size in sizes]
@@ -170,8 +170,6 @@ def _play(
                         table.send()
     finally:
         for table in tables:
-            if table.in_flight:
-                table.stepper.receive()
             table.stepper.close()
     finished.sort(key=lambda seat: seat.episode)
     kept = [stretch for seat in finished for stretch in seat.kept()][:stretches]

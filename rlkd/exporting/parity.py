@@ -11,10 +11,12 @@ from rlkd import metrics
 from rlkd.data import JsonDict
 from rlkd.errors import ExportError, RecipeError
 from rlkd.evaluation import play
+from rlkd.evaluation.check import LIMIT
 from rlkd.policy import Acting, Answer, Policy, Rule, decide
 from rlkd.policy.compute import one_thread_per_role
 from rlkd.policy.rule import NEVER
 from rlkd.recipe import Environment
+from rlkd.stats import standard_error
 from rlkd.vector import Stepper, make_vec
 
 OBSERVATIONS, EPISODES, NUM_ENVS = 10_000, 20, 16
@@ -25,8 +27,6 @@ LARGEST_RELATIVE = 1e-5
 terms differ by about 1e-6 of it; a last bias moved by 1e-3 moves answers of size 10 by 1e-4 of it."""
 LARGEST_ACTION = 1e-5
 """Largest difference of a continuous action, in units of half the width of its bounds."""
-STANDARD_ERRORS = 3.0
-"""How far apart the two mean scores may be, in standard errors of their difference."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +153,7 @@ def compare_answers(policy: Policy, exported: Acting, environment: Environment, 
             same += int((decided & (ours.argmax(-1) == theirs.argmax(-1))).sum())
         else:
             action_difference = _worse(
-                action_difference, action_gap(policy, greedy(policy, own), greedy(policy, other.params))
+                action_difference, action_gap(policy, policy.preferred(own), policy.preferred(other.params))
             )
     relative = {name: _share(difference[name], largest[name]) for name in names}
     return Comparison(
@@ -184,7 +184,7 @@ def replay(
     own = play(policy, environment, episodes=episodes, rule=rule, title="replay the policy").evaluation
     other = play(exported, environment, episodes=episodes, rule=rule, title="replay the export").evaluation
     pairs = zip(own.scores, own.steps, other.scores, other.steps, strict=True)
-    variances = [float(np.var(each.scores, ddof=1)) / episodes for each in (own, other)]
+    spread = [float(np.std(each.scores, ddof=1)) for each in (own, other)]
     return Parity(
         comparison=comparison,
         environment=environment.id,
@@ -193,7 +193,7 @@ def replay(
         same_episodes=sum(math.isclose(a, c, rel_tol=1e-4) and b == d for a, b, c, d in pairs),
         score=own.mean,
         exported_score=other.mean,
-        standard_error=math.sqrt(sum(variances)),
+        standard_error=standard_error(spread[0], episodes, spread[1], episodes),
     )
 
 
@@ -227,17 +227,11 @@ def refuse_difference(comparison: Comparison) -> None:
 def refuse_other_score(parity: Parity) -> None:
     """Raise ExportError where the two scores differ by more than chance explains."""
     apart = abs(parity.score - parity.exported_score)
-    if not apart <= STANDARD_ERRORS * parity.standard_error:
+    if not apart <= LIMIT * parity.standard_error:
         raise ExportError(
             f"it scores {parity.exported_score:.2f}, the policy {parity.score:.2f}, on the same {parity.episodes} "
-            f"episodes: more than {STANDARD_ERRORS:g} standard errors apart; nothing was written"
+            f"episodes: more than {LIMIT:g} standard errors apart; nothing was written"
         )
-
-
-def greedy(policy: Acting, params: dict[str, np.ndarray]) -> np.ndarray:
-    """[B] or [B, D]: the actions without noise, as the environment takes them."""
-    rows = len(next(iter(params.values())))
-    return policy.to_environment(decide(policy.spec.kind, params, Rule(name="greedy"), np.zeros((rows, 2))))
 
 
 def action_gap(policy: Acting, ours: np.ndarray, theirs: np.ndarray) -> float:

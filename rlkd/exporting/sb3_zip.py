@@ -12,14 +12,14 @@ from rlkd.exporting.parity import (
     Comparison,
     Parity,
     action_gap,
-    greedy,
     refuse_difference,
     refuse_other_score,
     replay,
     walk,
 )
 from rlkd.exporting.sb3_model import ALGORITHMS, Sb3Player, is_stock, make_model, statistics_of
-from rlkd.policy import Policy, Rule
+from rlkd.policy import Policy
+from rlkd.policy.rule import GREEDY
 from rlkd.recipe import Environment
 
 STATISTICS = "vecnormalize.pkl"
@@ -59,7 +59,7 @@ def export_sb3(
     player = Sb3Player(loaded, statistics, spec)
     comparison = _compare_actions(policy, player, environment, observations=observations)
     refuse_difference(comparison)
-    parity = replay(policy, player, comparison, environment, rule=Rule(name="greedy"), episodes=episodes)
+    parity = replay(policy, player, comparison, environment, rule=GREEDY, episodes=episodes)
     refuse_other_score(parity)
     if pickled:
         storage.write_bytes(beside, pickled)
@@ -72,8 +72,8 @@ def _compare_actions(policy: Policy, player: Sb3Player, environment: Environment
     count = same = 0
     moved = 0.0
     for visited in walk(policy, environment, observations=observations):
-        ours = greedy(policy, visited.answer.params)
-        theirs = greedy(player, player.answer(visited.observation).params)
+        ours = policy.preferred(visited.answer.params)
+        theirs = player.preferred(player.answer(visited.observation).params)
         count += len(ours)
         if policy.spec.discrete:
             same += int((ours == theirs).sum())

@@ -106,6 +106,11 @@ class Acting(ABC):
         action = self.to_environment(decide(self.spec.kind, answer.params, rule, uniforms))
         return (action if batched else action[0]), answer.state
 
+    def preferred(self, params: Params) -> np.ndarray:
+        """[B] or [B, D]: the most likely or highest valued action, or the mean, as the environment takes it."""
+        rows = len(next(iter(params.values())))
+        return self.to_environment(decide(self.spec.kind, params, GREEDY, np.zeros((rows, 2))))
+
     def to_environment(self, action: np.ndarray) -> np.ndarray:
         """The action as the environment takes it: continuous ones scaled (if squashed) and clipped to the bounds."""
         if self.spec.discrete:

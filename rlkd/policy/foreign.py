@@ -15,6 +15,7 @@ from rlkd.policy.networks import PolicyNetwork
 from rlkd.policy.policy import Policy
 from rlkd.policy.rule import NEVER, parse_rule
 from rlkd.policy.spec import Normaliser, PolicySpec
+from rlkd.policy.torch_file import refuse_nan
 from rlkd.recipe import Environment, Import, Layout, Score, Statistics, load_any, shipped
 from rlkd.recipe import Tensor as Entry
 from rlkd.recipe.read import suggest
@@ -127,9 +128,8 @@ def _tensors(
             in_file = (shape[0] // 2, *shape[1:])
         _check_layout(name, entry.layout, shape, picture)
         array = _take(arrays, entry, in_file, picture, where)
-        if not np.isfinite(array).all():
-            raise PolicyFileError(f"{where}: tensor '{entry.name}' holds NaN or infinity; such a policy cannot act")
         tensor = torch.from_numpy(array)
+        refuse_nan(tensor, entry.name, where)
         if head and rows is not None:
             never = torch.full(shape, NEVER if name == "head.bias" else 0.0)
             for ours, theirs in enumerate(rows):
@@ -175,9 +175,9 @@ def _take(arrays: Arrays, entry: Entry, shape: tuple[int, ...], picture: tuple[i
 
 
 def _shape_in_file(shape: tuple[int, ...], layout: Layout) -> tuple[int, ...]:
-    if layout in ("input_first", "channels_last") and len(shape) == 2:
+    if layout in ("input_first", "channels_last"):
         return shape[::-1]
-    if layout == "rows_columns_input_output" and len(shape) == 4:
+    if layout == "rows_columns_input_output":
         return (*shape[2:], shape[1], shape[0])
     return shape
 

@@ -164,14 +164,12 @@ def check_fits(spec: PolicySpec, recipe: Environment, *, where: str) -> None:
         raise MismatchError(f"{where} numbers its actions {list(spec.action_meanings)}, {recipe.id} {list(meanings)}")
     if own is not None:
         for name in own.views.keys() & recipe.views.keys():
-            # How many frames are stacked shows in the shape.
-            for key in (to_table(own.views[name]) | to_table(recipe.views[name])).keys() - {"stack"}:
-                seen = to_table(own.views[name]).get(key)
-                given = to_table(recipe.views[name]).get(key)
-                if seen != given:
+            seen, given = to_table(own.views[name]), to_table(recipe.views[name])
+            for key in (seen | given).keys() - {"stack"}:  # how many frames are stacked shows in the shape
+                if seen.get(key) != given.get(key):
                     raise MismatchError(
-                        f"{where} was made for pictures with {key} = {seen!r}, {recipe.id} has {given!r} in "
-                        f"[views.{name}]; pass the environment it knows"
+                        f"{where} was made for pictures with {key} = {seen.get(key)!r}, {recipe.id} has "
+                        f"{given.get(key)!r} in [views.{name}]; pass the environment it knows"
                     )
 
 

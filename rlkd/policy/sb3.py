@@ -18,7 +18,7 @@ from rlkd.errors import PolicyFileError, RlkdError
 from rlkd.policy.networks import PolicyNetwork
 from rlkd.policy.numpy_pickle import read_vecnormalize
 from rlkd.policy.policy import Policy
-from rlkd.policy.rule import Kind, Rule
+from rlkd.policy.rule import GREEDY, Kind
 from rlkd.policy.sb3_layers import ALGORITHMS, Family, rename
 from rlkd.policy.sb3_own import OWN_EXTRACTOR, own_encoder, own_tensors
 from rlkd.policy.sb3_spaces import actions_of, plain_space, shape_of, table
@@ -157,7 +157,7 @@ def _policy(
         observation_shape=shape,
         observation_dtype="uint8" if recipe.encoder == "conv" else "float32",
         actions=actions,
-        rule=Rule(name="greedy"),
+        rule=GREEDY,
         action_low=low,
         action_high=high,
         normaliser=normaliser,

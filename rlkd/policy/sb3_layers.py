@@ -10,6 +10,7 @@ from torch import Tensor
 from rlkd.errors import PolicyFileError
 from rlkd.losses import NO_NOISE
 from rlkd.policy.rule import Kind
+from rlkd.policy.torch_file import refuse_nan
 
 Family = Literal["actor_critic", "recurrent", "dqn", "qrdqn", "sac", "td3", "ars"]
 """Policies of one forward pass: ppo, a2c and trpo; recurrent ppo; dqn; qrdqn; sac and tqc; td3 and ddpg; ars."""
@@ -114,8 +115,7 @@ def rename(weights: Mapping[str, Tensor], family: Family, kind: Kind, actions: i
     if features and kernels != [(size, size) for size in NATURE_KERNELS]:
         raise PolicyFileError(f"{where}: its convolutions are not NatureCNN's, and a file does not tell the strides")
     for name in sorted(wanted):
-        if not bool(torch.isfinite(weights[name]).all()):
-            raise PolicyFileError(f"{where}: tensor '{name}' holds NaN or infinity; such a policy cannot act")
+        refuse_nan(weights[name], name, where)
     before, after = (features, body) if core else (features + body, [])
     layers = _numbered("encoder", features, [] if core else body) | critic
     layers |= {f"core_layers.{2 * index}": layer for index, layer in enumerate(after)}
@@ -124,12 +124,12 @@ def rename(weights: Mapping[str, Tensor], family: Family, kind: Kind, actions: i
         for ours, layer in layers.items()
         for part, tensor in zip(("weight", "bias"), _linear(weights, layer), strict=True)
     }
-    tensors |= {ours: _copy(weights[name]) for ours, name in core.items()}
+    tensors |= {ours: float32_copy(weights[name]) for ours, name in core.items()}
     tensors |= _head([_linear(weights, layer) for layer in head], family, kind, actions, where)
     if kind == "gaussian":
         held = weights.get("log_std")
         noiseless = held is None or held.dim() == 2  # ars; gSDE
-        tensors["log_std"] = torch.full((actions,), NO_NOISE) if noiseless else _copy(weights["log_std"])
+        tensors["log_std"] = torch.full((actions,), NO_NOISE) if noiseless else float32_copy(weights["log_std"])
     widths, core_hidden = (tuple(len(weights[f"{layer}.weight"]) for layer in part) for part in (before, after))
     core_width = weights["lstm_actor.weight_hh_l0"].shape[1] if core else 0
     split = 3 if features else 0
@@ -154,12 +154,13 @@ def _head(
 
 def _linear(weights: Mapping[str, Tensor], layer: str) -> tuple[Tensor, Tensor]:
     """Weight and bias, zeros where it has none."""
-    weight = _copy(weights[f"{layer}.weight"])
+    weight = float32_copy(weights[f"{layer}.weight"])
     bias = weights.get(f"{layer}.bias")
-    return weight, torch.zeros(len(weight)) if bias is None else _copy(bias)
+    return weight, torch.zeros(len(weight)) if bias is None else float32_copy(bias)
 
 
-def _copy(tensor: Tensor) -> Tensor:
+def float32_copy(tensor: Tensor) -> Tensor:
+    """A copy on the CPU, whatever type and device the tensor has."""
     return tensor.detach().to("cpu", torch.float32, copy=True)
 
 

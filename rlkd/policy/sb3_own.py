@@ -8,8 +8,9 @@ from torch import Tensor
 
 from rlkd.errors import PolicyFileError, RlkdError
 from rlkd.policy.rule import Kind
-from rlkd.policy.sb3_layers import FEATURES, OFF_PATH, Family
+from rlkd.policy.sb3_layers import FEATURES, OFF_PATH, Family, float32_copy
 from rlkd.policy.sb3_spaces import table
+from rlkd.policy.torch_file import refuse_nan
 from rlkd.recipe import Network, build
 
 OWN_EXTRACTOR = "<class 'rlkd.exporting.extractor.Encoder'>"
@@ -50,15 +51,10 @@ def own_tensors(weights: Mapping[str, Tensor], family: Family, kind: Kind, where
         odd = min(wanted ^ set(acting))
         raise PolicyFileError(f"{where}: tensor '{odd}' is {'missing' if odd in wanted else 'not of such a policy'}")
     for name, tensor in sorted(acting.items()):
-        if not bool(torch.isfinite(tensor).all()):
-            raise PolicyFileError(f"{where}: tensor '{name}' holds NaN or infinity; such a policy cannot act")
-    tensors = {ours: _copy(acting[name]) for name, ours in names.items()}
+        refuse_nan(tensor, name, where)
+    tensors = {ours: float32_copy(acting[name]) for name, ours in names.items()}
     for part in ("weight", "bias"):
-        tensors[f"head.{part}"] = torch.cat([_copy(acting[f"{head}.{part}"]) for head in heads])
+        tensors[f"head.{part}"] = torch.cat([float32_copy(acting[f"{head}.{part}"]) for head in heads])
     if kind == "gaussian":
-        tensors["log_std"] = _copy(acting["log_std"])
+        tensors["log_std"] = float32_copy(acting["log_std"])
     return tensors
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", torch.float32, copy=True)

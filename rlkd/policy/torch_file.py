@@ -90,6 +90,12 @@ def read(content: bytes, where: str) -> Any:
     return found
 
 
+def refuse_nan(tensor: Tensor, name: str, where: str) -> None:
+    """PolicyFileError where a file's tensor, called `name` there, holds NaN or infinity."""
+    if not bool(torch.isfinite(tensor).all()):
+        raise PolicyFileError(f"{where}: tensor '{name}' holds NaN or infinity; such a policy cannot act")
+
+
 def _packed_again(archive: zipfile.ZipFile) -> bytes:
     """The same members in a fresh zip: torch finds members by rules of its own, and then reads what was checked."""
     packed = io.BytesIO()

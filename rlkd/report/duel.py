@@ -148,7 +148,7 @@ def _step(
     picture = _picture(env)
     action = own.to_environment(decide(own.spec.kind, answers[side].params, own.spec.rule, seat.uniforms()[None]))[0]
     seat.step += 1
-    wants = [_preferred(answer, policy) for answer, policy in zip(answers, players, strict=True)]
+    wants = [policy.preferred(answer.params)[0] for answer, policy in zip(answers, players, strict=True)]
     names = [
         _words(want, _chances(answer, policy), own)
         for want, answer, policy in zip(wants, answers, players, strict=True)
@@ -159,15 +159,6 @@ def _step(
     game.score += float(reward)
     game.over = bool(terminated or truncated)
     return np.asarray(observation)
-
-
-def _preferred(answer: Answer, policy: Policy) -> np.ndarray:
-    """Greedy action as the environment takes it: an int64 scalar, or [D]."""
-    if policy.spec.discrete:
-        (ranks,) = answer.params.values()
-        return np.asarray(ranks.argmax(-1)[0])
-    mean = answer.params["mean"]
-    return np.asarray(policy.to_environment(np.tanh(mean) if policy.spec.kind == "squashed_gaussian" else mean)[0])
 
 
 def _chances(answer: Answer, policy: Policy) -> np.ndarray | None:

@@ -26,6 +26,7 @@ class Stepper:
         self._steps = np.zeros(self.num_envs, np.int64)
         self._lives = np.zeros(self.num_envs, np.int64)
         self._actions: np.ndarray | None = None
+        self._in_flight = False
 
     def reset(self, seeds: np.ndarray | None = None) -> np.ndarray:
         """First observations, [N, ...], uint8 or float32.
@@ -69,16 +70,12 @@ class Stepper:
             self.env.step_async(actions)
         else:
             self._actions = actions
+        self._in_flight = True
 
     def receive(self) -> Step:
         """Wait for the step that `send` started."""
-        if _is_ale(self.env):
-            result = cast(Any, self.env).recv()
-        elif hasattr(self.env, "step_wait"):
-            result = self.env.step_wait()
-        else:
-            result = self.env.step(self._actions)
-        observation, reward, terminated, truncated, info = result
+        self._in_flight = False
+        observation, reward, terminated, truncated, info = self._wait()
         valid = ~self._over if self.next_step else np.ones(self.num_envs, bool)
         # Copies, because some sources hand out views of buffers that the next step overwrites.
         reward = np.where(valid, reward, 0.0)
@@ -105,8 +102,17 @@ class Stepper:
         return self.receive()
 
     def close(self) -> None:
-        """Release emulators and worker processes."""
+        """Release emulators and worker processes, after a step that is under way."""
+        if self._in_flight and (_is_ale(self.env) or hasattr(self.env, "step_async")):
+            self._wait()
         self.env.close()
+
+    def _wait(self) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        if _is_ale(self.env):
+            return cast(Any, self.env).recv()  # type: ignore[no-any-return]
+        if hasattr(self.env, "step_wait"):
+            return cast(Any, self.env).step_wait()  # type: ignore[no-any-return]
+        return self.env.step(self._actions)
 
     def _restart(self, reset: tuple[Any, dict[str, Any]], rows: np.ndarray) -> np.ndarray:
         observation, info = reset
