@@ -35,6 +35,9 @@ class Step:
     """[N] bool: the step was played."""
     first: np.ndarray
     """[N] bool: `observation` is the first one of an episode."""
+    broken: np.ndarray
+    """[N] bool: the environment died or froze in this step and was started again. The step is not valid, and the
+    episode up to here is to be left out; `observation` is the first of another."""
 
     @property
     def ended(self) -> np.ndarray:

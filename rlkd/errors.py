@@ -27,6 +27,10 @@ class ExportError(RlkdError):
     """A policy cannot be expressed in another format, or what was made there does not answer as it does."""
 
 
+class NotFiniteError(RlkdError):
+    """NaN or infinity turned up in a run, which stopped there; its last checkpoint is whole."""
+
+
 class StorageError(RlkdError):
     """The disk refused: full, not writable, or a run folder that belongs to something else."""
 

@@ -85,7 +85,7 @@ def test_the_critic_goes_along(network: Network) -> None:
     with torch.no_grad():
         value: Any = policy(observation).value
         found: Any = model.policy.predict_values(observation)  # type: ignore[operator]  # of PPO's policies
-    torch.testing.assert_close(found.squeeze(-1), value, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, value, rtol=1e-5, atol=1e-6)
 
 
 def test_statistics_go_beside_the_zip_as_both_read_them(tmp_path: Path) -> None:

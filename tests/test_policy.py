@@ -127,7 +127,7 @@ def test_pixel_network_matches_reference() -> None:
     np.testing.assert_allclose(output.features.numpy(), features, rtol=1e-4, atol=1e-5)
     want = features @ weights["head.weight"].T + weights["head.bias"]
     np.testing.assert_allclose(output.params["logits"].numpy(), want, rtol=1e-4, atol=1e-5)
-    value = features @ weights["critic.weight"][0] + weights["critic.bias"]
+    value = features @ weights["critic.weight"].T + weights["critic.bias"]
     np.testing.assert_allclose(output.value.numpy(), value, rtol=1e-4, atol=1e-5)
 
 

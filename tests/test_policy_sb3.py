@@ -147,7 +147,7 @@ def assert_same_answers(policy: Policy, model: BaseAlgorithm, observation: np.nd
             torch.testing.assert_close(output.params["mean"], theirs.loc, rtol=1e-5, atol=1e-5)
             torch.testing.assert_close(output.params["log_std"].exp(), theirs.scale, rtol=1e-5, atol=1e-5)
         if output.value is not None:
-            value = model.policy.predict_values(tensor).squeeze(-1)
+            value = model.policy.predict_values(tensor)
             torch.testing.assert_close(output.value, value, rtol=1e-5, atol=1e-5)
 
 

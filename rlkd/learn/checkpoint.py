@@ -1,17 +1,18 @@
-"""What a training run needs to go on: weights, optimiser, counters; one safetensors file, written whole."""
+"""What a training run needs to go on: tensors and counters in one checksummed safetensors file, written whole."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlkd import storage
 from rlkd.errors import RlkdError, StorageError
-from rlkd.policy import PolicyNetwork
 from rlkd.recipe import build, to_table
 
 FILE = "checkpoint.safetensors"
@@ -24,36 +25,33 @@ class Progress:
     """How far a run is. The only mutable record: the training loop owns it."""
 
     identity: str
-    """Hash of environment and network; a run folder belongs to one of each."""
+    """Hash of environment, network and learner; a run folder belongs to one of each."""
     seed: int
     """Of the run."""
     steps: int = 0
     """Agent steps that were learnt from or skipped as resets, over all environments."""
-    rollouts: int = 0
-    """Rollouts learnt from."""
+    rounds: int = 0
+    """Rollouts, or rounds of a value learner, learnt from: the version of the weights."""
     seconds: float = 0.0
     """Wall time spent so far, over all attempts."""
     scores: tuple[float, ...] = ()
     """Raw scores of the last 100 finished episodes."""
+    best: float | None = None
+    """Highest mean of `scores` so far."""
     chunks: tuple[str, ...] = ()
     """`STEP RECIPE_HASH` for each recipe that the run was trained with, from which agent step on."""
 
 
-def save_checkpoint(run: Path, network: PolicyNetwork, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
+def save_checkpoint(run: Path, tensors: Mapping[str, Tensor], progress: Progress) -> None:
     """Write the checkpoint of a run folder, whole or not at all."""
-    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
-    state = optimiser.state_dict()["state"]
-    for index, values in state.items():
-        tensors |= {f"optimiser.{index}.{name}": value for name, value in values.items()}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    content = safetensors.torch.save(plain, metadata={"progress": json.dumps(to_table(progress))})
-    storage.write_bytes(run / FILE, content)
+    record = json.dumps(to_table(progress))
+    metadata = {"progress": record, "sha256": _digest(record, plain)}
+    storage.write_bytes(run / FILE, safetensors.torch.save(plain, metadata=metadata))
 
 
-def load_checkpoint(
-    run: Path, network: PolicyNetwork, optimiser: torch.optim.Optimizer, *, identity: str, seed: int
-) -> Progress:
-    """Fill network and optimiser from the run's checkpoint and return its progress; fresh if there is none.
+def load_checkpoint(run: Path, *, identity: str, seed: int) -> tuple[Progress, dict[str, Tensor]]:
+    """Progress and tensors of a run folder; fresh progress and no tensors where it has no checkpoint.
 
     Raises:
         StorageError: damaged, or of a run with another learner, environment, network or seed.
@@ -62,33 +60,61 @@ def load_checkpoint(
     if (run / SB3_RECORD).exists():
         raise StorageError(f"{run} holds a run of another learner; name another --run")
     if not path.exists():
-        return Progress(identity=identity, seed=seed)
-    damaged = f"{path}: damaged; delete it to start this run afresh"
+        return Progress(identity=identity, seed=seed), {}
     try:
         with safetensors.safe_open(str(path), framework="pt") as opened:
-            record = json.loads((opened.metadata() or {})["progress"])
+            metadata = opened.metadata() or {}
+            record = metadata["progress"]
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
-        progress = build(Progress, record, where=str(path))
+        if metadata["sha256"] != _digest(record, tensors):
+            raise ValueError("checksum")
+        progress = build(Progress, json.loads(record), where=str(path))
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RlkdError):
-        raise StorageError(damaged) from None
-    # Before the weights: another network's may not fit, and nobody should be told to delete a healthy run.
+        raise _damaged(run) from None
     if (progress.identity, progress.seed) != (identity, seed):
         raise StorageError(
             f"{run} holds a run with another environment, network or seed ({progress.seed}); "
             "name another --run, or repeat its command to go on with it"
         )
+    return progress, tensors
+
+
+def tensors_of(network: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Weights and the optimiser's moments, by names that a checkpoint keeps."""
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    for index, values in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{name}": value for name, value in values.items()}
+    return tensors
+
+
+def restore(run: Path, tensors: Mapping[str, Tensor], network: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    """Put back what `tensors_of` took; nothing is done where there are no tensors. StorageError if they do not fit."""
+    if not tensors:
+        return
     states: dict[int, dict[str, Tensor]] = {}
     try:
-        network.load_state_dict(_below(tensors, "network."))
-        for name, tensor in _below(tensors, "optimiser.").items():
+        network.load_state_dict(below(tensors, "network."))
+        for name, tensor in below(tensors, "optimiser.").items():
             index, _, key = name.partition(".")
             states.setdefault(int(index), {})[key] = tensor
         groups = optimiser.state_dict()["param_groups"]
         optimiser.load_state_dict({"state": states, "param_groups": groups})
     except (ValueError, RuntimeError):
-        raise StorageError(damaged) from None
-    return progress
+        raise _damaged(run) from None
 
 
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _damaged(run: Path) -> StorageError:
+    return StorageError(f"{run / FILE}: damaged; delete it to start this run afresh")
+
+
+def _digest(record: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(record.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

@@ -49,10 +49,10 @@ class PolicyNetwork(nn.Module):
         self.critic_encoder: nn.Module | None = None
         self.critic: nn.Linear | None = None
         if recipe.value == "shared":
-            self.critic = nn.Linear(width, 1)
+            self.critic = nn.Linear(width, recipe.value_heads or 1)
         elif recipe.value == "separate":
             self.critic_encoder, critic_width = _encoder(recipe, shape)
-            self.critic = nn.Linear(critic_width, 1)
+            self.critic = nn.Linear(critic_width, recipe.value_heads or 1)
 
     def forward(self, observation: Tensor, state: Tensor | None = None) -> Output:
         """The answer to one batch.
@@ -65,19 +65,26 @@ class PolicyNetwork(nn.Module):
         features, state = self._remember(self.encoder(x), state)
         return self._answer(x, features, state)
 
-    def unroll(self, observation: Tensor, first: Tensor) -> Output:
-        """The answers to B sequences of T observations, each from a state of zeros.
+    @property
+    def state_width(self) -> int:
+        """S, numbers of the recurrent state; 0 of feed-forward networks."""
+        if self.core is None:
+            return 0
+        return self.core.hidden_size * (2 if isinstance(self.core, nn.LSTMCell) else 1)
+
+    def unroll(self, observation: Tensor, first: Tensor, state: Tensor | None = None) -> Output:
+        """The answers to B sequences of T observations.
 
         Args:
             observation: [B, T, *observation_shape].
             first: [B, T] bool, the observation begins an episode: what was remembered is forgotten.
+            state: [B, S] before the first observation; None: zeros.
 
         Returns:
             Parameters, value and features of [B * T] rows, sequence by sequence; the state [B, S] after the last.
         """
         x = self._scaled(observation.flatten(0, 1))
         encoded = self.encoder(x).unflatten(0, first.shape)
-        state: Tensor | None = None
         by_step = []
         for t in range(first.shape[1]):
             state = None if state is None else state * ~first[:, t, None]
@@ -106,7 +113,7 @@ class PolicyNetwork(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             features = features.to(self.head.weight.dtype)
             raw = self.head(features)
-            value = None if self.critic is None else self.critic(seen.to(features.dtype)).squeeze(-1)
+            value = None if self.critic is None else self.critic(seen.to(features.dtype))
         if self.log_std is not None:
             params = {"mean": raw, "log_std": self.log_std.expand_as(raw)}
         else:

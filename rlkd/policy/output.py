@@ -21,7 +21,7 @@ class Output:
     """categorical: logits [B, A]. q: q [B, A]. gaussian, squashed_gaussian: mean and log_std, each [B, D];
     the squashed one acts with tanh(sample), scaled to the action bounds."""
     value: Tensor | None = None
-    """[B], expected discounted return, where the network has a critic."""
+    """[B, K]: expected discounted returns, one a reward stream, where the network has a critic."""
     features: Tensor | None = None
     """[B, F], input of the head."""
     state: Tensor | None = None

@@ -11,9 +11,11 @@ from typing import Any, TypeVar
 
 import rlkd
 from rlkd.errors import RecipeError
+from rlkd.recipe.distill import Distill, Generations
 from rlkd.recipe.environment import Environment
 from rlkd.recipe.imports import Import
-from rlkd.recipe.kinds import Distill, Generations, Network, Ppo, Sb3
+from rlkd.recipe.learn import Ppo, Sb3
+from rlkd.recipe.network import Network
 from rlkd.recipe.read import build, suggest, to_table
 
 Recipe = Environment | Network | Ppo | Sb3 | Distill | Generations | Import

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from rlkd.recipe.kinds import Network
+from rlkd.recipe.network import Network
 from rlkd.recipe.read import require
 
 Layout = Literal["torch", "input_first", "channels_last", "rotated", "rows_columns_input_output"]

@@ -94,7 +94,8 @@ class Stepper:
         self._lives = lives.copy()
         self._account(valid, reward, ended)
         self._over = ended if self.next_step else np.zeros(self.num_envs, bool)
-        return Step(observation, arrived, reward, terminated, truncated, life_lost, valid, first)
+        broken = np.zeros(self.num_envs, bool)
+        return Step(observation, arrived, reward, terminated, truncated, life_lost, valid, first, broken)
 
     def step(self, actions: np.ndarray) -> Step:
         """`send` and `receive` in one call."""

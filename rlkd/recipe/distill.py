@@ -1,0 +1,99 @@
+"""How students learn from teachers, once and over generations, as frozen values. Meanings stand under fields."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rlkd.recipe.read import require
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Which states the student learns from."""
+
+    states: int
+    """Distinct states kept in the replay."""
+    rounds: int = 8
+    """Collection rounds: while round k+1 is collected, students learn from rounds up to k."""
+    num_envs: int = 32
+    """Environments stepped together, in two fixed halves."""
+    epsilon: float = 0.05
+    """Chance of a uniformly random action, so that states off the acting policy's path are seen too."""
+    teacher_fraction: tuple[float, float] = (1.0, 1.0)
+    """Chance that the teacher, not a student, picks the action: first round, last round, linear in between.
+    The teacher answers every state in any case and all rounds are kept (DAgger, arXiv:1011.0686)."""
+
+    def __post_init__(self) -> None:
+        require(self.states >= self.num_envs, "states must be at least num_envs")
+        require(self.rounds >= 1 and self.num_envs >= 2, "rounds must be at least 1, num_envs at least 2")
+        require(self.num_envs % 2 == 0, f"num_envs must be even (two fixed halves), got {self.num_envs}")
+        require(0 <= self.epsilon <= 1, f"epsilon must be in [0, 1], got {self.epsilon}")
+        require(
+            all(0 <= fraction <= 1 for fraction in self.teacher_fraction),
+            f"teacher_fraction must be in [0, 1], got {list(self.teacher_fraction)}",
+        )
+        require(self.teacher_fraction[0] == 1 or self.rounds > 1, "a falling teacher_fraction needs rounds > 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """One summand of the loss: coefficient x divergence(target, student)."""
+
+    divergence: Literal["forward_kl", "cross_entropy", "mse"]
+    """`forward_kl`: KL(teacher || student). `cross_entropy`: negative log-likelihood of the teacher's greedy
+    action (label H1). `mse`: squared error of the outputs, logits centred first."""
+    coefficient: float = 1.0
+    """Weight of this term."""
+    teacher_temperature: float | None = None
+    """Softmax temperature of the teacher; unset: 0.01 for Q-values (arXiv:1511.06295), 1 for logits."""
+    student_temperature: float = 1.0
+    """Softmax temperature of the student."""
+    scale: float = 1.0
+    """Multiplies the divergence; Hinton et al. (arXiv:1503.02531) use temperature squared."""
+
+    def __post_init__(self) -> None:
+        for value in (self.teacher_temperature, self.student_temperature):
+            require(value is None or value > 0, f"temperatures must be above 0, got {value}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distill:
+    """Everything one distillation run needs besides teacher, environment and students."""
+
+    source: Source
+    """Which states."""
+    terms: tuple[Term, ...]
+    """The loss, summed."""
+    gradient_steps: int
+    """Gradient steps of each student, over all rounds."""
+    students: tuple[str, ...]
+    """Network recipes of the students, where the caller names none; the controls copy the first."""
+    batch_size: int = 256
+    """Samples per gradient step."""
+    learning_rate: float = 1e-3
+    """Adam step size at the start; falls linearly to zero."""
+    controls: tuple[Literal["hard_labels", "shuffled_teacher"], ...] = ("hard_labels", "shuffled_teacher")
+    """Extra students with the first student's network at the same budget."""
+    held_out_states: int = 4096
+    """States per player on which agreement and KL are reported; never trained on."""
+
+    def __post_init__(self) -> None:
+        require(len(self.terms) > 0, "at least one [[terms]] is needed")
+        for name in ("gradient_steps", "batch_size", "learning_rate", "held_out_states"):
+            require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generations:
+    """How one generation makes the next."""
+
+    operator: Literal["fresh"]
+    """`fresh`: a new student with new initial weights learns from its predecessor (arXiv:1805.04770)."""
+    distill: str | None = None
+    """Name of the distillation recipe that every generation runs; none takes what `rlkd distill` would."""
+    student: str = "same"
+    """Network recipe of the students; `same` takes the teacher's."""
+    generations: int = 3
+    """How many students in a row."""
+
+    def __post_init__(self) -> None:
+        require(self.generations >= 1, f"generations must be at least 1, got {self.generations}")

@@ -1,0 +1,98 @@
+"""How a policy is made by reinforcement learning: recipes as frozen values. Meanings stand under fields.
+
+A recipe says what is learnt, never how a machine does it: devices, threads and precision are not in it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rlkd.recipe.read import require
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """One reward that policy-gradient learning follows: a return, a value head and a share in the advantage of its own.
+
+    Several streams with two discounts and one of them running on over the ends of episodes are what random network
+    distillation learns from (Burda et al. 2018, arXiv:1810.12894, section 2.3).
+    """
+
+    name: str = "game"
+    """What curves call it; the reward is the environment's."""
+    sign: bool = False
+    """Learn from the sign of the reward; scores stay raw."""
+    discount: float = 0.99
+    """Discount per agent step."""
+    gae_lambda: float = 0.95
+    """Exponential weight of generalised advantage estimation, arXiv:1506.02438."""
+    episodic: bool = True
+    """The return ends with the episode; otherwise it runs on over episodes, as if play never stopped."""
+    coefficient: float = 1.0
+    """Weight of this stream's advantage in the sum."""
+
+    def __post_init__(self) -> None:
+        for name in ("discount", "gae_lambda"):
+            require(0 <= getattr(self, name) <= 1, f"{name} must be in [0, 1], got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ppo:
+    """Proximal policy optimisation, Schulman et al. 2017, arXiv:1707.06347."""
+
+    network: str
+    """Name of a network recipe."""
+    frames: int
+    """Emulator frames in all (agent steps x frame skip)."""
+    num_envs: int
+    """Environments stepped together."""
+    rollout_steps: int
+    """Agent steps per environment in one rollout."""
+    epochs: int
+    """Passes over each rollout."""
+    minibatch: int
+    """Samples per gradient step."""
+    learning_rate: float
+    """Adam step size at the start."""
+    final_learning_rate: float
+    """Adam step size at the end; linear in between."""
+    streams: tuple[Stream, ...] = (Stream(),)
+    """Rewards that are learnt from; each has a value head."""
+    clip: float = 0.2
+    """Half width of the trust interval of the probability ratio."""
+    entropy_coefficient: float = 0.01
+    """Weight of the policy's entropy, in nats."""
+    value_coefficient: float = 0.5
+    """Weight of the squared value error."""
+    max_gradient_norm: float = 0.5
+    """Global gradient norm after clipping."""
+    vtrace: bool = True
+    """Weigh rollouts that lag behind the weights as V-trace does (Espeholt et al. 2018, arXiv:1802.01561): one more
+    forward pass a rollout."""
+    checkpoint_seconds: float = 60.0
+    """Wall seconds between resumable checkpoints."""
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "num_envs", "rollout_steps", "epochs", "minibatch", "learning_rate"):
+            require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}")
+        names = [stream.name for stream in self.streams]
+        require(len(names) > 0, "at least one [[streams]] is needed")
+        require(len(set(names)) == len(names), f"streams need names of their own, got {names}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sb3:
+    """One of Stable-Baselines3's own learners, with its own hyperparameters."""
+
+    algorithm: Literal["ppo", "a2c", "dqn"]
+    """Class of stable_baselines3."""
+    policy: Literal["CnnPolicy", "MlpPolicy", "auto"] = "auto"
+    """auto: CnnPolicy for pixels, MlpPolicy otherwise."""
+    frames: int = 100_000
+    """Emulator frames in all."""
+    num_envs: int = 1
+    """Environments stepped together."""
+    hyperparameters: dict[str, bool | int | float | str] = field(default_factory=dict)
+    """Keyword arguments of the algorithm's constructor."""
+
+    def __post_init__(self) -> None:
+        require(self.frames > 0 and self.num_envs > 0, "frames and num_envs must be above 0")
