@@ -112,13 +112,25 @@ def gaussian_kl(teacher_mean: Tensor, teacher_log_std: Tensor, student_mean: Ten
 
 
 def generalised_advantages(
-    reward: Tensor, value: Tensor, terminated: Tensor, valid: Tensor, *, discount: float, gae_lambda: float
-) -> Tensor:
-    """Advantages by exponentially weighted temporal differences, over next-step resets.
+    reward: Tensor,
+    value: Tensor,
+    terminated: Tensor,
+    valid: Tensor,
+    *,
+    discount: float,
+    gae_lambda: float,
+    episodic: bool = True,
+    log_ratio: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Advantages by exponentially weighted temporal differences, and the critic's targets, over next-step resets.
 
     Row t of an episode's last step bootstraps from `value[t + 1]`, the value of the episode's last
     observation, unless it terminated. The step after it only resets: it is not valid, has no advantage, and
-    stops the sum, so that nothing leaks from one episode into the one before.
+    stops the sum, so that nothing leaks from one episode into the one before. A return that is not episodic
+    runs on instead: it skips the resetting step and bootstraps from the next episode's first observation.
+
+    With `log_ratio` the targets are those of V-trace, both of its clips at 1: what follows an action that the
+    learner would hardly take counts less. Without, or with ratios of 1, they are TD(lambda).
 
     Args:
         reward: [T, N].
@@ -127,22 +139,30 @@ def generalised_advantages(
         valid: [T, N] bool, False for reset steps.
         discount: per step, in [0, 1].
         gae_lambda: in [0, 1].
+        episodic: whether the return ends with the episode.
+        log_ratio: [T, N], log-probability of each action under the learner minus under who acted.
 
     Returns:
-        [T, N], 0 where not valid. No gradient.
+        Advantages [T, N] and targets [T, N]; 0 and the value where not valid. No gradient.
 
     Source:
-        Schulman et al., arXiv:1506.02438.
+        Schulman et al., arXiv:1506.02438; V-trace: Espeholt et al., arXiv:1802.01561, equation 1 and remark 2.
+        The advantage leaves out the ratio of its own step: the surrogate loss brings it.
     """
-    running = (~terminated).to(value.dtype)
-    played = valid.to(value.dtype)
-    delta = reward + discount * running * value[1:] - value[:-1]
-    advantage = torch.zeros_like(reward)
-    following = torch.zeros_like(reward[0])
+    trust = torch.ones_like(reward) if log_ratio is None else log_ratio.exp().clamp(max=1)
+    goes_on = (~terminated).to(value.dtype) if episodic else torch.ones_like(reward)
+    advantage, excess = torch.zeros_like(reward), torch.zeros_like(reward)
+    next_value, next_excess = value[-1], torch.zeros_like(value[-1])
     for t in range(len(reward) - 1, -1, -1):
-        following = (delta[t] + discount * gae_lambda * running[t] * following) * played[t]
-        advantage[t] = following
-    return advantage.detach()
+        ahead = goes_on[t] * (next_value + gae_lambda * next_excess)
+        advantage[t] = (reward[t] + discount * ahead - value[t]).where(valid[t], 0)
+        excess[t] = trust[t] * advantage[t]
+        if episodic:
+            next_value, next_excess = value[t], excess[t]
+        else:
+            next_value = value[t].where(valid[t], next_value)
+            next_excess = excess[t].where(valid[t], next_excess)
+    return advantage.detach(), (value[:-1] + excess).detach()
 
 
 def ppo_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, *, clip: float) -> Tensor:

@@ -96,6 +96,40 @@ def episode_advantages(steps: Sequence[Played], discount: float, gae_lambda: flo
     }
 
 
+def endless_advantages(
+    steps: Sequence[Played], last_value: float, discount: float, gae_lambda: float
+) -> dict[int, float]:
+    """Advantages of a return that runs on over episodes: all steps as one episode, cut at the end."""
+    values = [*(step.value for step in steps), last_value][1:] if steps else []
+    joined = [
+        Played(step.time, step.reward, step.value, value, terminated=False, truncated=False)
+        for step, value in zip(steps, values, strict=True)
+    ]
+    return episode_advantages(joined, discount, gae_lambda)
+
+
+def vtrace(
+    steps: Sequence[Played], ratios: Sequence[float], discount: float, trace_lambda: float
+) -> tuple[dict[int, float], dict[int, float]]:
+    """Advantages without their own ratio, and targets, of one episode by time: Espeholt et al., arXiv:1802.01561.
+
+    Equation 1 as a sum of products, both clips at 1, and lambda in the traces as in remark 2.
+    """
+    clipped = [min(1.0, ratio) for ratio in ratios]
+    errors = [step.reward + (0.0 if step.terminated else discount * step.next_value) - step.value for step in steps]
+    targets = []
+    for s in range(len(steps)):
+        terms = [
+            math.prod(discount * trace_lambda * c for c in clipped[s:t]) * clipped[t] * errors[t]
+            for t in range(s, len(steps))
+        ]
+        targets.append(steps[s].value + math.fsum(terms))
+    excess = [target - step.value for target, step in zip(targets, steps, strict=True)] + [0.0]
+    advantages = [error + discount * trace_lambda * after for error, after in zip(errors, excess[1:], strict=True)]
+    times = [step.time for step in steps]
+    return dict(zip(times, advantages, strict=True)), dict(zip(times, targets, strict=True))
+
+
 def log_softmax(logits: Sequence[float]) -> list[float]:
     """Log-probabilities."""
     top = max(logits)

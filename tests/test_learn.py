@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
 from rlkd import recipe as recipes
-from rlkd.data import Step
-from rlkd.errors import StorageError
+from rlkd.errors import NotFiniteError, StorageError
 from rlkd.learn import train
 from rlkd.learn.checkpoint import FILE
 from rlkd.learn.ppo import train_ppo
@@ -225,20 +225,20 @@ def test_continuous_actions_stay_finite_and_inside_their_bounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     played: list[np.ndarray] = []
-    real = Stepper.step
+    real = Stepper.send
 
-    def watched(self: Stepper, actions: np.ndarray) -> Step:
-        played.append(actions)
-        return real(self, actions)
+    def watched(self: Stepper, actions: np.ndarray) -> None:
+        played.append(actions.copy())
+        real(self, actions)
 
-    monkeypatch.setattr(Stepper, "step", watched)
+    monkeypatch.setattr(Stepper, "send", watched)
     policy = train_ppo(as_recipe("pendulum"), SHORT, run=tmp_path, seed=0)
     assert policy.spec.kind == "gaussian"
     for name, tensor in policy.network.state_dict().items():
         assert torch.isfinite(tensor).all(), name
     assert policy.network.log_std is not None
     assert policy.network.log_std.abs().max() > 0  # it learns how widely to explore
-    assert all(actions.shape == (4, 1) and np.abs(actions).max() <= 2 for actions in played)
+    assert all(actions.shape == (2, 1) and np.abs(actions).max() <= 2 for actions in played)
     assert max(np.abs(actions).max() for actions in played) == 2  # clipped at the bound, but only for the environment
     (line,) = read_metrics(tmp_path)[-1:]
     assert all(np.isfinite(value) for value in line.values())
@@ -251,3 +251,86 @@ def test_a_folder_of_another_verb_is_refused(file: str, kind: str, tmp_path: Pat
         with pytest.raises(StorageError, match=f"holds a run of `rlkd {kind}`; name another --run"):
             train("cartpole", agent, run=tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {file, ".lock"}
+
+
+class Recall(gymnasium.Env[np.ndarray, np.int64]):
+    """A cue is shown in the first of four steps; the last action has to name it: at best 1, without memory 0.5."""
+
+    def __init__(self) -> None:
+        self.observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+        self.action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.cue, self.step_number = int(self.np_random.integers(2)), 0
+        return np.array([2 * self.cue - 1, 0], np.float32), {}
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.step_number += 1
+        last = self.step_number == 4
+        reward = float(last and action == self.cue)
+        return np.array([0, self.step_number / 4], np.float32), reward, last, False, {}
+
+
+gymnasium.register("Recall-v0", f"{__name__}:Recall", max_episode_steps=10)
+
+
+@pytest.mark.parametrize(("core", "least", "most"), [("gru", 0.95, 1.0), ("none", 0.3, 0.7)])
+def test_who_remembers_learns_what_only_memory_can_know(core: str, least: float, most: float, tmp_path: Path) -> None:
+    network = tmp_path / "network.toml"
+    network.write_text(f'kind = "network"\nencoder = "mlp"\nhidden = [16]\ncore = "{core}"\ncore_width = 16\n')
+    agent = dataclasses.replace(
+        SHORT, network=str(network), frames=15_000, num_envs=16, rollout_steps=30, minibatch=120, epochs=4
+    )
+    policy = train_ppo(as_recipe("Recall-v0"), agent, run=tmp_path / "run", seed=0)
+    assert least <= read_metrics(tmp_path / "run")[-1][SCORE] <= most
+    assert policy.recurrent == (core == "gru")
+
+
+def test_early_policies_are_kept_on_request_and_the_best_and_last_always(tmp_path: Path) -> None:
+    agent = dataclasses.replace(SHORT, frames=12_800)
+    for keep in (False, True):
+        run = tmp_path / str(keep)
+        train_ppo(as_recipe("cartpole"), agent, run=run, seed=0, keep_early=keep)
+        early = sorted(path.stem for path in run.glob("early/*.safetensors"))
+        assert early == (["001", "002", "005", "010", "025", "050", "075", "100"] if keep else [])
+        assert load_policy(run / "best.safetensors").spec.environment == as_recipe("cartpole")
+    last, tenth, whole = (
+        load_policy(tmp_path / "True" / name) for name in (POLICY, "early/010.safetensors", "early/100.safetensors")
+    )
+    assert tenth.spec.origin.endswith("at agent step 1,280")
+    assert whole.spec.hash == last.spec.hash != tenth.spec.hash
+    scores = [line[SCORE] for line in read_metrics(tmp_path / "True") if line["time/frames"] > 0]
+    assert checkpoint_progress(tmp_path / "True")["best"] == pytest.approx(max(scores))
+
+
+def test_a_rollout_is_learnt_from_one_update_after_it_was_sampled(tmp_path: Path) -> None:
+    train_ppo(as_recipe("cartpole"), dataclasses.replace(SHORT, frames=12_800), run=tmp_path, seed=0)
+    lines = read_metrics(tmp_path)
+    assert {line["train/lag"] for line in lines} == {1.0}
+    assert all(0 <= line[f"time/{who}"] <= 1 for line in lines for who in ("learner_waited", "sampler_waited"))
+
+
+class Spoilt(Recall):
+    """Its 2000th reward is not a number."""
+
+    steps = 0
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        Spoilt.steps += 1
+        observation, reward, *rest = super().step(action)
+        return observation, np.nan if Spoilt.steps == 2000 else reward, *rest  # type: ignore[return-value]
+
+
+gymnasium.register("Spoilt-v0", f"{__name__}:Spoilt", max_episode_steps=10)
+
+
+def test_a_reward_that_is_no_number_stops_the_run_and_the_last_checkpoint_stays(tmp_path: Path) -> None:
+    agent = dataclasses.replace(SHORT, frames=12_800, checkpoint_seconds=1e-9)
+    with pytest.raises(NotFiniteError, match="^reward is not finite at step .* of a rollout: 1 of 2 numbers"):
+        train_ppo(as_recipe("Spoilt-v0"), agent, run=tmp_path, seed=0)
+    saved = checkpoint_progress(tmp_path)["steps"]
+    assert 1500 < saved < 2500  # 2000 steps of the game, and the resets between them
+    assert not (tmp_path / POLICY).exists()
+    train_ppo(as_recipe("Spoilt-v0"), dataclasses.replace(agent, frames=saved + 500), run=tmp_path, seed=0)
+    assert checkpoint_progress(tmp_path)["steps"] >= saved + 500

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -215,7 +216,7 @@ NUMBER = st.floats(-10, 10)
 
 
 @st.composite
-def rollouts(draw: st.DrawFn) -> tuple[dict[str, Tensor], list[list[list[Played]]]]:
+def rollouts(draw: st.DrawFn) -> tuple[dict[str, Any], list[list[list[Played]]]]:
     """Tensors of a rollout with next-step resets, and beside them each environment's episodes step by step.
 
     A rollout may begin with a reset row: the episode before it ended with the rollout before.
@@ -247,23 +248,64 @@ def rollouts(draw: st.DrawFn) -> tuple[dict[str, Tensor], list[list[list[Played]
 
 @given(rollouts(), st.sampled_from([0.0, 0.9, 1.0]), st.sampled_from([0.0, 0.95, 1.0]))
 def test_advantages_over_next_step_resets_are_those_of_each_episode_alone(
-    rollout: tuple[dict[str, Tensor], list[list[list[Played]]]], discount: float, gae_lambda: float
+    rollout: tuple[dict[str, Any], list[list[list[Played]]]], discount: float, gae_lambda: float
 ) -> None:
     tensors, environments = rollout
-    got = losses.generalised_advantages(**tensors, discount=discount, gae_lambda=gae_lambda)
+    got, target = losses.generalised_advantages(**tensors, discount=discount, gae_lambda=gae_lambda)
     want = torch.zeros_like(got)
     for n, episodes in enumerate(environments):
         for episode in episodes:
             for t, advantage in reference.episode_advantages(episode, discount, gae_lambda).items():
                 want[t, n] = advantage
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(target, want + tensors["value"][:-1], rtol=1e-9, atol=1e-9)
+
+
+@given(rollouts(), st.sampled_from([0.0, 0.9, 1.0]), st.sampled_from([0.0, 0.95, 1.0]))
+def test_a_return_that_is_not_episodic_runs_on_over_resets_as_if_play_never_stopped(
+    rollout: tuple[dict[str, Any], list[list[list[Played]]]], discount: float, gae_lambda: float
+) -> None:
+    tensors, environments = rollout
+    got, _ = losses.generalised_advantages(**tensors, discount=discount, gae_lambda=gae_lambda, episodic=False)
+    want = torch.zeros_like(got)
+    for n, episodes in enumerate(environments):
+        played = [step for episode in episodes for step in episode]
+        last = float(tensors["value"][-1, n])
+        for t, advantage in reference.endless_advantages(played, last, discount, gae_lambda).items():
+            want[t, n] = advantage
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+
+
+@given(rollouts(), st.data(), st.sampled_from([0.5, 1.0]), st.sampled_from([0.0, 0.95, 1.0]))
+def test_lagging_rollouts_are_weighed_as_vtrace_does(
+    rollout: tuple[dict[str, Any], list[list[list[Played]]]],
+    data: st.DataObject,
+    discount: float,
+    gae_lambda: float,
+) -> None:
+    tensors, environments = rollout
+    shape = tensors["reward"].shape
+    flat = data.draw(st.lists(st.floats(-2, 2), min_size=shape.numel(), max_size=shape.numel()))
+    log_ratio = torch.tensor(flat, dtype=torch.float64).view(shape)
+    got, target = losses.generalised_advantages(
+        **tensors, discount=discount, gae_lambda=gae_lambda, log_ratio=log_ratio
+    )
+    want, wanted_target = torch.zeros_like(got), tensors["value"][:-1].clone()
+    for n, episodes in enumerate(environments):
+        for episode in episodes:
+            ratios = [math.exp(log_ratio[step.time, n]) for step in episode]
+            advantages, targets = reference.vtrace(episode, ratios, discount, gae_lambda)
+            for t in advantages:
+                want[t, n], wanted_target[t, n] = advantages[t], targets[t]
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(target, wanted_target, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(("terminated", "want"), [(True, 1.0), (False, 1.0 + 0.5 * 7.0)])
 def test_a_truncated_episode_bootstraps_from_its_last_observation_and_a_terminated_one_does_not(
     terminated: bool, want: float
 ) -> None:
-    got = losses.generalised_advantages(
+    got, _ = losses.generalised_advantages(
         torch.tensor([[1.0], [100.0], [1.0]]),
         torch.tensor([[0.0], [7.0], [9.0], [9.0]]),  # 7: the last observation of the episode that ends at t = 0
         torch.tensor([[terminated], [False], [False]]),
@@ -278,4 +320,4 @@ def test_advantages_carry_no_gradient() -> None:
     value = torch.ones(3, 1, requires_grad=True)
     flags = torch.zeros(2, 1, dtype=torch.bool)
     got = losses.generalised_advantages(torch.ones(2, 1), value, flags, ~flags, discount=0.9, gae_lambda=0.9)
-    assert not got.requires_grad
+    assert not any(tensor.requires_grad for tensor in got)

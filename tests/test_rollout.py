@@ -11,8 +11,9 @@ from rlkd import recipe as recipes
 from rlkd.data import Step
 from rlkd.learn.ppo import policy_spec
 from rlkd.learn.rollout import Rollout, Sampler
+from rlkd.learn.update import Samples, prepare
 from rlkd.policy.file import build_network
-from rlkd.recipe import Environment, Ppo
+from rlkd.recipe import Environment, Ppo, Stream
 from rlkd.vector import Stepper, as_recipe, make_vec
 from tests import reference
 from tests.reference import Played
@@ -20,22 +21,32 @@ from tests.reference import Played
 SHORT = dataclasses.replace(recipes.load("rl/ppo_classic", Ppo), num_envs=4, rollout_steps=32)
 
 
-def sampled(environment: Environment, agent: Ppo) -> tuple[Rollout, list[Step]]:
-    """One rollout of an untrained network, and the steps that the sampler saw."""
-    steps: list[Step] = []
+class Watched(Stepper):
+    """Keeps what it hands out."""
 
-    class Watched(Stepper):
-        def step(self, actions: np.ndarray) -> Step:
-            steps.append(super().step(actions))
-            return steps[-1]
+    def __init__(self, environment: Environment, rows: int, seed: int) -> None:
+        super().__init__(make_vec(environment, rows, seed))
+        self.seen: list[Step] = []
 
+    def receive(self) -> Step:
+        self.seen.append(super().receive())
+        return self.seen[-1]
+
+
+def sampled(environment: Environment, agent: Ppo) -> tuple[Rollout, Samples, list[Step]]:
+    """One rollout of an untrained network by two uneven halves, what is learnt from it, all that the sampler saw."""
     network = build_network(policy_spec(environment, agent, origin=""))
     network.initialise(torch.Generator().manual_seed(0), for_rl=True)
-    stepper = Watched(make_vec(environment, agent.num_envs, seed=0))
-    sampler = Sampler(stepper, environment, agent, network, "float32")
+    halves = [Watched(environment, 1, seed=0), Watched(environment, agent.num_envs - 1, seed=1)]
+    sampler = Sampler(halves, environment, agent, network, "float32")
     rollout = sampler.collect(torch.Generator().manual_seed(0))
-    stepper.close()
-    return rollout, steps
+    sampler.close()
+    both = zip(*(half.seen for half in halves), strict=True)
+    names = [field.name for field in dataclasses.fields(Step)]
+    steps = [
+        Step(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names}) for parts in both
+    ]
+    return rollout, prepare(network, rollout, agent, "float32"), steps
 
 
 def lives_matter(name: str, lives: Literal["game", "life"], frame_cap: int) -> Environment:
@@ -45,14 +56,16 @@ def lives_matter(name: str, lives: Literal["game", "life"], frame_cap: int) -> E
     return dataclasses.replace(shipped, emulator=emulator, frame_cap=frame_cap)
 
 
-PIXELS = dataclasses.replace(SHORT, network="nature_62k", num_envs=2, rollout_steps=200, discount=0.9)
+PIXELS = dataclasses.replace(
+    SHORT, network="nature_62k", num_envs=2, rollout_steps=200, streams=(Stream(discount=0.9),)
+)
 ROLLOUTS = {
     "terminated and truncated": (dataclasses.replace(as_recipe("cartpole"), frame_cap=20), SHORT, False),
     "a lost life ends": (lives_matter("breakout", "life", 600), PIXELS, True),
     "a lost life does not end": (lives_matter("breakout", "game", 600), PIXELS, False),
     "signs of rewards": (
         lives_matter("ms_pacman", "game", 400),
-        dataclasses.replace(PIXELS, clip_reward=True),
+        dataclasses.replace(PIXELS, streams=(Stream(discount=0.9, sign=True),)),
         False,
     ),
 }
@@ -62,45 +75,44 @@ ROLLOUTS = {
 def test_a_rollouts_advantages_are_those_of_its_episodes_and_its_scores_those_of_whole_games(
     environment: Environment, agent: Ppo, life_ends: bool
 ) -> None:
-    rollout, steps = sampled(environment, agent)
+    rollout, samples, steps = sampled(environment, agent)
     T, N = agent.rollout_steps, agent.num_envs
-    advantage = rollout.advantage.view(T, N).double().numpy()
-    value = (rollout.returns - rollout.advantage).view(T, N).double().numpy()
-    valid = np.stack([step.valid for step in steps])
-    assert rollout.rows.tolist() == np.flatnonzero(valid).tolist()
+    (stream,) = agent.streams
+    advantage = samples.advantage.view(T, N).double().numpy()
+    value = rollout.value[..., 0].double().numpy()
+    assert rollout.valid.tolist() == [step.valid.tolist() for step in steps]
+    torch.testing.assert_close(samples.target.view(T, N), rollout.value[:-1, :, 0] + samples.advantage.view(T, N))
     checked, scores = 0, []
     for n in range(N):
         episode: list[Played] = []
         score = 0.0
-        for t, step in enumerate(steps[:-1]):  # nobody knows the value after the last one
+        for t, step in enumerate(steps):
             if not step.valid[n]:
                 assert advantage[t, n] == 0
                 continue
             score += step.reward[n]
-            reward = np.sign(step.reward[n]) if agent.clip_reward else step.reward[n]
+            reward = np.sign(step.reward[n]) if stream.sign else step.reward[n]
             ends = bool(step.terminated[n] or (life_ends and step.life_lost[n]))
             played = Played(t, reward, value[t, n], value[t + 1, n], ends, bool(step.truncated[n]))
             episode.append(played)
             if step.ended[n]:
-                scores.append((t, score))
+                scores.append(score)
                 score = 0.0
             if ends or step.truncated[n]:
-                wanted = reference.episode_advantages(episode, agent.discount, agent.gae_lambda)
+                wanted = reference.episode_advantages(episode, stream.discount, stream.gae_lambda)
                 assert [advantage[t, n] for t in wanted] == pytest.approx(list(wanted.values()), abs=1e-4)
                 checked += len(wanted)
                 episode = []
     assert checked >= 80
-    finished = [episode.score for episode in rollout.episodes]
-    early = [score for t, score in sorted(scores, key=lambda pair: pair[0])]
-    assert finished[: len(early)] == early
-    assert len(early) >= 2
-    if agent.clip_reward:
-        assert max(early) > 10
+    assert sorted(episode.score for episode in rollout.episodes) == sorted(scores)
+    assert len(scores) >= 2
+    if stream.sign:
+        assert max(scores) > 10
 
 
 def test_the_same_play_gives_other_advantages_but_the_same_scores_when_lives_end_episodes() -> None:
     ending, not_ending = (sampled(*ROLLOUTS[name][:2]) for name in ("a lost life ends", "a lost life does not end"))
     assert torch.equal(ending[0].action, not_ending[0].action)
-    assert any(step.life_lost.any() for step in ending[1])
-    assert not torch.allclose(ending[0].advantage, not_ending[0].advantage)
+    assert any(step.life_lost.any() for step in ending[2])
+    assert not torch.allclose(ending[1].advantage, not_ending[1].advantage)
     assert ending[0].episodes == not_ending[0].episodes

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from rlkd import recipe
 from rlkd.evaluation import play
-from rlkd.learn.checkpoint import FILE, load_checkpoint, save_checkpoint
+from rlkd.learn.checkpoint import FILE, load_checkpoint, restore, save_checkpoint, tensors_of
 from rlkd.learn.ppo import policy_spec
 from rlkd.policy import Policy, PolicyNetwork
 from rlkd.policy.file import build_network
@@ -42,14 +42,15 @@ def main() -> int:
     spec = policy_spec(environment, recipe.load("rl/ppo", Ppo), origin="")
     network = build_network(spec)
     optimiser = torch.optim.Adam(network.parameters(), lr=1.0)
-    progress = load_checkpoint(run, network, optimiser, identity=held["identity"], seed=held["seed"])
+    progress, tensors = load_checkpoint(run, identity=held["identity"], seed=held["seed"])
+    restore(run, tensors, network, optimiser)
     states = play(Policy(network, spec), environment, episodes=EPISODES, first_seed=SEED, keep_states=STATES).states
     observation = torch.from_numpy(states)
     with torch.no_grad():
         before = network(observation).flat
         counts = revive(network, optimiser, observation, torch.Generator().manual_seed(SEED))
         moved = (network(observation).flat - before).abs().max()
-    save_checkpoint(run, network, optimiser, progress)
+    save_checkpoint(run, tensors_of(network, optimiser), progress)
     print(f"at agent step {progress.steps}, dead filters revived: {counts}; outputs moved by at most {moved:.1e}")
     return 0
 

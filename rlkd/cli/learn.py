@@ -25,6 +25,8 @@ class Train:
     """Of everything random."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    keep_early: bool = False
+    """Keep the policies at 1, 2, 5, 10, 25, 50, 75 and 100 % of the run as well."""
     set: Set = ()
     """Override a value of the agent recipe."""
     json: bool = False
@@ -42,6 +44,7 @@ class Train:
             seed=self.seed,
             frames=self.frames,
             device=self.device,
+            keep_early=self.keep_early,
             overrides=self.set,
             command=command(),
         )

@@ -21,6 +21,7 @@ def train(
     seed: int = 0,
     frames: int | None = None,
     device: str = "auto",
+    keep_early: bool = False,
     overrides: Sequence[str] = (),
     command: str = "",
 ) -> Policy:
@@ -34,6 +35,8 @@ def train(
         seed: of everything random.
         frames: emulator frames in all; None takes the recipe's.
         device: `auto`, `cpu` or `cuda`.
+        keep_early: keep the policies at 1, 2, 5, 10, 25, 50, 75 and 100 % of the run, in `early/`: early-stopped
+            teachers.
         overrides: `key=value` for the agent's recipe.
         command: for the record.
 
@@ -50,8 +53,12 @@ def train(
         recipe = replace(recipe, frames=frames)
     origin = f"{name} on {environment.id}, seed {seed}, {recipe.frames:,} frames"
     if isinstance(recipe, Ppo):
-        policy = train_ppo(environment, recipe, run=folder, seed=seed, device=device, origin=origin)
+        policy = train_ppo(
+            environment, recipe, run=folder, seed=seed, device=device, keep_early=keep_early, origin=origin
+        )
     else:
+        if keep_early:
+            raise RecipeError(f"'{name}' is not a learner of ours: it keeps no early policies")
         from rlkd.learn.sb3 import train_sb3  # loads Stable-Baselines3, which our own learner does not need
 
         policy = train_sb3(environment, recipe, run=folder, seed=seed, device=device, origin=origin)

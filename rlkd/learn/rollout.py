@@ -1,6 +1,11 @@
-"""Rollouts for policy-gradient learning: T steps of N environments by one frozen copy of the policy."""
+"""Rollouts for policy-gradient learning: T steps of N environments by one frozen copy of the policy.
+
+The environments stand in two fixed halves: while the network answers one, the emulators of the other work. Nothing
+depends on which is faster.
+"""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,33 +13,51 @@ import torch
 from torch import Tensor
 
 from rlkd.data import Episode
-from rlkd.losses import gaussian_log_prob, generalised_advantages
+from rlkd.learn.guard import check_finite
+from rlkd.losses import gaussian_log_prob
 from rlkd.policy import Output, PolicyNetwork
 from rlkd.policy.compute import Precision, autocast
-from rlkd.recipe import Environment, Ppo
+from rlkd.recipe import Environment, Ppo, Stream
 from rlkd.vector import Stepper
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """T steps of N environments, flattened to B = T * N rows in time order, on the CPU."""
+    """T steps of N environments as they were played, and the observations after the last."""
 
-    observation: np.ndarray
-    """[B, ...] uint8 or float32."""
+    observation: Tensor
+    """[T + 1, N, ...] uint8 or float32; the last one was not acted on."""
+    first: Tensor
+    """[T + 1, N] bool, the observation begins an episode."""
+    state: Tensor | None
+    """[N, S], what a recurrent policy remembered before `observation[0]`; None of feed-forward ones."""
     action: Tensor
-    """[B] int64, or [B, D] float32 before clipping to the bounds."""
+    """[T, N] int64, or [T, N, D] float32 before clipping to the bounds."""
     log_prob: Tensor
-    """[B], of the action under the policy that acted."""
-    advantage: Tensor
-    """[B]."""
-    returns: Tensor
-    """[B], the critic's target."""
-    rows: Tensor
-    """[V] int64: indices of the rows that were really played."""
+    """[T, N], of the action under the policy that acted."""
+    value: Tensor
+    """[T + 1, N, K], by the critic of the policy that acted, one a reward stream."""
+    reward: Tensor
+    """[T, N, K], what each stream learns from; 0 where not valid."""
+    terminated: Tensor
+    """[T, N] bool, nothing follows to bootstrap from."""
+    valid: Tensor
+    """[T, N] bool, rows that were really played and may be learnt from."""
+    version: Tensor
+    """[T, N] int64: how many rollouts the weights that acted had learnt from."""
     episodes: list[Episode]
-    """Episodes that ended."""
-    seconds: float
-    """CPU seconds of the sampling thread, emulator threads not counted."""
+    """Episodes that ended, in raw scores."""
+
+
+class _Half:
+    """One half of the environments: what it sees now."""
+
+    def __init__(self, stepper: Stepper, start: int, state_width: int) -> None:
+        self.stepper = stepper
+        self.rows = slice(start, start + stepper.num_envs)
+        self.observation = stepper.reset()
+        self.first = np.ones(stepper.num_envs, bool)
+        self.state = torch.zeros(stepper.num_envs, state_width) if state_width else None
 
 
 class Sampler:
@@ -42,67 +65,118 @@ class Sampler:
 
     def __init__(
         self,
-        stepper: Stepper,
+        steppers: Sequence[Stepper],
         environment: Environment,
         agent: Ppo,
         network: PolicyNetwork,
         precision: Precision,
     ) -> None:
-        self.stepper, self.agent, self.network, self.precision = stepper, agent, network, precision
+        """Reset the environments.
+
+        Args:
+            steppers: one or two halves; they reset in a step of their own.
+            environment: whose they are.
+            agent: how long rollouts are and what is rewarded.
+            network: who acts; its weights are replaced between rollouts.
+            precision: of its answers.
+        """
+        self.agent, self.network, self.precision = agent, network, precision
         self.ends_with_life = environment.emulator is not None and environment.emulator.lives == "life"
-        self.observation = stepper.reset()
-        self.bounds = None if network.log_std is None else _bounds(stepper)
+        self.halves: list[_Half] = []
+        self.num_envs = 0
+        for stepper in steppers:
+            self.halves.append(_Half(stepper, self.num_envs, network.state_width))
+            self.num_envs += stepper.num_envs
+        self.actions = network.actions
+        self.bounds = None if network.log_std is None else _bounds(steppers[0])
+        self.version = 0
+        """How many rollouts the network's weights have learnt from."""
+        self.seconds = 0.0
+        """Wall seconds spent in `collect`."""
+        self.waited = 0.0
+        """Of these, spent waiting for emulators."""
 
     def collect(self, generator: torch.Generator) -> Rollout:
-        """The next T steps. All randomness of the actions comes from `generator`."""
-        started = time.thread_time()
-        agent, steps, rows = self.agent, self.agent.rollout_steps, self.stepper.num_envs
-        seen = np.empty((steps + 1, rows, *self.observation.shape[1:]), self.observation.dtype)
-        actions, log_probs = [], torch.empty(steps, rows)
-        value, reward = torch.empty(steps + 1, rows), torch.empty(steps, rows)
-        terminated = torch.empty(steps, rows, dtype=torch.bool)
-        valid = torch.empty(steps, rows, dtype=torch.bool)
-        for t in range(steps):
-            seen[t] = self.observation
-            output = self._answer()
-            action, log_probs[t] = draw(output, generator)
-            actions.append(action)
-            value[t] = _value(output)
-            step = self.stepper.step(self._playable(action))
-            gain = np.sign(step.reward) if agent.clip_reward else step.reward
-            reward[t] = torch.from_numpy(gain.astype(np.float32))
-            ends = step.terminated | step.life_lost if self.ends_with_life else step.terminated
-            terminated[t], valid[t] = torch.from_numpy(ends), torch.from_numpy(step.valid)
-            self.observation = step.observation
-        seen[steps] = self.observation
-        value[steps] = _value(self._answer())
-        advantage = generalised_advantages(
-            reward, value, terminated, valid, discount=agent.discount, gae_lambda=agent.gae_lambda
-        )
-        episodes, self.stepper.finished = self.stepper.finished, []
+        """The next T steps. All randomness of the actions comes from `generator`.
+
+        Raises:
+            NotFiniteError: an observation or a reward is NaN or infinite.
+        """
+        started = time.perf_counter()
+        rollout = self._empty()
+        for t in range(self.agent.rollout_steps + 1):
+            for half in self.halves:
+                if t:
+                    self._receive(half, rollout, t - 1)
+                self._decide(half, rollout, t, generator)
+        for half in self.halves:
+            rollout.episodes.extend(half.stepper.finished)
+            half.stepper.finished.clear()
+        self.seconds += time.perf_counter() - started
+        return rollout
+
+    def close(self) -> None:
+        """Release the environments."""
+        for half in self.halves:
+            half.stepper.close()
+
+    def _empty(self) -> Rollout:
+        T, N, K = self.agent.rollout_steps, self.num_envs, len(self.agent.streams)
+        seen = self.halves[0].observation
+        states = [half.state for half in self.halves if half.state is not None]
         return Rollout(
-            observation=seen[:steps].reshape(steps * rows, *seen.shape[2:]),
-            action=torch.stack(actions).flatten(0, 1),
-            log_prob=log_probs.flatten(),
-            advantage=advantage.flatten(),
-            returns=(advantage + value[:steps]).flatten(),
-            rows=torch.nonzero(valid.flatten()).squeeze(-1),
-            episodes=episodes,
-            seconds=time.thread_time() - started,
+            observation=torch.from_numpy(np.empty((T + 1, N, *seen.shape[1:]), seen.dtype)),
+            first=torch.zeros(T + 1, N, dtype=torch.bool),
+            state=torch.cat(states) if states else None,
+            action=torch.zeros(T, N, dtype=torch.int64) if self.bounds is None else torch.zeros(T, N, self.actions),
+            log_prob=torch.zeros(T, N),
+            value=torch.zeros(T + 1, N, K),
+            reward=torch.zeros(T, N, K),
+            terminated=torch.zeros(T, N, dtype=torch.bool),
+            valid=torch.zeros(T, N, dtype=torch.bool),
+            version=torch.full((T, N), self.version),
+            episodes=[],
         )
 
-    def _answer(self) -> Output:
-        device = self.network.head.weight.device
-        observation = torch.from_numpy(self.observation).to(device)
+    def _decide(self, half: _Half, rollout: Rollout, t: int, generator: torch.Generator) -> None:
+        """Answer what a half sees and, but for the last observation, act on it."""
+        rows, device = half.rows, self.network.head.weight.device
+        observation, first = torch.from_numpy(half.observation), torch.from_numpy(half.first)
+        rollout.observation[t, rows], rollout.first[t, rows] = observation, first
+        state = None if half.state is None else (half.state * ~first[:, None]).to(device)
         with torch.inference_mode(), autocast(device, self.precision, pixels=self.network.pixels):
-            output: Output = self.network(observation)
-        return output
+            output: Output = self.network(observation.to(device), state)
+        if output.value is None:
+            raise ValueError("policy-gradient learning needs a network with a critic")
+        rollout.value[t, rows] = output.value.float().cpu()
+        if t == self.agent.rollout_steps:
+            return  # the next rollout begins with this observation and answers it with newer weights
+        half.state = None if output.state is None else output.state.float().cpu()
+        rollout.action[t, rows], rollout.log_prob[t, rows] = draw(output, generator)
+        action = rollout.action[t, rows].numpy()
+        half.stepper.send(action if self.bounds is None else np.clip(action, *self.bounds))
 
-    def _playable(self, action: Tensor) -> np.ndarray:
-        if self.bounds is None:
-            return action.numpy()
-        playable: np.ndarray = np.clip(action.numpy(), *self.bounds)
-        return playable
+    def _receive(self, half: _Half, rollout: Rollout, t: int) -> None:
+        """Wait for the step that was taken at time t, and keep what it brought."""
+        started = time.perf_counter()
+        step = half.stepper.receive()
+        self.waited += time.perf_counter() - started
+        rows = half.rows
+        check_finite({"reward": step.reward, "observation": step.observation}, where=f"step {t} of a rollout")
+        rollout.reward[t, rows] = stream_rewards(step.reward, self.agent.streams)
+        ends = step.terminated | step.life_lost if self.ends_with_life else step.terminated
+        rollout.terminated[t, rows] = torch.from_numpy(ends)
+        rollout.valid[t, rows] = torch.from_numpy(step.valid)
+        for row in np.flatnonzero(step.broken) + rows.start:
+            begun = torch.nonzero(rollout.first[: t + 1, row]).flatten()
+            rollout.valid[int(begun[-1]) if len(begun) else 0 : t + 1, row] = False
+        half.observation, half.first = step.observation, step.first
+
+
+def stream_rewards(reward: np.ndarray, streams: Sequence[Stream]) -> Tensor:
+    """[n, K] float32: what each stream learns from raw rewards [n]."""
+    columns = [np.sign(reward) if stream.sign else reward for stream in streams]
+    return torch.from_numpy(np.stack(columns, axis=-1).astype(np.float32))
 
 
 @torch.no_grad()  # a view of log_std asks for gradients, even one made in inference mode
@@ -115,12 +189,6 @@ def draw(output: Output, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     mean, log_std = (output.params[name].float().cpu() for name in ("mean", "log_std"))
     action = mean + log_std.exp() * torch.randn(mean.shape, generator=generator)
     return action, gaussian_log_prob(mean, log_std, action)
-
-
-def _value(output: Output) -> Tensor:
-    if output.value is None:
-        raise ValueError("policy-gradient learning needs a network with a critic")
-    return output.value.float().cpu()
 
 
 def _bounds(stepper: Stepper) -> tuple[np.ndarray, np.ndarray]:

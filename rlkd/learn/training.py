@@ -1,17 +1,20 @@
 """What every training run does between two rounds of learning: count, record, keep policies, hear signals."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
-from rlkd import metrics
+from rlkd import metrics, storage
 from rlkd.data import Episode
-from rlkd.learn.checkpoint import Progress
+from rlkd.learn.checkpoint import Progress, load_checkpoint
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec
 from rlkd.policy.file import build_network
+from rlkd.recipe import recipe_hash
 
 RECORD_EVERY = 5  # rounds between two lines of metrics
 EARLY = (0.01, 0.02, 0.05, 0.10, 0.25, 0.50, 0.75, 1.0)
@@ -27,19 +30,25 @@ class Waited:
     learner: float = 0.0
     """The learner waited for data."""
     sampler: float = 0.0
-    """The sampler waited: for emulators, or for the learner's next weights."""
+    """The sampler waited for the learner's next weights."""
+    emulators: float = 0.0
+    """The sampler waited for emulators."""
     total: float = 0.0
     """Of the rounds that were timed."""
 
     def shares(self) -> dict[str, float]:
         """By TensorBoard tag."""
         total = max(self.total, 1e-9)
-        return {"time/learner_waited": self.learner / total, "time/sampler_waited": self.sampler / total}
+        return {
+            "time/learner_waited": self.learner / total,
+            "time/sampler_waited": self.sampler / total,
+            "time/waited_for_emulators": self.emulators / total,
+        }
 
 
 @dataclass(slots=True, kw_only=True)
 class Training:
-    """One attempt at a run. The learner owns the weights; this owns the counters and the files beside the checkpoint."""
+    """One attempt at a run: its counters, and its files but for the checkpoint. The learner owns the weights."""
 
     run: Path
     """The run's folder."""
@@ -66,7 +75,6 @@ class Training:
     saved: float = field(default_factory=time.monotonic)
     """When the last checkpoint was written."""
 
-    @property
     def over(self) -> bool:
         """Whether all steps have been learnt from."""
         return self.progress.steps >= self.total
@@ -89,7 +97,7 @@ class Training:
     def record(self, figures: Mapping[str, float]) -> None:
         """Write curves, every few rounds and at the end."""
         progress = self.progress
-        if progress.rounds % RECORD_EVERY and not self.over:
+        if progress.rounds % RECORD_EVERY and not self.over():
             return
         summary = {
             "rollout/ep_rew_mean": float(np.mean(progress.scores)) if progress.scores else float("nan"),
@@ -117,7 +125,7 @@ class Training:
 
     def checkpoint_due(self) -> bool:
         """Whether a checkpoint is to be written now: after a while, on a signal, at the end."""
-        due = self.stop.asked or self.over or time.monotonic() - self.saved > self.checkpoint_seconds
+        due = self.stop.asked or self.over() or time.monotonic() - self.saved > self.checkpoint_seconds
         if due:
             self.saved = time.monotonic()
         return due
@@ -129,8 +137,11 @@ class Training:
     def finish(self, network: PolicyNetwork) -> Policy:
         """Save the last policy, and say who waited for whom."""
         if self.waited.total:
-            learner, sampler = (100 * share for share in self.waited.shares().values())
-            metrics.say(f"the learner waited for data {learner:.0f} % of the time, the sampler {sampler:.0f} %")
+            learner, sampler, emulators = (f"{share:.0%}" for share in self.waited.shares().values())
+            metrics.say(
+                f"the learner waited for data {learner} of the time; the sampler for the learner {sampler}, for "
+                f"emulators {emulators}"
+            )
         return self._save(network, self.run / POLICY)
 
     def _save(self, network: PolicyNetwork, path: Path) -> Policy:
@@ -140,3 +151,63 @@ class Training:
         policy = Policy(copy, replace(self.spec, origin=f"{self.spec.origin}, at agent step {self.progress.steps:,}"))
         policy.save(path)
         return policy
+
+
+@contextmanager
+def training_run(
+    run: Path,
+    spec: PolicySpec,
+    *,
+    learner: str,
+    seed: int,
+    frames: int,
+    checkpoint_seconds: float,
+    keep_early: bool,
+) -> Iterator[tuple[Training, dict[str, Tensor]]]:
+    """A run folder, locked, with its curves, signals and progress bar, and the tensors of its checkpoint.
+
+    Args:
+        run: the folder; a run in it goes on.
+        spec: of the policy that comes out; it says where it plays.
+        learner: name of the algorithm, which a folder belongs to.
+        seed: of the run.
+        frames: emulator frames in all.
+        checkpoint_seconds: wall seconds between two checkpoints.
+        keep_early: whether policies at fixed shares of the run are kept.
+
+    Raises:
+        StorageError: the folder is in use, full, damaged, or holds another run.
+    """
+    environment = spec.environment
+    assert environment is not None
+    total = frames // environment.frame_skip
+    identity = storage.sha256(f"{learner} {recipe_hash(environment)} {recipe_hash(spec.network)}".encode())
+    with storage.run_folder(run), metrics.stop_signal() as stop:
+        storage.refuse_other_kinds(run, "train")
+        progress, tensors = load_checkpoint(run, identity=identity, seed=seed)
+        recorder = metrics.Recorder(run, resume_step=progress.steps + 1)
+        try:
+            with metrics.bar(f"{learner} on {environment.id}, agent steps", total) as bar:
+                training = Training(
+                    run=run,
+                    spec=spec,
+                    progress=progress,
+                    total=total,
+                    frame_skip=environment.frame_skip,
+                    checkpoint_seconds=checkpoint_seconds,
+                    keep_early=keep_early,
+                    recorder=recorder,
+                    bar=bar,
+                    stop=stop,
+                )
+                yield training, tensors
+        finally:
+            recorder.close()
+
+
+def start_chunk(progress: Progress, recipe: str) -> None:
+    """Note with which recipe, by its hash, the run goes on from here. Rates may change between chunks, in sight."""
+    if progress.chunks and not progress.chunks[-1].endswith(recipe):
+        metrics.say(f"going on at agent step {progress.steps} with another agent recipe than before")
+    if not progress.chunks or not progress.chunks[-1].endswith(recipe):
+        progress.chunks = (*progress.chunks, f"{progress.steps} {recipe}")

@@ -177,10 +177,12 @@ def _ale(recipe: Environment, num_envs: int, backend: str, threads: int) -> Vect
 def _make_gymnasium(recipe: Environment, render_mode: str | None) -> gymnasium.Env[Any, Any]:
     try:
         options: dict[str, Any] = {**recipe.options, "max_episode_steps": recipe.frame_cap}
+        if render_mode is not None:  # some environments cannot be looked at, and take no such argument
+            options["render_mode"] = render_mode
         with warnings.catch_warnings():
             # A recipe names the version that its scores belong to, also where gymnasium has a newer one.
             warnings.filterwarnings("ignore", ".*is out of date", DeprecationWarning)
-            env = gymnasium.make(recipe.id, render_mode=render_mode, **options)
+            env = gymnasium.make(recipe.id, **options)
     except (gymnasium.error.Error, TypeError) as error:
         raise RecipeError(f"gymnasium cannot make '{recipe.id}': {error}") from None
     if recipe.observation == "symbols":
