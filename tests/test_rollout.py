@@ -11,7 +11,7 @@ from rlkd import recipe as recipes
 from rlkd.data import Step
 from rlkd.learn.ppo import policy_spec
 from rlkd.learn.rollout import Rollout, Sampler
-from rlkd.learn.update import Samples, prepare
+from rlkd.learn.samples import Samples, prepare
 from rlkd.policy.file import build_network
 from rlkd.recipe import Environment, Ppo, Stream
 from rlkd.vector import Stepper, as_recipe, make_vec

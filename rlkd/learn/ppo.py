@@ -19,11 +19,12 @@ import torch
 
 from rlkd import recipe
 from rlkd.learn.checkpoint import Progress, restore, save_checkpoint, tensors_of
+from rlkd.learn.learner import Learner
 from rlkd.learn.rollout import Rollout, Sampler
-from rlkd.learn.training import Training, start_chunk, training_run
-from rlkd.learn.update import SMALLEST_PART, prepare, update
+from rlkd.learn.samples import prepare
+from rlkd.learn.training import start_chunk, training_run
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec, Rule
-from rlkd.policy.compute import Precision, idle_cores, one_thread_per_role, pick_device
+from rlkd.policy.compute import Precision, one_thread_per_role, pick_device
 from rlkd.policy.file import build_network
 from rlkd.recipe import EVALUATION_SEEDS, Environment, Network, Ppo, recipe_hash
 from rlkd.vector import Stepper, action_bounds, action_meanings, make_vec, spaces
@@ -63,11 +64,11 @@ def train_ppo(
     one_thread_per_role()
     where = pick_device(device)
     spec = policy_spec(environment, agent, origin=origin)
-    learner, acting = build_network(spec), build_network(spec)
-    learner.initialise(torch.Generator().manual_seed(seed), for_rl=True)
-    for network in (learner, acting):
-        network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out
-    optimiser = torch.optim.Adam(learner.parameters(), lr=agent.learning_rate, eps=1e-5, foreach=True)
+    network, acting = build_network(spec), build_network(spec)
+    network.initialise(torch.Generator().manual_seed(seed), for_rl=True)
+    for each in (network, acting):
+        each.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out
+    learner = Learner(network, agent, precision)
     with (
         training_run(
             run,
@@ -81,23 +82,27 @@ def train_ppo(
         ThreadPoolExecutor(1) as pool,
     ):
         progress = training.progress
-        restore(run, tensors, learner, optimiser)
+        restore(run, tensors, network, learner.optimiser)
         start_chunk(progress, recipe_hash(replace(agent, checkpoint_seconds=1.0)))
         if training.over():
-            return training.finish(learner)
+            return training.finish(network)
         attempt = seed + 7919 * progress.rounds  # a resumed run must not replay its first streams
-        order, draws = (torch.Generator().manual_seed(attempt + offset) for offset in (1, 2))
+        order = torch.Generator().manual_seed(attempt + 1)
+        draws = torch.Generator(where).manual_seed(attempt + 2)
         sampler = Sampler(make_halves(environment, agent.num_envs, attempt), environment, agent, acting, precision)
         try:
-            publish(learner, sampler, progress)
+            publish(network, sampler, progress)
             rollout = sampler.collect(draws)
-            if learner.pixels and not tensors:
-                learner.standardise(first_look(rollout, order).to(where))
-                publish(learner, sampler, progress)
+            if network.pixels and not tensors:
+                network.standardise(first_look(rollout, order))
+                publish(network, sampler, progress)
             while not training.over():
                 started, before = time.monotonic(), (sampler.seconds, sampler.waited)
                 pending = pool.submit(sampler.collect, draws)
-                figures = learn(learner, optimiser, agent, rollout, order, precision, training)
+                samples = prepare(network, rollout, agent, precision)
+                rate = agent.learning_rate + training.done * (agent.final_learning_rate - agent.learning_rate)
+                figures = learner.learn(samples, order, rate=rate, where=f"agent step {progress.steps:,}")
+                figures["train/lag"] = progress.rounds - rollout.version.float().mean().item()
                 learnt = time.monotonic()
                 following = pending.result()
                 seconds = time.monotonic() - started
@@ -105,57 +110,31 @@ def train_ppo(
                 training.waited.sampler += seconds - (sampler.seconds - before[0])
                 training.waited.emulators += sampler.waited - before[1]
                 training.count(rollout.log_prob.numel(), rollout.episodes, seconds)
-                publish(learner, sampler, progress)
+                publish(network, sampler, progress)
                 training.record(figures)
-                training.keep(learner, rollout.log_prob.numel())
+                training.keep(network, rollout.log_prob.numel())
                 if training.checkpoint_due():
-                    save_checkpoint(run, tensors_of(learner, optimiser), progress)
+                    save_checkpoint(run, tensors_of(network, learner.optimiser), progress)
                     training.check_stop()
                 rollout = following
         finally:
             pool.shutdown()  # the sampler still steps the environments if the learner failed
             sampler.close()
-        return training.finish(learner)
+        return training.finish(network)
 
 
-def learn(
-    learner: PolicyNetwork,
-    optimiser: torch.optim.Optimizer,
-    agent: Ppo,
-    rollout: Rollout,
-    order: torch.Generator,
-    precision: Precision,
-    training: Training,
-) -> dict[str, float]:
-    """Targets and all gradient steps of one rollout; figures by TensorBoard tag."""
-    samples = prepare(learner, rollout, agent, precision)
-    rate = agent.learning_rate + training.done * (agent.final_learning_rate - agent.learning_rate)
-    side_by_side = learner.pixels and learner.head.weight.device.type == "cpu"
-    figures = update(
-        learner,
-        optimiser,
-        agent,
-        samples,
-        order,
-        precision=precision,
-        rate=rate,
-        parts=min(idle_cores(1), max(1, agent.minibatch // SMALLEST_PART)) if side_by_side else 1,
-        where=f"agent step {training.progress.steps:,}",
-    )
-    lag = training.progress.rounds - rollout.version.float().mean().item()
-    return figures | {"train/lag": lag}
-
-
-def publish(learner: PolicyNetwork, sampler: Sampler, progress: Progress) -> None:
+def publish(network: PolicyNetwork, sampler: Sampler, progress: Progress) -> None:
     """Let the sampler act with the learner's weights from the next rollout on."""
-    sampler.network.load_state_dict(learner.state_dict())
+    sampler.network.load_state_dict(network.state_dict())
+    if sampler.device.type == "cuda":
+        torch.cuda.current_stream().synchronize()  # the sampler works in another stream
     sampler.version = progress.rounds
 
 
 def first_look(rollout: Rollout, generator: torch.Generator) -> torch.Tensor:
     """[B, ...]: some observations of a rollout."""
     seen = rollout.observation.flatten(0, 1)
-    return seen[torch.randint(len(seen), (FIRST_LOOK,), generator=generator)]
+    return seen[torch.randint(len(seen), (FIRST_LOOK,), generator=generator).to(seen.device)]
 
 
 def make_halves(environment: Environment, num_envs: int, seed: int) -> list[Stepper]:

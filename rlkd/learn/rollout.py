@@ -6,24 +6,29 @@ depends on which is faster.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rlkd.data import Episode
+from rlkd.learn.graphs import Captured
 from rlkd.learn.guard import check_finite
+from rlkd.learn.uplink import Uplink
 from rlkd.losses import gaussian_log_prob
 from rlkd.policy import Output, PolicyNetwork
 from rlkd.policy.compute import Precision, autocast
-from rlkd.recipe import Environment, Ppo, Stream
+from rlkd.recipe import Environment, Ppo, Stream, View
 from rlkd.vector import Stepper
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """T steps of N environments as they were played, and the observations after the last."""
+    """T steps of N environments as they were played, and the observations after the last; on the network's device."""
 
     observation: Tensor
     """[T + 1, N, ...] uint8 or float32; the last one was not acted on."""
@@ -49,15 +54,30 @@ class Rollout:
     """Episodes that ended, in raw scores."""
 
 
-class _Half:
-    """One half of the environments: what it sees now."""
+class Decision(NamedTuple):
+    """What a network decided for n environments, on its device."""
 
-    def __init__(self, stepper: Stepper, start: int, state_width: int) -> None:
+    action: Tensor
+    """[n] int64, or [n, D] float32 before clipping to the bounds."""
+    log_prob: Tensor
+    """[n]."""
+    value: Tensor
+    """[n, K]."""
+
+
+class _Half:
+    """One half of the environments: what it sees and remembers now."""
+
+    def __init__(self, stepper: Stepper, start: int, view: View | None, network: PolicyNetwork) -> None:
         self.stepper = stepper
         self.rows = slice(start, start + stepper.num_envs)
-        self.observation = stepper.reset()
+        device = network.head.weight.device
+        # On a CPU, stacks as they come are at hand already: nothing goes up.
+        self.uplink = Uplink(view if device.type == "cuda" else None, stepper.reset(), device)
         self.first = np.ones(stepper.num_envs, bool)
-        self.state = torch.zeros(stepper.num_envs, state_width) if state_width else None
+        width = network.state_width
+        self.state = torch.zeros(stepper.num_envs, width, device=device) if width else None
+        self.captured: Captured[Decision] | None = None
 
 
 class Sampler:
@@ -77,18 +97,21 @@ class Sampler:
             steppers: one or two halves; they reset in a step of their own.
             environment: whose they are.
             agent: how long rollouts are and what is rewarded.
-            network: who acts; its weights are replaced between rollouts.
+            network: who acts; its weights are replaced between rollouts. Rollouts are kept on its device.
             precision: of its answers.
         """
         self.agent, self.network, self.precision = agent, network, precision
+        self.device = network.head.weight.device
         self.ends_with_life = environment.emulator is not None and environment.emulator.lives == "life"
         self.halves: list[_Half] = []
         self.num_envs = 0
         for stepper in steppers:
-            self.halves.append(_Half(stepper, self.num_envs, network.state_width))
+            self.halves.append(_Half(stepper, self.num_envs, environment.views.get("pixels"), network))
             self.num_envs += stepper.num_envs
-        self.actions = network.actions
         self.bounds = None if network.log_std is None else _bounds(steppers[0])
+        self.captures = self.device.type == "cuda"
+        """Whether decisions are replayed as a CUDA graph."""
+        self.stream = torch.cuda.Stream(self.device) if self.captures else None  # type: ignore[no-untyped-call]
         self.version = 0
         """How many rollouts the network's weights have learnt from."""
         self.seconds = 0.0
@@ -97,11 +120,16 @@ class Sampler:
         """Of these, spent waiting for emulators."""
 
     def collect(self, generator: torch.Generator) -> Rollout:
-        """The next T steps. All randomness of the actions comes from `generator`.
+        """The next T steps. All randomness of the actions comes from `generator`, which is on the network's device.
 
         Raises:
             NotFiniteError: an observation or a reward is NaN or infinite.
         """
+        # A stream of its own, so that the learner's kernels and these run side by side.
+        with nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
+            return self._collect(generator)
+
+    def _collect(self, generator: torch.Generator) -> Rollout:
         started = time.perf_counter()
         rollout = self._empty()
         for t in range(self.agent.rollout_steps + 1):
@@ -112,6 +140,10 @@ class Sampler:
         for half in self.halves:
             rollout.episodes.extend(half.stepper.finished)
             half.stepper.finished.clear()
+        names = ("first", "reward", "terminated", "valid")
+        rollout = replace(rollout, **{name: getattr(rollout, name).to(self.device) for name in names})
+        if self.stream is not None:
+            self.stream.synchronize()  # the learner's stream reads what this one wrote
         self.seconds += time.perf_counter() - started
         return rollout
 
@@ -122,39 +154,57 @@ class Sampler:
 
     def _empty(self) -> Rollout:
         T, N, K = self.agent.rollout_steps, self.num_envs, len(self.agent.streams)
-        seen = self.halves[0].observation
+        seen, device = self.halves[0].uplink.seen, self.device
         states = [half.state for half in self.halves if half.state is not None]
+        shape, dtype = ((), torch.int64) if self.bounds is None else ((self.network.actions,), torch.float32)
         return Rollout(
-            observation=torch.from_numpy(np.empty((T + 1, N, *seen.shape[1:]), seen.dtype)),
+            observation=torch.empty((T + 1, N, *seen.shape[1:]), dtype=seen.dtype, device=device),
             first=torch.zeros(T + 1, N, dtype=torch.bool),
             state=torch.cat(states) if states else None,
-            action=torch.zeros(T, N, dtype=torch.int64) if self.bounds is None else torch.zeros(T, N, self.actions),
-            log_prob=torch.zeros(T, N),
-            value=torch.zeros(T + 1, N, K),
-            reward=torch.zeros(T, N, K),
-            terminated=torch.zeros(T, N, dtype=torch.bool),
-            valid=torch.zeros(T, N, dtype=torch.bool),
+            action=torch.empty((T, N, *shape), dtype=dtype, device=device),
+            log_prob=torch.empty(T, N, device=device),
+            value=torch.empty(T + 1, N, K, device=device),
+            reward=torch.empty(T, N, K),
+            terminated=torch.empty(T, N, dtype=torch.bool),
+            valid=torch.empty(T, N, dtype=torch.bool),
             version=torch.full((T, N), self.version),
             episodes=[],
         )
 
     def _decide(self, half: _Half, rollout: Rollout, t: int, generator: torch.Generator) -> None:
         """Answer what a half sees and, but for the last observation, act on it."""
-        rows, device = half.rows, self.network.head.weight.device
-        observation, first = torch.from_numpy(half.observation), torch.from_numpy(half.first)
-        rollout.observation[t, rows], rollout.first[t, rows] = observation, first
-        state = None if half.state is None else (half.state * ~first[:, None]).to(device)
-        with torch.inference_mode(), autocast(device, self.precision, pixels=self.network.pixels):
-            output: Output = self.network(observation.to(device), state)
+        rows = half.rows
+        rollout.observation[t, rows] = half.uplink.seen
+        rollout.first[t, rows] = torch.from_numpy(half.first)
+        if half.state is not None:
+            half.state *= ~torch.from_numpy(half.first).to(self.device)[:, None]
+        last = t == self.agent.rollout_steps
+        # The next rollout begins with the last observation, and answers it again with newer weights.
+        remembered = half.state.clone() if half.state is not None and last else None
+        if self.captures and half.captured is None:
+            changes = [] if half.state is None else [half.state]
+            function = partial(self._answer, half, generator)
+            half.captured = Captured(function, changes=changes, generators=[generator])
+        decision = half.captured() if half.captured is not None else self._answer(half, generator)
+        rollout.value[t, rows] = decision.value
+        if last:
+            if half.state is not None and remembered is not None:
+                half.state.copy_(remembered)
+            return
+        rollout.action[t, rows], rollout.log_prob[t, rows] = decision.action, decision.log_prob
+        action = decision.action.cpu().numpy()
+        half.stepper.send(action if self.bounds is None else np.clip(action, *self.bounds))
+
+    @torch.inference_mode()
+    def _answer(self, half: _Half, generator: torch.Generator) -> Decision:
+        """Decide for a half, and remember. Reads and writes tensors that stay where they are."""
+        with autocast(self.device, self.precision, pixels=self.network.pixels):
+            output: Output = self.network(half.uplink.seen, half.state)
         if output.value is None:
             raise ValueError("policy-gradient learning needs a network with a critic")
-        rollout.value[t, rows] = output.value.float().cpu()
-        if t == self.agent.rollout_steps:
-            return  # the next rollout begins with this observation and answers it with newer weights
-        half.state = None if output.state is None else output.state.float().cpu()
-        rollout.action[t, rows], rollout.log_prob[t, rows] = draw(output, generator)
-        action = rollout.action[t, rows].numpy()
-        half.stepper.send(action if self.bounds is None else np.clip(action, *self.bounds))
+        if half.state is not None and output.state is not None:
+            half.state.copy_(output.state)
+        return Decision(*draw(output, generator), output.value.float())
 
     def _receive(self, half: _Half, rollout: Rollout, t: int) -> None:
         """Wait for the step that was taken at time t, and keep what it brought."""
@@ -170,7 +220,8 @@ class Sampler:
         for row in np.flatnonzero(step.broken) + rows.start:
             begun = torch.nonzero(rollout.first[: t + 1, row]).flatten()
             rollout.valid[int(begun[-1]) if len(begun) else 0 : t + 1, row] = False
-        half.observation, half.first = step.observation, step.first
+        half.uplink.bring(step.observation, step.first)
+        half.first = step.first
 
 
 def stream_rewards(reward: np.ndarray, streams: Sequence[Stream]) -> Tensor:
@@ -179,15 +230,15 @@ def stream_rewards(reward: np.ndarray, streams: Sequence[Stream]) -> Tensor:
     return torch.from_numpy(np.stack(columns, axis=-1).astype(np.float32))
 
 
-@torch.no_grad()  # a view of log_std asks for gradients, even one made in inference mode
 def draw(output: Output, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Sampled actions and their log-probabilities, on the CPU: [B] int64 or [B, D] float32, and [B]."""
+    """Sampled actions and their log-probabilities: [B] int64 or [B, D] float32, and [B]."""
+    params = {name: tensor.detach().float() for name, tensor in output.params.items()}
     if output.kind == "categorical":
-        log_p = torch.log_softmax(output.params["logits"].float().cpu(), dim=-1)
+        log_p = torch.log_softmax(params["logits"], dim=-1)
         action = torch.multinomial(log_p.exp(), 1, generator=generator)
         return action.squeeze(-1), log_p.gather(1, action).squeeze(-1)
-    mean, log_std = (output.params[name].float().cpu() for name in ("mean", "log_std"))
-    action = mean + log_std.exp() * torch.randn(mean.shape, generator=generator)
+    mean, log_std = params["mean"], params["log_std"]
+    action = mean + log_std.exp() * torch.randn(mean.shape, generator=generator, device=mean.device)
     return action, gaussian_log_prob(mean, log_std, action)
 
 

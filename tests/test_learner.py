@@ -1,4 +1,4 @@
-"""Tests of `rlkd.learn.update`: one update is Stable-Baselines3's, memory crosses rollouts, streams add up."""
+"""Tests of what learns from rollouts: an update is Stable-Baselines3's, memory crosses rollouts, streams add up."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -15,10 +15,11 @@ from torch import Tensor
 import rlkd
 from rlkd import recipe as recipes
 from rlkd.errors import NotFiniteError
-from rlkd.learn import update as updating
+from rlkd.learn import learner as learning
+from rlkd.learn.learner import Learner, Losses, piece_losses
 from rlkd.learn.ppo import make_halves, policy_spec
 from rlkd.learn.rollout import Rollout, Sampler
-from rlkd.learn.update import Losses, Piece, answer_all, minibatches, normalised, prepare, update
+from rlkd.learn.samples import Piece, answer_all, minibatches, normalised, pieces_of, prepare
 from rlkd.losses import generalised_advantages
 from rlkd.policy import PolicyNetwork
 from rlkd.policy.file import build_network
@@ -38,10 +39,6 @@ def made(agent: Ppo, environment: Environment, seed: int = 0) -> tuple[PolicyNet
     learner.initialise(torch.Generator().manual_seed(seed), for_rl=False)  # not uniform, so that actions differ
     acting.load_state_dict(learner.state_dict())
     return learner, Sampler(make_halves(environment, agent.num_envs, seed), environment, agent, acting, "float32")
-
-
-def adam(network: torch.nn.Module, rate: float) -> torch.optim.Adam:
-    return torch.optim.Adam(network.parameters(), lr=rate, eps=1e-5)
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
@@ -111,9 +108,9 @@ def test_one_update_is_that_of_stable_baselines3(env: str, monkeypatch: pytest.M
             rows = torch.from_numpy(order % T * N + order // T)
             yield from torch.split(rows, size)
 
-    monkeypatch.setattr(updating, "minibatches", theirs)
+    monkeypatch.setattr(learning, "minibatches", theirs)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    update(network, adam(network, rate), agent, samples, torch.Generator(), precision="float32", rate=rate)
+    Learner(network, agent, "float32").learn(samples, torch.Generator(), rate=rate, where="here")
     learnt: Any = rlkd.from_sb3(model).network.state_dict()
     assert len(orders) == epochs
     for name, tensor in network.state_dict().items():
@@ -136,8 +133,8 @@ def test_the_learner_answers_a_rollout_as_who_acted_did_also_over_its_borders(co
         samples = prepare(learner, again, agent, "float32")
         torch.testing.assert_close(samples.target.view(32, 4), target_of(rollout), rtol=1e-4, atol=1e-5)
         for rows in minibatches(samples, agent, torch.Generator().manual_seed(0)):
-            (piece,) = updating.minibatch_pieces(samples, rows, 1)
-            losses = updating.piece_losses(learner, agent, "float32", piece)
+            (piece,) = pieces_of(samples, rows, 1)
+            losses = piece_losses(learner, agent, "float32", piece)
             assert losses.approx_kl.item() == pytest.approx(0, abs=1e-6)
             assert losses.policy.item() == pytest.approx(-(piece.advantage * piece.weight).sum().item(), abs=1e-5)
     assert any(rollout.first[1:].any() for rollout in rollouts)
@@ -182,16 +179,40 @@ def test_minibatches_of_who_remembers_are_whole_sequences_and_each_is_seen_once_
         assert sorted(torch.cat(found[2 * epoch : 2 * epoch + 2]).flatten().tolist()) == list(range(128))
 
 
-def test_minibatches_hold_each_played_row_once_an_epoch_and_no_other() -> None:
+@pytest.mark.parametrize(("minibatch", "seen"), [(32, 128), (48, 128), (60, 120), (1000, 128)])
+def test_minibatches_hold_each_row_once_an_epoch_but_for_a_small_rest(minibatch: int, seen: int) -> None:
+    agent = dataclasses.replace(SHORT, minibatch=minibatch, epochs=1)
+    learner, sampler = made(agent, CUT)
+    samples = prepare(learner, sampler.collect(torch.Generator().manual_seed(0)), agent, "float32")
+    sampler.close()
+    rows = torch.cat(list(minibatches(samples, agent, torch.Generator().manual_seed(0)))).tolist()
+    assert len(set(rows)) == len(rows) == seen
+    assert set(rows) <= set(range(128))
+
+
+def test_rows_that_were_not_played_weigh_nothing() -> None:
     learner, sampler = made(SHORT, CUT)
     samples = prepare(learner, sampler.collect(torch.Generator().manual_seed(0)), SHORT, "float32")
     sampler.close()
-    played = torch.nonzero(samples.valid).flatten().tolist()
-    assert 64 < len(played) < 128
-    whole = dataclasses.replace(SHORT, minibatch=len(played) // 3, epochs=1)
-    rows = torch.cat(list(minibatches(samples, whole, torch.Generator().manual_seed(0)))).tolist()
-    assert len(set(rows)) == len(rows) >= len(played) - 2
-    assert set(rows) <= set(played)
+    assert 64 < samples.valid.sum() < 128
+    other = dataclasses.replace(
+        samples,
+        **{
+            name: torch.where(samples.valid.view(-1, *(1 for _ in value.shape[1:])), value, 50)
+            for name, value in (
+                ("target", samples.target),
+                ("log_prob", samples.log_prob),
+                ("observation", samples.observation),
+            )
+        },
+    )
+    gradients = []
+    for each in (samples, other):
+        (piece,) = pieces_of(each, torch.arange(128), 1)
+        assert piece.weight.sum().item() == pytest.approx(1)
+        gradients.append(learning.gradients_of(learner, SHORT, "float32", piece)[1])
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, two)
 
 
 def test_advantages_of_streams_add_up_by_their_coefficients_and_each_has_its_own_value() -> None:
@@ -227,8 +248,9 @@ def test_a_minibatch_in_pieces_takes_the_same_step_as_a_whole_one() -> None:
         learner, sampler = made(SHORT, CUT)
         samples = prepare(learner, sampler.collect(torch.Generator().manual_seed(0)), SHORT, "float32")
         sampler.close()
-        order = torch.Generator().manual_seed(0)
-        update(learner, adam(learner, 1e-3), SHORT, samples, order, precision="float32", rate=1e-3, parts=parts)
+        learns = Learner(learner, SHORT, "float32")
+        learns.parts = parts
+        learns.learn(samples, torch.Generator().manual_seed(0), rate=1e-3, where="here")
         weights.append(learner.state_dict())
     for name, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][name], rtol=1e-4, atol=1e-6)
@@ -246,19 +268,16 @@ def test_the_first_number_that_is_not_finite_stops_the_update_with_its_name(monk
     sampler.close()
 
     def updated() -> None:
-        order = torch.Generator().manual_seed(0)
-        update(
-            learner, adam(learner, 1e-3), SHORT, samples, order, precision="float32", rate=1e-3, where="agent step 7"
-        )
+        Learner(learner, SHORT, "float32").learn(samples, torch.Generator(), rate=1e-3, where="agent step 7")
 
-    gradients = updating._gradients
+    gradients = learning.gradients_of
 
     def spoilt(network: PolicyNetwork, agent: Ppo, precision: Any, piece: Piece) -> tuple[Losses, Sequence[Tensor]]:
         losses, found = gradients(network, agent, precision, piece)
         return losses, [torch.full_like(found[0], torch.inf), *found[1:]]
 
     with monkeypatch.context() as patched:
-        patched.setattr(updating, "_gradients", spoilt)
+        patched.setattr(learning, "gradients_of", spoilt)
         name = next(name for name, _ in learner.named_parameters())
         with pytest.raises(NotFiniteError, match=f"gradient of {name} is not finite at agent step 7"):
             updated()

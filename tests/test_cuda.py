@@ -1,0 +1,93 @@
+"""Tests that need a CUDA device: what is captured as a graph does what the same lines do one by one."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlkd import recipe as recipes
+from rlkd.learn.learner import Learner
+from rlkd.learn.ppo import make_halves, policy_spec, train_ppo
+from rlkd.learn.rollout import Rollout, Sampler
+from rlkd.learn.samples import answer_all, log_prob_and_entropy, prepare
+from rlkd.policy import Output, PolicyNetwork
+from rlkd.policy.file import build_network
+from rlkd.recipe import Ppo
+from rlkd.vector import as_recipe
+
+pytestmark = pytest.mark.cuda
+
+PONG = dataclasses.replace(
+    recipes.load("rl/ppo", Ppo), network="nature_62k", num_envs=4, rollout_steps=16, minibatch=16, frames=2048
+)
+MEMORY = 'kind = "network"\nencoder = "conv"\nchannels = [8, 16]\nkernels = [8, 4]\nstrides = [4, 2]\nhidden = [32]\n'
+CORES = {"none": MEMORY, "gru": MEMORY + 'core = "gru"\ncore_width = 16\n'}
+
+
+def made(agent: Ppo, device: str) -> PolicyNetwork:
+    network = build_network(policy_spec(as_recipe("pong"), agent, origin=""))
+    network.initialise(torch.Generator().manual_seed(0), for_rl=False)
+    return network.to(device)
+
+
+def collected(agent: Ppo, device: str, *, captures: bool) -> tuple[PolicyNetwork, list[Rollout]]:
+    """Two rollouts in a row."""
+    network, environment = made(agent, device), as_recipe("pong")
+    sampler = Sampler(make_halves(environment, agent.num_envs, 0), environment, agent, network, "float32")
+    sampler.captures = captures
+    draws = torch.Generator(device).manual_seed(0)
+    rollouts = [sampler.collect(draws) for _ in range(2)]
+    sampler.close()
+    return network, rollouts
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_a_captured_decision_is_that_of_the_network_for_what_was_seen(core: str, tmp_path: Path) -> None:
+    network_recipe = tmp_path / "network.toml"
+    network_recipe.write_text(CORES[core])
+    agent = dataclasses.replace(PONG, network=str(network_recipe))
+    _, rollouts = collected(agent, "cuda", captures=True)
+    on_cpu = made(agent, "cpu")
+    for rollout in rollouts:
+        moved = {field.name: _to_cpu(getattr(rollout, field.name)) for field in dataclasses.fields(rollout)}
+        here = Rollout(**moved)
+        output = answer_all(on_cpu, here, "float32")
+        assert output.value is not None
+        torch.testing.assert_close(here.value.flatten(0, 1), output.value, rtol=1e-3, atol=1e-3)
+        acted = Output(output.kind, {name: tensor[: here.log_prob.numel()] for name, tensor in output.params.items()})
+        log_prob, _ = log_prob_and_entropy(acted, here.action.flatten())
+        torch.testing.assert_close(here.log_prob.flatten(), log_prob, rtol=1e-3, atol=1e-3)
+    assert len(torch.unique(rollouts[1].action)) > 1
+    assert not torch.equal(rollouts[0].action, rollouts[1].action)  # each replay draws anew
+
+
+def _to_cpu(value: Any) -> Any:
+    return value.cpu() if isinstance(value, Tensor) else value
+
+
+def test_captured_gradient_steps_are_those_taken_one_by_one() -> None:
+    _, rollouts = collected(PONG, "cuda", captures=False)
+    weights = []
+    for captures in (False, True):
+        network = made(PONG, "cuda")
+        learner = Learner(network, PONG, "float32")
+        learner.captures = captures
+        order = torch.Generator().manual_seed(0)
+        for rollout in rollouts:
+            samples = prepare(network, rollout, PONG, "float32")
+            learner.learn(samples, order, rate=1e-3, where="here")
+        weights.append(network.state_dict())
+    before = made(PONG, "cuda").state_dict()
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-4)
+        assert not torch.equal(tensor, before[name]), name
+
+
+def test_a_run_on_the_gpu_is_saved_and_goes_on(tmp_path: Path) -> None:
+    train_ppo(as_recipe("pong"), PONG, run=tmp_path, seed=0, device="cuda")
+    longer = dataclasses.replace(PONG, frames=4096)
+    policy = train_ppo(as_recipe("pong"), longer, run=tmp_path, seed=0, device="cuda")
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in policy.network.state_dict().values())
