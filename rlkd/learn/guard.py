@@ -21,6 +21,8 @@ def check_finite(tensors: Mapping[str, Tensor | np.ndarray], *, where: str) -> N
     """
     for name, tensor in tensors.items():
         values = torch.as_tensor(tensor)
+        if not values.is_floating_point():
+            continue
         wrong = values.numel() - int(torch.isfinite(values).sum())
         if wrong:
             raise NotFiniteError(f"{name} is not finite at {where}: {wrong:,} of {values.numel():,} numbers")

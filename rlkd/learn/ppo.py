@@ -24,7 +24,7 @@ from rlkd.learn.rollout import Rollout, Sampler
 from rlkd.learn.samples import prepare
 from rlkd.learn.training import start_chunk, training_run
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec, Rule
-from rlkd.policy.compute import Precision, one_thread_per_role, pick_device
+from rlkd.policy.compute import Precision, one_thread_per_role, pick_device, takes_bfloat16
 from rlkd.policy.file import build_network
 from rlkd.recipe import EVALUATION_SEEDS, Environment, Network, Ppo, recipe_hash
 from rlkd.vector import Stepper, action_bounds, action_meanings, make_vec, spaces
@@ -68,6 +68,8 @@ def train_ppo(
     network.initialise(torch.Generator().manual_seed(seed), for_rl=True)
     for each in (network, acting):
         each.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out
+    if takes_bfloat16(where, precision, pixels=acting.pixels):
+        acting.encoder.to(torch.bfloat16)  # cast once a rollout, not in every forward pass of a few rows
     learner = Learner(network, agent, precision)
     with (
         training_run(

@@ -47,5 +47,10 @@ def bfloat16_is_fast(device: torch.device) -> bool:
 
 def autocast(device: torch.device, precision: Precision, *, pixels: bool) -> AbstractContextManager[object]:
     """A context for forward passes: bfloat16 for pixel networks where it is fast (or asked for), else float32."""
-    wanted = precision == "bfloat16" or (precision == "auto" and pixels and bfloat16_is_fast(device))
+    wanted = takes_bfloat16(device, precision, pixels=pixels)
     return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+
+
+def takes_bfloat16(device: torch.device, precision: Precision, *, pixels: bool) -> bool:
+    """Whether `autocast` computes in bfloat16 for the same arguments."""
+    return precision == "bfloat16" or (precision == "auto" and pixels and bfloat16_is_fast(device))
