@@ -67,6 +67,21 @@ def normalised_score(
     return Estimate(point, float(low), float(high))
 
 
+def mean_difference(scores: Sequence[Sequence[float]], others: Sequence[Sequence[float]], *, seed: int = 0) -> Estimate:
+    """Mean score over training seeds, less that of others; the interval resamples seeds, then episodes, on both sides.
+
+    Args:
+        scores: one sequence of episode scores for each training seed.
+        others: the same of what it is compared with.
+        seed: of the bootstrap.
+    """
+    generator = np.random.default_rng(seed)
+    ours, theirs = ([np.asarray(each, float) for each in side] for side in (scores, others))
+    point = float(np.mean([each.mean() for each in ours]) - np.mean([each.mean() for each in theirs]))
+    low, high = np.quantile(_resampled_means(ours, generator) - _resampled_means(theirs, generator), [0.025, 0.975])
+    return Estimate(point, float(low), float(high))
+
+
 def failed_share(scores: Sequence[float], teacher: Sequence[float], random: Sequence[float]) -> float:
     """Share of episodes on random's side of the midpoint between random and teacher. An average hides them."""
     base, top = float(np.mean(random)), float(np.mean(teacher))

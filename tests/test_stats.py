@@ -1,5 +1,6 @@
 """Tests of `rlkd.stats`: points by hand, intervals against a slow bootstrap and against what they promise."""
 
+import math
 import random
 import statistics
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlkd import stats
-from rlkd.stats import Estimate, failed_share, mean_interval, normalised_score
+from rlkd.stats import Estimate, failed_share, mean_difference, mean_interval, normalised_score
 
 TEACHER = [18.0, 20.0, 21.0, 19.0, 17.0, 21.0]
 RANDOM = [-21.0, -20.0, -21.0, -19.0, -20.0]
@@ -132,6 +133,18 @@ def test_a_mean_has_the_interval_of_its_standard_error() -> None:
     assert got.low == pytest.approx(got.point - 1.96 * error, abs=0.3 * error)
     assert got.high == pytest.approx(got.point + 1.96 * error, abs=0.3 * error)
     assert mean_interval([7.0]) == Estimate(7.0, 7.0, 7.0)
+
+
+def test_a_difference_of_means_has_the_interval_of_seeds_that_differ() -> None:
+    ours = [NOISE.normal(level, 1, 20).tolist() for level in NOISE.normal(60, 8, 40)]
+    theirs = [NOISE.normal(level, 1, 20).tolist() for level in NOISE.normal(50, 8, 40)]
+    got = mean_difference(ours, theirs)
+    means = [[statistics.fmean(seed) for seed in side] for side in (ours, theirs)]
+    assert got.point == pytest.approx(statistics.fmean(means[0]) - statistics.fmean(means[1]))
+    error = math.sqrt(sum(statistics.variance(side) / 40 for side in means))  # between seeds, far above that within
+    assert got.low == pytest.approx(got.point - 1.96 * error, abs=0.3 * error)
+    assert got.high == pytest.approx(got.point + 1.96 * error, abs=0.3 * error)
+    assert mean_difference([[3.0]], [[1.0]]) == Estimate(2.0, 2.0, 2.0)
 
 
 def test_failed_episodes_are_those_on_randoms_side_of_the_midpoint() -> None:
