@@ -194,7 +194,6 @@ def residual_network(
     Weights go by the numbers of the layers: convolution, maximum, blocks, again for each section, then an activation,
     the flattening, the hidden layer.
     """
-    act = {"relu": lambda z: np.maximum(z, 0.0), "tanh": np.tanh, "elu": lambda z: np.where(z > 0, z, np.expm1(z))}
     place = 0
     for _ in range(sections):
         picture = _convolved(picture, weights[f"{place}.weight"], weights[f"{place}.bias"])
@@ -203,11 +202,16 @@ def residual_network(
             inner = picture
             for layer in (1, 3):
                 name = f"{block}.branch.{layer}"
-                inner = _convolved(act[activation](inner), weights[f"{name}.weight"], weights[f"{name}.bias"])
+                inner = _convolved(_activated(inner, activation), weights[f"{name}.weight"], weights[f"{name}.bias"])
             picture = picture + inner
         place += 2 + blocks
-    flat = act[activation](picture).ravel()
-    return np.asarray(act[hidden_activation](weights[f"{place + 2}.weight"] @ flat + weights[f"{place + 2}.bias"]))
+    flat = _activated(picture, activation).ravel()
+    return _activated(weights[f"{place + 2}.weight"] @ flat + weights[f"{place + 2}.bias"], hidden_activation)
+
+
+def _activated(x: np.ndarray, name: str) -> np.ndarray:
+    elu = np.where(x > 0, x, np.exp(np.minimum(x, 0.0)) - 1)
+    return np.asarray({"relu": np.maximum(x, 0.0), "tanh": np.tanh(x), "elu": elu}[name])
 
 
 def _convolved(picture: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:

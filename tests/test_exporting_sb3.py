@@ -41,7 +41,6 @@ CASES = [
     pytest.param("pong", "categorical", replace(SMALL, value="separate"), "PPO", False, id="ppo, other channels"),
     pytest.param("pong", "q", POOLED, "DQN", False, id="dqn, pools and paddings"),
     pytest.param("pong", "categorical", replace(RESNET, value="separate"), "PPO", False, id="ppo, resnet"),
-    pytest.param("pong", "q", replace(RESNET, channels=(32, 64, 64), blocks=1), "DQN", False, id="dqn, large resnet"),
 ]
 
 

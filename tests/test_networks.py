@@ -13,16 +13,21 @@ from torch import Tensor, nn
 import rlkd
 from rlkd import recipe
 from rlkd.cli import main
+from rlkd.distillation import distill, measure_baseline, run_distillation
 from rlkd.errors import MismatchError, RecipeError
+from rlkd.exporting.card import Facts, card
 from rlkd.policy import Policy, PolicyNetwork, acting_flops, acting_parameters, load_policy
 from rlkd.policy.encoders import Residual
-from rlkd.recipe import Distill, Network, Scale, network_label, scaled, split_scale
+from rlkd.recipe import Distill, Network, Scale, Source, network_label, scaled, split_scale
 from tests import handmade, reference
 from tests.commands import Capture, refused
 
 PIXELS = (4, 84, 84)
 TINY = handmade.TINY_RESNET
 OTHER = Network(encoder="resnet", channels=(3,), blocks=1, hidden=(7,), activation="tanh", hidden_activation="elu")
+
+ENTRY = {"ci95": (0, 0), "mean": 0, "std": 0, "protocol": "", "episodes": 2, "random_mean": 0, "rule": "greedy"}
+"""Scores for a card; nobody reads them here."""
 
 
 def made(network: Network, shape: tuple[int, ...] = (2, 11, 9), *, value: Any = "none", seed: int = 0) -> PolicyNetwork:
@@ -321,32 +326,38 @@ def test_show_prints_the_scaled_network(capsys: Capture) -> None:
 # Students
 
 
-def test_residual_and_scaled_students_learn_from_a_teacher(tmp_path: Path) -> None:
-    where = handmade.environment("pong", frame_cap=800)  # enough for a point
-    source = replace(handmade.small_distillation().source, states=64, rounds=2)
+def test_a_residual_student_is_distilled_and_its_file_holds_what_was_built(tmp_path: Path) -> None:
+    where = handmade.environment("pong", frame_cap=120)
+    teacher = handmade.policy(where, "categorical", handmade.TINY_PIXELS, rule="sampled", sharpness=30)
+    baseline = measure_baseline(teacher, where, episodes=2, keep_states=16)
+    source = Source(states=64, rounds=2, num_envs=4)
     how = handmade.small_distillation(source=source, gradient_steps=2, batch_size=32)
-    (tmp_path / "quick.toml").write_text(recipe.dump(how))
-    names = ["impala_69k@depth=0.5", "nature_62k@width=0.25"]
-    record = rlkd.distill(
-        "policy:pong",
-        names,
-        run=tmp_path / "run",
-        agent=str(tmp_path / "quick.toml"),
-        env=where,
-        episodes=2,
-        device="cpu",
+    network = recipe.load("impala_69k@width=0.5,depth=0.5", Network)
+    result = run_distillation(
+        teacher, {"small": network}, how, run=tmp_path, seed=0, episodes=2, baseline=baseline, device="cpu"
     )
-    assert [entry["name"] for entry in record["students"]] == names
-    for entry, parameters in zip(record["students"], (66_846, 14_000), strict=True):
+    assert result.students[0].gradient_steps == 2
+    policy = load_policy(tmp_path / "students" / "small.safetensors")
+    assert isinstance(policy, Policy)
+    assert policy.spec.network == network == Network(encoder="resnet", channels=(2, 4, 4), blocks=1, hidden=(32,))
+    text = card(policy, None, where, Facts(run=None, entry=None, teacher=None), ENTRY, {})
+    assert f"| parameters | {acting_parameters(policy.network):,} |" in text
+    assert f"| floating-point operations of a decision | {acting_flops(policy.network, PIXELS):,} |" in text
+
+
+def test_students_are_named_with_their_scales(tmp_path: Path) -> None:
+    teacher = handmade.cartpole_teacher(recipe=handmade.environment("cartpole", frame_cap=100, episodes=2))
+    how = handmade.small_distillation(gradient_steps=2)
+    (tmp_path / "quick.toml").write_text(recipe.dump(how))
+    names = ["mlp_16@width=0.25", "students/mlp_16@width=0.25,depth=2", "mlp_16"]
+    agent = str(tmp_path / "quick.toml")
+    record = distill(teacher, names, run=tmp_path / "run", agent=agent, episodes=2, device="cpu")
+    assert [entry["name"] for entry in record["students"]] == [name.removeprefix("students/") for name in names]
+    for entry, hidden in zip(record["students"], ((4, 4), (4, 4, 4, 4), (16, 16)), strict=True):
         policy = rlkd.load(entry["path"])
         assert isinstance(policy, Policy)
         assert policy.spec.name == entry["name"] == Path(entry["path"]).stem
-        assert entry["gradient_steps"] == 2
-        assert entry["parameters"] == acting_parameters(policy.network) < parameters
-        assert policy.spec.network == recipe.load(entry["name"], Network)
-    card = rlkd.export(record["students"][0]["path"], tmp_path / "card.md", to="card")
-    assert card.parity is None
-    assert f"| parameters | {record['students'][0]['parameters']:,} |" in (tmp_path / "card.md").read_text()
+        assert policy.spec.network.hidden == hidden
 
 
 def test_gradients_reach_every_weight_of_a_residual_network() -> None:

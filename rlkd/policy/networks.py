@@ -145,7 +145,7 @@ class PolicyNetwork(nn.Module):
         Consecutive pictures differ in a few pixels: units drawn without looking answer nearly the same to all states,
         nothing in four of ten cases, and more of them die in the first steps. What pixels and ReLU give on is never
         negative, and what a maximum gives on mostly positive, so weights are centred first: the picture's common
-        brightness then moves no unit.
+        brightness then moves no unit, but where one sees zeros around the picture.
 
         Args:
             observation: [B, *observation_shape] as for `forward`, some hundred states.
