@@ -240,6 +240,7 @@ LARGE = Network(encoder="conv", channels=(32, 64, 64), hidden=(512,), core="lstm
         (TINY, Scale(width=1e-9), {"channels": (1, 1), "hidden": (1,)}),
         (TINY, Scale(width=2, depth=3), {"channels": (8, 12), "hidden": (40,), "blocks": 6}),
         (TINY, Scale(depth=0.5), {"blocks": 1}),
+        (replace(TINY, blocks=None), Scale(depth=2), {"blocks": 4}),
         (Network(encoder="mlp", hidden=(64, 32)), Scale(depth=2), {"hidden": (64, 64, 32, 32)}),
         (Network(encoder="mlp", hidden=(64, 32, 16, 8)), Scale(depth=0.5), {"hidden": (64, 16)}),
         (Network(encoder="mlp", hidden=(6, 4)), Scale(width=1.5, depth=1.5), {"hidden": (9, 9, 6)}),

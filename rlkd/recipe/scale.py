@@ -80,7 +80,7 @@ def scaled(network: Network, scale: Scale) -> Network:
 def network_label(name: str) -> str:
     """What tables and files call a network: the last part of its recipe's name, with the scales behind it."""
     base, _ = split_scale(name)
-    return Path(base).name.removesuffix(".toml") + name[len(base) :].replace(" ", "")
+    return Path(base).stem + name[len(base) :].replace(" ", "")
 
 
 def _times(size: int, scale: float) -> int:
