@@ -75,6 +75,13 @@ def test_stable_baselines3_takes_the_same_actions(
     assert getattr(model, "buffer_size", 1) == 1
 
 
+def test_a_residual_network_of_the_same_channels_is_not_taken_for_the_stock_one() -> None:
+    stock = handmade.policy(place("pong"), "q", NATURE).spec
+    assert is_stock(stock)
+    resnet = Network(encoder="resnet", channels=NATURE.channels, hidden=NATURE.hidden)
+    assert not is_stock(replace(stock, network=resnet))
+
+
 @pytest.mark.parametrize(
     "network",
     [
