@@ -174,7 +174,7 @@ class Collector:
     def _autocast(self, policy: Policy) -> AbstractContextManager[object]:
         """Q-values stay in float32: their differences are smaller than what bfloat16 resolves at their size."""
         precision = "float32" if policy.spec.kind == "q" else self.precision
-        return autocast(policy.device, precision, pixels=_pixels(policy))
+        return autocast(policy.device, precision, pixels=policy.spec.network.pixels)
 
     def _with_noise(self, action: np.ndarray, chance: np.ndarray, draw: np.ndarray) -> np.ndarray:
         """Replace an action by a uniformly random one with probability epsilon."""
@@ -188,7 +188,3 @@ class Collector:
         random = self.generator.random(action.shape).astype(np.float32)
         random = 2 * random - 1 if spec.kind == "squashed_gaussian" else low + random * (high - low)
         return np.where(noisy[:, None], random, action)
-
-
-def _pixels(policy: Policy) -> bool:
-    return policy.spec.network.encoder == "conv"

@@ -20,6 +20,7 @@ LINEAR = Network(encoder="mlp", hidden=())
 TINY = Network(encoder="mlp", hidden=(16,), activation="tanh")
 """114 parameters for CartPole: (4 + 1) * 16 + (16 + 1) * 2."""
 TINY_PIXELS = Network(encoder="conv", channels=(4, 4), kernels=(8, 4), strides=(4, 3), hidden=(16,))
+TINY_RESNET = Network(encoder="resnet", channels=(4, 6), blocks=2, hidden=(20,))
 
 
 def environment(name: str, *, frame_cap: int | None = None, episodes: int | None = None) -> Environment:

@@ -212,3 +212,61 @@ def bilinear_resized(picture: np.ndarray, height: int, width: int) -> np.ndarray
             lower = (1 - (x - left)) * picture[bottom, left] + (x - left) * picture[bottom, right]
             resized[row, column] = (1 - (y - top)) * upper + (y - top) * lower
     return resized
+
+
+def residual_network(
+    picture: np.ndarray,
+    weights: Mapping[str, np.ndarray],
+    *,
+    sections: int,
+    blocks: int,
+    activation: str,
+    hidden_activation: str,
+) -> np.ndarray:
+    """Features of one picture [C, H, W], as figure 3 of Espeholt et al. 2018 draws the network; one hidden layer.
+
+    Weights go by the numbers of the layers: convolution, maximum, blocks, again for each section, then an activation,
+    the flattening, the hidden layer.
+    """
+    place = 0
+    for _ in range(sections):
+        picture = _convolved(picture, weights[f"{place}.weight"], weights[f"{place}.bias"])
+        picture = _halved(picture)
+        for block in range(place + 2, place + 2 + blocks):
+            inner = picture
+            for layer in (1, 3):
+                name = f"{block}.branch.{layer}"
+                inner = _convolved(_activated(inner, activation), weights[f"{name}.weight"], weights[f"{name}.bias"])
+            picture = picture + inner
+        place += 2 + blocks
+    flat = _activated(picture, activation).ravel()
+    return _activated(weights[f"{place + 2}.weight"] @ flat + weights[f"{place + 2}.bias"], hidden_activation)
+
+
+def _activated(x: np.ndarray, name: str) -> np.ndarray:
+    elu = np.where(x > 0, x, np.exp(np.minimum(x, 0.0)) - 1)
+    return np.asarray({"relu": np.maximum(x, 0.0), "tanh": np.tanh(x), "elu": elu}[name])
+
+
+def _convolved(picture: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """3 x 3 kernels at every pixel; outside the picture there is nothing."""
+    _, height, width = picture.shape
+    out = np.zeros((len(weight), height, width))
+    for unit, row, column in np.ndindex(*out.shape):
+        total = bias[unit]
+        for channel, i, j in np.ndindex(*weight.shape[1:]):
+            y, x = row + i - 1, column + j - 1
+            if 0 <= y < height and 0 <= x < width:
+                total += weight[unit, channel, i, j] * picture[channel, y, x]
+        out[unit, row, column] = total
+    return out
+
+
+def _halved(picture: np.ndarray) -> np.ndarray:
+    """The largest of the 3 x 3 pixels around every second pixel of every second row."""
+    channels, height, width = picture.shape
+    out = np.zeros((channels, (height + 1) // 2, (width + 1) // 2))
+    for channel, row, column in np.ndindex(*out.shape):
+        y, x = 2 * row, 2 * column
+        out[channel, row, column] = picture[channel, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].max()
+    return out

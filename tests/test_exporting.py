@@ -60,6 +60,7 @@ CASES = [
     pytest.param(("pendulum", "squashed_gaussian", replace(handmade.TINY, mean_limit=0.5)), {}, id="squashed"),
     pytest.param(("pong", "categorical", PIXELS), {}, id="pixels"),
     pytest.param(("pong", "q", POOLED), {"half": True}, id="float16 pixels, pools, paddings, elu"),
+    pytest.param(("pong", "categorical", handmade.TINY_RESNET), {}, id="resnet"),
     pytest.param(("cartpole", "categorical", GRU), {"limit": 5.0}, id="gru"),
     pytest.param(("cartpole", "q", LSTM), {}, id="lstm"),
 ]

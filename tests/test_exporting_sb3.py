@@ -23,6 +23,7 @@ from tests import handmade
 from tests.test_exporting import FEW, GRU, POOLED, SHORT, made, place
 
 NATURE = Network(encoder="conv", channels=(32, 64, 64), hidden=(24,))
+RESNET = handmade.TINY_RESNET
 SMALL = replace(NATURE, channels=(4, 4, 4), hidden=(8,))
 TWO = replace(handmade.TINY, hidden=(16, 8))
 CASES = [
@@ -39,6 +40,7 @@ CASES = [
     pytest.param("pong", "q", replace(NATURE, hidden=(24, 8)), "DQN", True, id="dqn, NatureCNN and a layer"),
     pytest.param("pong", "categorical", replace(SMALL, value="separate"), "PPO", False, id="ppo, other channels"),
     pytest.param("pong", "q", POOLED, "DQN", False, id="dqn, pools and paddings"),
+    pytest.param("pong", "categorical", replace(RESNET, value="separate"), "PPO", False, id="ppo, resnet"),
 ]
 
 
@@ -73,15 +75,28 @@ def test_stable_baselines3_takes_the_same_actions(
     assert getattr(model, "buffer_size", 1) == 1
 
 
+def test_a_residual_network_of_the_same_channels_is_not_taken_for_the_stock_one() -> None:
+    stock = handmade.policy(place("pong"), "q", NATURE).spec
+    assert is_stock(stock)
+    resnet = Network(encoder="resnet", channels=NATURE.channels, hidden=NATURE.hidden)
+    assert not is_stock(replace(stock, network=resnet))
+
+
 @pytest.mark.parametrize(
-    "network", [replace(TWO, value="shared"), replace(TWO, value="separate"), replace(SMALL, value="separate")]
+    "network",
+    [
+        replace(TWO, value="shared"),
+        replace(TWO, value="separate"),
+        replace(SMALL, value="separate"),
+        replace(RESNET, value="shared"),
+    ],
 )
 def test_the_critic_goes_along(network: Network) -> None:
-    policy = made("pong" if network.encoder == "conv" else "cartpole", "categorical", network)
+    policy = made("pong" if network.pixels else "cartpole", "categorical", network)
     model = make_model(policy)
     shape = (5, *policy.spec.observation_shape)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    observation = pixels if network.encoder == "conv" else pixels / 100
+    observation = pixels if network.pixels else pixels / 100
     with torch.no_grad():
         value: Any = policy(observation).value
         found: Any = model.policy.predict_values(observation)  # type: ignore[operator]  # of PPO's policies

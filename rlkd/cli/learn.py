@@ -64,7 +64,8 @@ class Distill:
     agent: str | None = None
     """Distillation recipe. Default: policy_distillation for pixels, classic for vectors."""
     student: UseAppendAction[tuple[str, ...]] = ()
-    """A student's network recipe; may be given several times. Default: the recipe's."""
+    """A student's network recipe, nature@width=0.5,depth=2 for one at half its width and twice its depth; may be given
+    several times. Default: the recipe's."""
     run_folder: Annotated[str, arg(name="run")] = "runs/distill"
     """Run folder; a stopped run in it goes on."""
     episodes: int | None = None

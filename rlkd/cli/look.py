@@ -38,7 +38,7 @@ class Show:
     """Print a recipe with every default filled in."""
 
     name: Positional[str]
-    """Name of a shipped recipe, or path of a .toml file."""
+    """Name of a shipped recipe, or path of a .toml file; a network's with scales, for example nature@width=0.5."""
     set: Set = ()
     """Override a value, for example --set emulator.sticky_probability=0. May be given several times."""
     json: bool = False
@@ -48,8 +48,9 @@ class Show:
         """Print it as TOML."""
         from rlkd import recipe
 
-        path = recipe.resolve_anywhere(self.name)
-        value = recipe.load_any(path, overrides=self.set)
+        name, scale = recipe.split_scale(self.name)
+        path = recipe.resolve_anywhere(name)
+        value = recipe.load_any(path, overrides=self.set, scale=scale)
         text = recipe.dump(value).rstrip()
         record = {"name": self.name, "path": str(path), "hash": recipe.recipe_hash(value)}
         print(json.dumps(record | {"recipe": tomllib.loads(text)}) if self.json else text)

@@ -33,7 +33,7 @@ def distill(
 
     Args:
         teacher: a policy or its file.
-        students: network recipes; none takes the distillation recipe's own.
+        students: network recipes, scaled as in `nature@width=0.5`; none takes the distillation recipe's own.
         run: folder for everything; the students are `students/NAME.safetensors` in it. One that was stopped goes on.
         agent: distillation recipe; None takes `policy_distillation` for pixels and `classic` for vectors.
         env: where; None takes the teacher's own.
@@ -55,7 +55,7 @@ def distill(
     policy = as_policy(teacher, env=None if env is None else as_recipe(env))
     recipe = recipes.load(agent or default_recipe(policy), Distill, overrides=overrides)
     environment = environment_of(policy, None)
-    networks = {Path(name).stem: recipes.load(name, Network) for name in students or recipe.students}
+    networks = {recipes.network_label(name): recipes.load(name, Network) for name in students or recipe.students}
     if len(networks) < len(students or recipe.students):
         raise RecipeError(f"students need different names, got {', '.join(students or recipe.students)}")
     result = run_distillation(

@@ -91,9 +91,10 @@ def is_stock(spec: PolicySpec) -> bool:
     """Whether Stable-Baselines3's own layers are the network, so that its zip loads without rlkd."""
     network = spec.network
     plain = network.activation in ACTIVATIONS and network.hidden_activation in (None, network.activation)
-    if network.encoder == "mlp":
+    if not network.pixels:
         return plain
     nature = (network.channels, network.kernels, network.strides) == (NATURE_CHANNELS, NATURE_KERNELS, NATURE_STRIDES)
+    nature = nature and network.encoder == "conv"
     bare = not any(network.paddings or ()) and all(pool == 1 for pool in network.pools or ())
     fits = len(network.hidden) > 0 and network.activation == "relu" and spec.observation_dtype == "uint8"
     return plain and nature and bare and fits
@@ -125,7 +126,7 @@ def _refuse_inexpressible(spec: PolicySpec) -> None:
 
 def _construct(spec: PolicySpec) -> BaseAlgorithm:
     network, arguments = spec.network, _extractor(spec)
-    width = list(network.hidden) if network.encoder == "mlp" else list(network.hidden[1:])
+    width = list(network.hidden[1:]) if network.pixels else list(network.hidden)
     width = width if is_stock(spec) else []  # our extractor holds them all
     env = Shell(_observation_space(spec), _action_space(spec))
     kind = "CnnPolicy" if spec.observation_dtype == "uint8" else "MlpPolicy"
@@ -149,7 +150,7 @@ def _extractor(spec: PolicySpec) -> dict[str, Any]:
         plain = dataclasses.replace(network, value="none")
         return {"features_extractor_class": Encoder, "features_extractor_kwargs": {"network": to_table(plain)}}
     common: dict[str, Any] = {"activation_fn": ACTIVATIONS[network.activation]}
-    if network.encoder == "mlp":
+    if not network.pixels:
         return common | {"features_extractor_class": FlattenExtractor}
     return common | {
         "features_extractor_class": NatureCNN,

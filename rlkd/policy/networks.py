@@ -2,7 +2,7 @@
 
 observation -> scale -> encoder -> hidden layers -> optional recurrent core and layers -> linear head (and a critic).
 The four networks of Policy Distillation (Rusu et al., arXiv:1511.06295) are `conv` with 1,693,362, 427,874,
-113,346 and 61,954 parameters at 18 actions.
+113,346 and 61,954 parameters at 18 actions; IMPALA's (Espeholt et al., arXiv:1802.01561) is `resnet` with 1,093,858.
 """
 
 import math
@@ -11,16 +11,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rlkd.errors import MismatchError
 from rlkd.losses import NO_NOISE
+from rlkd.policy.encoders import behind_layers, flops, fully_connected, make_encoder, standardise
 from rlkd.policy.output import Output
 from rlkd.policy.rule import PARAMS, Kind
 from rlkd.recipe import Network
 
 CORES: dict[str, type[nn.GRUCell] | type[nn.LSTMCell]] = {"gru": nn.GRUCell, "lstm": nn.LSTMCell}
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
 LOG_STD_BOUNDS = (NO_NOISE, 2.0)  # of squashed Gaussians, as in SAC (Haarnoja et al. 2018, arXiv:1812.05905)
-MIN_DEVIATION = 1e-3  # a unit that answers the same to all states is not blown up more than this allows
 
 
 class PolicyNetwork(nn.Module):
@@ -33,14 +31,11 @@ class PolicyNetwork(nn.Module):
         super().__init__()
         self.kind: Kind = kind
         self.actions = actions
-        self.pixels = recipe.encoder == "conv"
-        shape = tuple(observation_shape)
-        if self.pixels != (len(shape) == 3):
-            raise MismatchError(f"encoder '{recipe.encoder}' cannot read observations of shape {list(shape)}")
-        self.encoder, width = _encoder(recipe, shape)
+        self.pixels = recipe.pixels
+        self.encoder, width = make_encoder(recipe, observation_shape)
         self.core = CORES[recipe.core](width, recipe.core_width) if recipe.core != "none" else None
         width = recipe.core_width if self.core is not None else width
-        self.core_layers, width = _fully_connected(recipe.core_hidden or (), width, _behind_layers(recipe))
+        self.core_layers, width = fully_connected(recipe.core_hidden or (), width, behind_layers(recipe))
         state_independent = kind == "gaussian"  # as in PPO implementations: one log_std per action dimension
         outputs = actions if state_independent else actions * len(PARAMS[kind])
         self.head = nn.Linear(width, outputs)
@@ -51,7 +46,7 @@ class PolicyNetwork(nn.Module):
         if recipe.value == "shared":
             self.critic = nn.Linear(width, recipe.value_heads or 1)
         elif recipe.value == "separate":
-            self.critic_encoder, critic_width = _encoder(recipe, shape)
+            self.critic_encoder, critic_width = make_encoder(recipe, observation_shape)
             self.critic = nn.Linear(critic_width, recipe.value_heads or 1)
 
     def forward(self, observation: Tensor, state: Tensor | None = None) -> Output:
@@ -144,31 +139,20 @@ class PolicyNetwork(nn.Module):
         if self.critic is not None:
             nn.init.orthogonal_(self.critic.weight, 1.0, generator=generator)
 
-    @torch.no_grad()
     def standardise(self, observation: Tensor) -> None:
         """Scale and shift the encoder's fresh units so that each answers with mean 0 and deviation 1 to some states.
 
         Consecutive pictures differ in a few pixels: units drawn without looking answer nearly the same to all states,
         nothing in four of ten cases, and more of them die in the first steps. What pixels and ReLU give on is never
-        negative, so their weights are centred first: the picture's common brightness then moves no unit.
+        negative, and what a maximum gives on mostly positive, so weights are centred first: the picture's common
+        brightness then moves no unit, but where one sees zeros around the picture.
 
         Args:
             observation: [B, *observation_shape] as for `forward`, some hundred states.
 
         Source: data-dependent initialisation of Salimans and Kingma 2016, arXiv:1602.07868, section 3.
         """
-        x = self._scaled(observation)
-        for module in self.encoder:
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                incoming = tuple(range(1, module.weight.dim()))
-                if self.pixels:
-                    module.weight -= module.weight.mean(incoming, keepdim=True)
-                by_unit = module(x).transpose(0, 1).flatten(1)
-                deviation = by_unit.std(1).clamp_min(MIN_DEVIATION)
-                module.weight /= deviation.view(-1, *(1 for _ in incoming))
-                bias: Tensor = module.bias  # type: ignore[assignment]  # our layers all have one
-                bias.sub_(by_unit.mean(1)).div_(deviation)
-            x = module(x)
+        standardise(self.encoder, self._scaled(observation), centred=self.pixels)
 
     def _scaled(self, observation: Tensor) -> Tensor:
         if observation.dtype != torch.uint8:
@@ -187,69 +171,8 @@ def acting_parameters(network: PolicyNetwork) -> int:
 
 def acting_flops(network: PolicyNetwork, observation_shape: Sequence[int]) -> int:
     """Floating-point operations of one decision, a multiply-add counted as two, biases and activations left out."""
-    flops = 0
-    shape = tuple(observation_shape)
-    for module in network.encoder:
-        if isinstance(module, nn.Conv2d):
-            height, width = (_size_after(module, size) for size in shape[1:])
-            shape = (module.out_channels, height, width)
-            flops += 2 * height * width * module.weight.numel()
-        elif isinstance(module, nn.MaxPool2d):
-            shape = (shape[0], *(_size_after(module, size) for size in shape[1:]))
-        elif isinstance(module, nn.Linear):
-            flops += 2 * module.weight.numel()
+    total, _ = flops(network.encoder, tuple(observation_shape))
     if network.core is not None:
-        flops += 2 * (network.core.weight_ih.numel() + network.core.weight_hh.numel())
-        flops += sum(2 * layer.weight.numel() for layer in network.core_layers if isinstance(layer, nn.Linear))
-    return flops + 2 * network.head.weight.numel()
-
-
-def _encoder(recipe: Network, shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
-    """Convolutions and hidden layers, and the width of what comes out."""
-    layers: list[nn.Module] = []
-    activation = ACTIVATIONS[recipe.activation]
-    if recipe.encoder == "conv":
-        channels, height, width = shape
-        paddings = recipe.paddings or (0,) * len(recipe.channels)
-        pools = recipe.pools or (1,) * len(recipe.channels)
-        for out, kernel, stride, padding, pool in zip(
-            recipe.channels, recipe.kernels, recipe.strides, paddings, pools, strict=True
-        ):
-            new: list[nn.Conv2d | nn.MaxPool2d] = [nn.Conv2d(channels, out, kernel, stride, padding)]
-            layers += [new[0], activation()]
-            if pool > 1:
-                new.append(nn.MaxPool2d(pool))
-                layers.append(new[1])
-            channels = out
-            for layer in new:
-                height, width = _size_after(layer, height), _size_after(layer, width)
-            if min(height, width) < 1:
-                raise MismatchError(f"observations of shape {list(shape)} are too small for these convolutions")
-        layers.append(nn.Flatten())
-        size = channels * height * width
-    else:
-        size = shape[0]
-    connected, width = _fully_connected(recipe.hidden, size, _behind_layers(recipe))
-    return nn.Sequential(*layers, *connected), width
-
-
-def _size_after(layer: nn.Conv2d | nn.MaxPool2d, size: int) -> int:
-    """Rows or columns of what a square layer makes of so many."""
-    kernel, stride, padding = (
-        int(value[0] if isinstance(value, tuple) else value)
-        for value in (layer.kernel_size, layer.stride, layer.padding)
-    )
-    return (size + 2 * padding - kernel) // stride + 1
-
-
-def _behind_layers(recipe: Network) -> str:
-    return recipe.hidden_activation or recipe.activation
-
-
-def _fully_connected(widths: Sequence[int], size: int, activation: str) -> tuple[nn.Sequential, int]:
-    """Linear layers with an activation behind each, and the width of what comes out."""
-    layers: list[nn.Module] = []
-    for width in widths:
-        layers += [nn.Linear(size, width), ACTIVATIONS[activation]()]
-        size = width
-    return nn.Sequential(*layers), size
+        total += 2 * (network.core.weight_ih.numel() + network.core.weight_hh.numel())
+        total += flops(network.core_layers, (network.core.hidden_size,))[0]
+    return total + 2 * network.head.weight.numel()

@@ -155,7 +155,7 @@ def _policy(
         kind=kind,
         network=recipe,
         observation_shape=shape,
-        observation_dtype="uint8" if recipe.encoder == "conv" else "float32",
+        observation_dtype="uint8" if recipe.pixels else "float32",
         actions=actions,
         rule=GREEDY,
         action_low=low,

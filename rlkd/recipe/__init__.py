@@ -7,6 +7,7 @@ from rlkd.recipe.imports import Import, Layout, Score, Statistics, Tensor
 from rlkd.recipe.learn import Ppo, Sb3, Stream
 from rlkd.recipe.network import Network
 from rlkd.recipe.read import build, check_request, recipe_hash, to_table
+from rlkd.recipe.scale import Scale, network_label, scaled, split_scale
 
 __all__ = [
     "EVALUATION_SEEDS",
@@ -21,6 +22,7 @@ __all__ = [
     "Protocol",
     "Recipe",
     "Sb3",
+    "Scale",
     "Score",
     "Shipped",
     "Source",
@@ -35,9 +37,12 @@ __all__ = [
     "dump",
     "load",
     "load_any",
+    "network_label",
     "recipe_hash",
     "resolve",
     "resolve_anywhere",
+    "scaled",
     "shipped",
+    "split_scale",
     "to_table",
 ]

@@ -66,7 +66,8 @@ class Distill:
     gradient_steps: int
     """Gradient steps of each student, over all rounds."""
     students: tuple[str, ...]
-    """Network recipes of the students, where the caller names none; the controls copy the first."""
+    """Network recipes of the students, where the caller names none, with or without scales (`nature@width=0.5`); the
+    controls copy the first."""
     batch_size: int = 256
     """Samples per gradient step."""
     learning_rate: float = 1e-3

@@ -17,6 +17,7 @@ from rlkd.recipe.imports import Import
 from rlkd.recipe.learn import Ppo, Sb3
 from rlkd.recipe.network import Network
 from rlkd.recipe.read import build, suggest, to_table
+from rlkd.recipe.scale import Scale, scaled, split_scale
 
 Recipe = Environment | Network | Ppo | Sb3 | Distill | Generations | Import
 KINDS: dict[str, type[Recipe]] = {
@@ -28,6 +29,7 @@ KINDS: dict[str, type[Recipe]] = {
     "generations": Generations,
     "import": Import,
 }
+UNSCALED = Scale()
 R = TypeVar("R")
 
 
@@ -106,21 +108,22 @@ def load(name: str, kind: type[R], *, overrides: Sequence[str] = ()) -> R:
     """The recipe called `name`, which must be of `kind` (`Environment`, `Network`, ...).
 
     Args:
-        name: shipped name or path of a .toml file.
+        name: shipped name or path of a .toml file; of a network, with scales behind it as in `nature@width=0.5`.
         kind: a class of `rlkd.recipe`.
         overrides: `key=value` texts, value in TOML; a dotted key reaches into tables. They enter the hash.
     """
     folder = "envs" if kind is Environment else "agents"
-    path = resolve(name, folder)
-    recipe = load_any(path, overrides=overrides)
+    base, scale = split_scale(name) if kind is Network else (name, UNSCALED)
+    path = resolve(base, folder)
+    recipe = load_any(path, overrides=overrides, scale=scale)
     if not isinstance(recipe, kind):
         wanted = _name_of(kind)
         raise RecipeError(f"{_short(path)}: is a recipe of kind '{_kind_name(recipe)}', wanted '{wanted}'")
     return recipe
 
 
-def load_any(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in a file, whatever its kind."""
+def load_any(path: Path, *, overrides: Sequence[str] = (), scale: Scale = UNSCALED) -> Recipe:
+    """The recipe in a file, whatever its kind; a network at another scale."""
     where = _short(path)
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -135,7 +138,15 @@ def load_any(path: Path, *, overrides: Sequence[str] = ()) -> Recipe:
     name = table.pop("kind", None)
     if not isinstance(name, str) or name not in KINDS:
         raise RecipeError(f"{where}: key 'kind' must be one of {', '.join(KINDS)}, got {name!r}")
-    return build(KINDS[name], table, where=where)
+    recipe = build(KINDS[name], table, where=where)
+    if scale == UNSCALED:
+        return recipe
+    if not isinstance(recipe, Network):
+        raise RecipeError(f"{where}: a recipe of kind '{name}' has no width or depth; scales belong to networks")
+    try:
+        return scaled(recipe, scale)
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") from None
 
 
 def override(table: dict[str, Any], text: str) -> None:

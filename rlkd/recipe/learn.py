@@ -40,7 +40,7 @@ class Ppo:
     """Proximal policy optimisation, Schulman et al. 2017, arXiv:1707.06347."""
 
     network: str
-    """Name of a network recipe."""
+    """Name of a network recipe, with or without scales: `nature`, `nature@width=0.5`."""
     frames: int
     """Emulator frames in all (agent steps x frame skip)."""
     num_envs: int

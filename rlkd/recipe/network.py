@@ -5,19 +5,23 @@ from typing import Literal
 
 from rlkd.recipe.read import require
 
+KERNELS, STRIDES = (8, 4, 3), (4, 2, 1)  # of Mnih et al. 2015
+MAX_BLOCKS = 64  # a damaged record must not build for hours
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
     """The shape of a network: encoder, optional recurrent core, then one linear head."""
 
-    encoder: Literal["conv", "mlp"]
-    """Convolutions over pixels [C, H, W], or a plain multilayer perceptron over a vector."""
+    encoder: Literal["conv", "resnet", "mlp"]
+    """Convolutions over pixels [C, H, W], a residual network over pixels (Espeholt et al. 2018, arXiv:1802.01561,
+    figure 3, right), or a plain multilayer perceptron over a vector."""
     channels: tuple[int, ...] = ()
-    """Output channels of each convolution; none for an mlp."""
-    kernels: tuple[int, ...] = (8, 4, 3)
-    """Square kernel size of each convolution, in pixels."""
-    strides: tuple[int, ...] = (4, 2, 1)
-    """Stride of each convolution, in pixels."""
+    """Output channels of each convolution, or of each section of a resnet; none for an mlp."""
+    kernels: tuple[int, ...] = KERNELS
+    """Square kernel size of each convolution, in pixels; all those of a resnet are 3."""
+    strides: tuple[int, ...] = STRIDES
+    """Stride of each convolution, in pixels; a section of a resnet halves rows and columns instead."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the fully connected layers after the encoder's input or convolutions."""
     activation: Literal["relu", "tanh", "elu"] = "relu"
@@ -40,6 +44,8 @@ class Network:
     """Critic: none, a head on the same features, or a network of its own with the same hidden widths."""
     value_heads: int | None = None
     """Values that the critic answers, one a reward stream; unset: one."""
+    blocks: int | None = None
+    """Residual blocks of each section of a resnet, two convolutions each; unset: 2."""
 
     def __post_init__(self) -> None:
         if self.encoder == "conv":
@@ -50,11 +56,22 @@ class Network:
             require(fit, "paddings and pools need one entry for each convolution")
             require(min((0, *(self.paddings or ()))) == 0, "paddings must be at least 0")
             require(min((1, *(self.pools or ()))) == 1, "pools must be at least 1")
+        elif self.encoder == "resnet":
+            require(len(self.channels) > 0, "a resnet needs channels, one entry for each section")
+            own = (self.kernels, self.strides) == (KERNELS, STRIDES) and not (self.paddings or self.pools)
+            require(
+                own, "kernels, strides, paddings and pools belong to encoder = 'conv'; a resnet's are always the same"
+            )
         else:
             require(
                 not (self.channels or self.paddings or self.pools),
-                "channels belong to encoder = 'conv', as do paddings and pools",
+                "channels belong to encoder = 'conv' or 'resnet', paddings and pools belong to encoder = 'conv'",
             )
+        require(self.blocks is None or self.encoder == "resnet", "blocks belong to encoder = 'resnet'")
+        require(
+            self.blocks is None or 1 <= self.blocks <= MAX_BLOCKS,
+            f"blocks must be from 1 to {MAX_BLOCKS}, got {self.blocks}",
+        )
         widths = (
             *self.channels,
             *self.kernels,
@@ -67,3 +84,13 @@ class Network:
         require(self.core != "none" or not self.core_hidden, "core_hidden belongs to a recurrent core")
         require(self.value_heads is None or self.value_heads > 0, "value_heads must be above 0")
         require(self.mean_limit is None or self.mean_limit > 0, f"mean_limit must be above 0, got {self.mean_limit}")
+
+    @property
+    def pixels(self) -> bool:
+        """Whether it reads pictures [C, H, W] rather than vectors [D]."""
+        return self.encoder != "mlp"
+
+    @property
+    def section_blocks(self) -> int:
+        """Residual blocks of each section; 0 where there are no sections."""
+        return (self.blocks or 2) if self.encoder == "resnet" else 0
