@@ -159,7 +159,7 @@ def policy_spec(environment: Environment, agent: Ppo, *, origin: str) -> PolicyS
         kind="categorical" if discrete else "gaussian",
         network=replace(
             network,
-            value="shared" if network.encoder == "conv" or network.core != "none" else "separate",
+            value="shared" if network.pixels or network.core != "none" else "separate",
             value_heads=None if streams == 1 else streams,
         ),
         observation_shape=shape,
