@@ -125,7 +125,11 @@ def make_vec(
         vector = SyncVectorEnv(thunks, autoreset_mode=AutoresetMode.NEXT_STEP)
     else:
         vector = _workers(recipe, num_envs, seed, threads, timeout)
-    vector.reset(seed=seed)
+    try:
+        vector.reset(seed=seed)
+    except BaseException:
+        vector.close()  # no worker process is left behind
+        raise
     return vector
 
 

@@ -5,8 +5,6 @@ dies or freezes is started again, and its rows go on with new episodes; a run st
 """
 
 import os
-import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -249,8 +247,7 @@ class WorkerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             path = self.histories.write(row, self.recipe, reason)
         except OSError as error:
             raise WorkerError(f"{where}: {reason}; {IN_A_ROW} faults in a row; no file of it: {error}") from None
-        again = shlex.quote(f"from rlkd.vector import replay_fault; replay_fault({str(path)!r})")
         raise WorkerError(
             f"{where}: {reason}; {IN_A_ROW} faults in a row; its seed and actions are in {path}, "
-            f"play them again with: {sys.executable} -c {again}"
+            f'play them again with: python -c "from rlkd.vector import replay_fault; replay_fault({str(path)!r})"'
         )
