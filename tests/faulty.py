@@ -80,7 +80,7 @@ class Counting(gymnasium.Env[np.ndarray, np.int64]):
         raise ArithmeticError("a deliberate\nfault")
 
 
-gymnasium.register("Counting-v0", entry_point=Counting)
+gymnasium.register("Counting-v0", entry_point="tests.faulty:Counting")
 
 
 def counting(**options: bool | int | float | str) -> Environment:

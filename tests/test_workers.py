@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ from rlkd.collect import Collector
 from rlkd.data import Step
 from rlkd.errors import RecipeError, StorageError, WorkerError
 from rlkd.evaluation import play
-from rlkd.evaluation import play as play_verb
 from rlkd.recipe import Environment, Network, Source
 from rlkd.replay import Replay
 from rlkd.vector import Stepper, WorkerVectorEnv, make_vec, replay_fault, replaying
+from rlkd.vector.faults import Counter
 from tests.faulty import STEPS, Counting, counting
 from tests.handmade import TINY, policy
 
@@ -230,7 +231,7 @@ def test_new_episodes_after_a_fault_come_from_the_seed_of_the_vector_environment
 def test_an_environment_that_cannot_be_made_is_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="gymnasium cannot make '.*Counting-v0'.*wheels"):
         four(counting(wheels=4))
-    gymnasium.register("OnlyHere-v0", entry_point=Counting)
+    gymnasium.register("OnlyHere-v0", entry_point="tests.faulty:Counting")
     try:
         with pytest.raises(RecipeError, match="gymnasium cannot make 'OnlyHere-v0'"):
             make_vec("OnlyHere-v0", 2, seed=0, backend="workers")
@@ -244,6 +245,18 @@ def test_an_environment_that_cannot_be_made_is_named_at_once(tmp_path: Path) -> 
     with pytest.raises(WorkerError, match="OSError: no more of them.*3 faults in a row"):
         env.step(IDLE)
     env.close()
+
+
+def test_faults_are_in_a_row_only_without_a_completed_step_or_at_the_same_step_of_an_episode() -> None:
+    counter = Counter(num_envs=4, workers=2)
+    assert [counter.count(0, 0, step) for step in (1, 2, 3)] == [False, False, True]
+    for between, last in (([], True), ([1], False), ([2], True)):
+        counter = Counter(num_envs=4, workers=2)
+        counted = []
+        for _ in range(3):
+            counted.append(counter.count(0, 1, 9))
+            counter.completed(0, between)  # in which episodes of these rows ended
+        assert counted == [False, False, last]
 
 
 class Recorded(Counting):
@@ -262,11 +275,19 @@ class Recorded(Counting):
         return super().step(action)
 
 
+def _itself(env: Recorded) -> Recorded:
+    return env
+
+
+def _other_than(env: Recorded, recipe: Environment) -> Recorded:
+    return env
+
+
 def test_a_replay_tells_an_environment_what_it_was_told_since_its_last_seed(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     env, recorded = four(counting()), [Recorded() for _ in range(4)]
-    sync = SyncVectorEnv([lambda each=each: each for each in recorded])
+    sync = SyncVectorEnv([partial(_itself, each) for each in recorded])
     draws = np.random.default_rng(0)
     for each in (env, sync):
         each.reset(seed=3)
@@ -282,7 +303,7 @@ def test_a_replay_tells_an_environment_what_it_was_told_since_its_last_seed(
     for row, other in enumerate(recorded):
         path = env.histories.write(row, counting(), "for once none")
         alone = Recorded()
-        monkeypatch.setattr(replaying, "make", lambda recipe, alone=alone: alone)
+        monkeypatch.setattr(replaying, "make", partial(_other_than, alone))
         replay_fault(path)
         path.unlink()
         last = max(n for n, told in enumerate(other.told) if told == ("reset", 9 + row))
@@ -417,6 +438,7 @@ def test_workers_ignore_the_signals_that_their_parent_decides_about(number: sign
     stepper = Stepper(env)
     stepper.reset(np.arange(4))
     for pid in pids(env):
+        assert os.getpgid(pid) == pid  # a terminal's Ctrl-C does not even reach them, which matters while they start
         os.kill(pid, number)
     assert stepper.step(IDLE).valid.all()
     stepper.close()
@@ -425,7 +447,7 @@ def test_workers_ignore_the_signals_that_their_parent_decides_about(number: sign
 @pytest.fixture
 def on_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluation and collecting play cheap environments, too, in worker processes."""
-    for module in (sys.modules[play_verb.__module__], collect):
+    for module in (sys.modules[play.__module__], collect):
         monkeypatch.setattr(
             module, "make_vec", lambda env, n, seed: make_vec(env, n, seed, backend="workers", threads=2)
         )
