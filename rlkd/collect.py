@@ -157,6 +157,8 @@ class Collector:
     def _receive(self, half: _Half) -> None:
         started = time.perf_counter()
         step = half.stepper.receive()
+        # Where an environment broke, another episode begins. The states of the broken one stay: they were really
+        # visited, and what is kept of a state is the teacher's answer to it, not what came of the action.
         half.observation, half.first = step.observation, step.first
         half.over = step.ended & half.stepper.next_step
         half.in_flight = False

@@ -31,6 +31,10 @@ class NotFiniteError(RlkdError):
     """NaN or infinity turned up in a run, which stopped there; its last checkpoint is whole."""
 
 
+class WorkerError(RlkdError):
+    """An environment in a worker process died or froze again and again; the message says how to see it happen."""
+
+
 class StorageError(RlkdError):
     """The disk refused: full, not writable, or a run folder that belongs to something else."""
 

@@ -8,10 +8,9 @@ import gymnasium
 import numpy as np
 import pytest
 from ale_py.vector_env import AtariVectorEnv
-from gymnasium.vector import AsyncVectorEnv
 
 from rlkd.recipe import Environment
-from rlkd.vector import as_recipe, make_vec
+from rlkd.vector import WorkerVectorEnv, as_recipe, make_vec
 from rlkd.vector.atari import AtariGame, cpp_can_play
 
 
@@ -142,7 +141,7 @@ def test_what_the_cpp_environment_cannot_show_is_left_to_our_own(view: dict[str,
 
 
 def test_the_right_environment_is_picked_by_itself() -> None:
-    for recipe, kind in ((STILL, AtariVectorEnv), (with_view(STILL, grey="mean"), AsyncVectorEnv)):
+    for recipe, kind in ((STILL, AtariVectorEnv), (with_view(STILL, grey="mean"), WorkerVectorEnv)):
         env = make_vec(recipe, 1, seed=0)
         assert type(env) is kind
         env.close()

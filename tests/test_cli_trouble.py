@@ -10,6 +10,7 @@ import signal
 import subprocess
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 from rlkd import metrics, storage
 from rlkd.cli import main
 from tests.commands import DISTILL, Capture, put_files, refused
-from tests.handmade import ended, started, wait_for
+from tests.handmade import TINY_PIXELS, ended, environment, policy, started, wait_for
 
 
 @pytest.fixture
@@ -162,6 +163,19 @@ Table.send = spy
 
 def test_ctrl_c_ends_an_evaluation_in_one_line(work: Path) -> None:
     process = started(["eval", "teacher.safetensors", "--episodes", "100000"], work, first=PLAYING)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "playing\n"
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = ended(process)
+    assert (process.returncode, out) == (3, "")
+    assert err == "rlkd: interrupted\n"
+
+
+def test_ctrl_c_ends_an_evaluation_on_workers_in_one_line(work: Path) -> None:
+    grey = environment("breakout")
+    foreign = replace(grey, views={"pixels": replace(grey.views["pixels"], grey="mean")})
+    policy(foreign, "categorical", TINY_PIXELS).save(work / "foreign.safetensors")
+    process = started(["eval", "foreign.safetensors", "--episodes", "100000"], work, first=PLAYING)
     assert process.stdout is not None
     assert process.stdout.readline() == "playing\n"
     os.killpg(process.pid, signal.SIGINT)

@@ -11,6 +11,7 @@ from rlkd import storage
 from rlkd.collect import Collector
 from rlkd.distillation import measure_baseline, run_distillation
 from rlkd.distillation.record import run_record
+from rlkd.distillation.run import check_parts
 from rlkd.distillation.student import Plan, Student, sequence_starts
 from rlkd.distillation.terms import total_loss
 from rlkd.errors import MismatchError
@@ -18,7 +19,9 @@ from rlkd.evaluation import agreement, mean_kl, play
 from rlkd.evaluation.agreement import BURN_IN, SEQUENCE, answers
 from rlkd.evaluation.players import Seat
 from rlkd.lineage import evolve
+from rlkd.metrics import read_metrics
 from rlkd.policy import PARAMS, Policy, PolicyNetwork, as_policy, decide, load_policy
+from rlkd.policy.rule import GREEDY
 from rlkd.recipe import Distill, Environment, Network, Source, dump
 from rlkd.replay import Replay
 from rlkd.report import write_report
@@ -227,6 +230,8 @@ def test_too_few_states_in_a_row_are_refused_with_the_remedy(tmp_path: Path) -> 
     recipe = small_distillation(source=Source(states=800, rounds=4, num_envs=8))
     with pytest.raises(MismatchError, match="32 states in a row, the first round brings 25"):
         run_distillation(teacher(), {"gru": GRU}, recipe, run=tmp_path, seed=0)
+    enough = replace(recipe, source=replace(recipe.source, states=8 * 4 * SEQUENCE))
+    check_parts(teacher(), {"gru": GRU}, enough)
 
 
 @pytest.mark.parametrize("network", [GRU, LSTM])
@@ -316,3 +321,53 @@ def test_a_policy_stacked_for_its_students_still_plays_in_its_own_view() -> None
     actor = teacher(PIXEL_GRU, recipe=PONG)
     stacked = as_policy(actor, env=STACKED)
     assert play(stacked, PONG, episodes=1).evaluation.scores == play(actor, PONG, episodes=1).evaluation.scores
+
+
+def test_each_recurrent_student_acts_by_its_own_memory_of_its_own_environments() -> None:
+    actor = teacher()
+    actor = actor.under(replace(actor.spec, rule=GREEDY))
+    students = [teacher(replace(GRU, core_width=width)) for width in (4, 6)]
+    source = Source(states=1600, rounds=2, num_envs=4, epsilon=0.0, teacher_fraction=(1.0, 0.0))
+    replay = collected(actor, source, CARTPOLE, students)
+    rights = []
+    for env, rows in enumerate(by_env(replay)):
+        observation, first = replay.read(rows)[0], torch.from_numpy(replay.begins(rows))
+        start = int(np.flatnonzero(first[250:])[0]) + 250  # an episode of the second round, in which students act
+        observation, first = observation[start:], first[start:]
+        with torch.inference_mode():
+            right = students[env % 2].network.unroll(observation[None], first[None]).flat.argmax(1) == 1
+        pushed_right = observation[1:, 1] > observation[:-1, 1]  # the cart's speed
+        same = pushed_right == right[:-1]
+        assert same[~first[1:]].all()
+        rights.append(float(right.float().mean()))
+    assert all(0.1 < share < 0.9 for share in rights)
+
+
+def test_policies_that_remember_are_compared_by_what_they_remember() -> None:
+    actor = teacher(recipe=PENDULUM)
+    states = play(actor, episodes=2, keep_states=4 * SEQUENCE, stretch=SEQUENCE).states
+    in_rows = torch.from_numpy(states.reshape(4, SEQUENCE, 3))
+    with torch.inference_mode():
+        together = actor.network.unroll(in_rows, torch.zeros(4, SEQUENCE, dtype=torch.bool)).flat
+    want = together.reshape(4, SEQUENCE, -1)[:, BURN_IN:].flatten(0, 1)
+    assert torch.allclose(answers(actor, states, SEQUENCE), want, atol=1e-6)
+
+
+def test_a_student_that_remembers_is_measured_on_states_in_a_row_whoever_teaches_it(tmp_path: Path) -> None:
+    actor = teacher(TINY)
+    recipe = small_distillation(source=Source(states=800, rounds=2, num_envs=8))
+    student = run_distillation(actor, {"gru": GRU}, recipe, run=tmp_path, seed=0, episodes=3).students[0]
+    assert student.played.stretch == SEQUENCE
+    kl = mean_kl(student.policy, actor, student.played.states, teacher_temperature=1.0, stretch=SEQUENCE)
+    assert student.kl_student_states == pytest.approx(kl)
+    assert student.kl_teacher_states != pytest.approx(kl)
+    last = read_metrics(tmp_path)[-1]
+    assert last["gru/kl"] == pytest.approx(student.kl_teacher_states)
+    assert last["gru/agreement"] == pytest.approx(student.agreement)
+
+
+def test_the_first_state_kept_of_an_environment_follows_none_of_anothers() -> None:
+    replay = Replay(2, 6, (1,), 1, None)
+    for _ in range(3):  # no state begins an episode
+        replay.append(np.arange(2), np.zeros((2, 1), np.float32), np.zeros(2, bool), torch.zeros(2, 1))
+    assert replay.begins(replay.rows()).tolist() == [True, False, False, True, False, False]

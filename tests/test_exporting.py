@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -16,10 +17,10 @@ from rlkd.cli import main
 from rlkd.errors import ExportError, MismatchError, PolicyFileError, RecipeError
 from rlkd.exporting import Comparison, Parity
 from rlkd.exporting.graph import onnx_bytes
-from rlkd.exporting.parity import compare_answers, refuse_difference, refuse_other_score
+from rlkd.exporting.parity import action_gap, compare_answers, refuse_difference, refuse_other_score, replay
 from rlkd.policy import Acting, Kind, Normaliser, Policy
 from rlkd.policy.onnx_file import DIGITS, SEAL, OnnxPolicy, seal
-from rlkd.policy.rule import NEVER
+from rlkd.policy.rule import GREEDY, NEVER
 from rlkd.recipe import Environment, Network
 from tests import handmade
 from tests.commands import Capture, printed, refused
@@ -37,7 +38,7 @@ def whitened(policy: Policy, *, limit: float) -> Policy:
     """The policy behind a normaliser."""
     width = policy.spec.observation_shape[0]
     moments = {"mean": tuple(np.linspace(-3, 3, width)), "variance": tuple(np.linspace(1e-6, 4, width))}
-    normaliser = Normaliser(mean=moments["mean"], variance=moments["variance"], limit=limit)
+    normaliser = Normaliser(mean=moments["mean"], variance=moments["variance"], limit=limit, epsilon=1e-2)
     return policy.under(replace(policy.spec, normaliser=normaliser))
 
 
@@ -188,6 +189,9 @@ def test_other_actions_nan_and_other_scores_are_refused() -> None:
         refuse_difference(replace(fine, relative_difference=float("nan"), largest_difference=float("nan")))
     with pytest.raises(ExportError, match="its actions differ"):
         refuse_difference(replace(fine, action_difference=float("nan")))
+    refuse_difference(replace(fine, action_difference=1e-6))
+    with pytest.raises(ExportError, match=r"its actions differ by 2.0e-05"):
+        refuse_difference(replace(fine, action_difference=2e-5))
     parity = Parity(
         comparison=fine,
         environment="pong",
@@ -199,8 +203,50 @@ def test_other_actions_nan_and_other_scores_are_refused() -> None:
         standard_error=1.0,
     )
     refuse_other_score(parity)
-    with pytest.raises(ExportError, match="3 standard errors apart"):
-        refuse_other_score(replace(parity, exported_score=6.9))
+    for score in (6.9, 13.1):
+        with pytest.raises(ExportError, match="3 standard errors apart"):
+            refuse_other_score(replace(parity, exported_score=score))
+
+
+def test_states_whose_two_best_actions_tie_are_not_compared_by_their_action() -> None:
+    policy = made("mountaincar", "categorical", handmade.TINY)
+    with torch.no_grad():
+        policy.network.head.weight[:] = policy.network.head.weight[:1].clone()
+        policy.network.head.bias[:] = torch.tensor([1.0, 1.0, -5.0])
+    found = compare_answers(policy, policy, place("mountaincar"), observations=FEW)
+    assert (found.clear_states, found.agreement) == (0, 1)
+    with torch.no_grad():
+        policy.network.head.bias[1] += 1e-3
+    assert compare_answers(policy, policy, place("mountaincar"), observations=FEW).clear_states == FEW
+
+
+def test_continuous_actions_are_compared_in_units_of_half_their_range() -> None:
+    policy = made("pendulum", "gaussian", handmade.TINY)  # its bounds are -2 and 2
+    still, moved = np.zeros((2, 1), np.float32), np.array([[0.1], [-0.5]], np.float32)
+    assert action_gap(policy, still, moved) == action_gap(policy, moved, still) == 0.25
+
+
+def test_episodes_have_the_same_course_only_with_the_same_score() -> None:
+    policy, other = (handmade.policy(place("pendulum"), "gaussian", handmade.TINY, seed=seed) for seed in (0, 1))
+    fine = Comparison(observations=10)
+    found = replay(policy, other, fine, place("pendulum"), rule=GREEDY, episodes=SHORT)  # all last 60 steps
+    assert found.score != found.exported_score
+    assert found.same_episodes == 0
+    assert replay(policy, policy, fine, place("pendulum"), rule=GREEDY, episodes=SHORT).same_episodes == SHORT
+
+
+@pytest.mark.parametrize(("to", "name"), [("onnx", "p.onnx"), ("sb3", "p.zip")])
+def test_an_export_with_another_score_leaves_nothing_behind(
+    to: Literal["onnx", "sb3"], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def worse(*arguments: Any, **options: Any) -> Parity:
+        return replace(replay(*arguments, **options), exported_score=-1000.0)
+
+    for module in ("command", "sb3_zip"):
+        monkeypatch.setattr(f"rlkd.exporting.{module}.replay", worse)
+    with pytest.raises(ExportError, match=r"it scores -1000.00"):
+        rlkd.export(made("cartpole", "q", handmade.TINY), tmp_path / name, to=to, episodes=SHORT, observations=FEW)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nan_in_one_batch_is_not_forgotten(tmp_path: Path) -> None:
@@ -229,6 +275,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         found[name] = folder / f"{name}.onnx"
         found[name].write_bytes(onnx_bytes(policy, policy.spec.hash))
     return found
+
+
+def test_of_a_longer_stack_of_frames_the_graph_reads_the_newest(files: dict[str, Path]) -> None:
+    policy = made("pong", "categorical", PIXELS)
+    observation = np.random.default_rng(0).integers(0, 256, (2, 6, 84, 84), np.uint8)
+    ours, theirs = (player.answer(observation).params["logits"] for player in (policy, OnnxPolicy(files["pong"])))
+    np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(theirs, policy.answer(observation[:, 2:]).params["logits"], rtol=0, atol=1e-5)
 
 
 WITHOUT_TORCH = """
@@ -325,6 +379,7 @@ def test_the_command_prints_the_report(tmp_path: Path, monkeypatch: pytest.Monke
     made("cartpole", "categorical", handmade.TINY).save("policy.safetensors")
     found = printed(["export", "policy.safetensors", "-o", "p.onnx", "--episodes", "2"], capfd)
     assert found["parity"]["agreement"] == 1
+    assert found["parity"]["episodes"] == 2
     assert found["file_bytes"] == Path("p.onnx").stat().st_size
     assert main(["export", "policy.safetensors", "--to", "onnx", "-o", "q.onnx", "--episodes", "2"]) == 0
     out = capfd.readouterr().out
@@ -332,4 +387,5 @@ def test_the_command_prints_the_report(tmp_path: Path, monkeypatch: pytest.Monke
     assert "q.onnx" in out
     (result,) = printed(["eval", "p.onnx", "--episodes", "2"], capfd)["results"]
     assert result["mean"] == found["parity"]["score"]
+    assert "not for Acrobot-v1" in refused(["export", "policy.safetensors", "-o", "r.onnx", "--env", "acrobot"], capfd)
     assert "no policy at missing" in refused(["export", "missing.safetensors", "-o", "p.onnx"], capfd)

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from rlkd.errors import ExportError, PolicyFileError
 from rlkd.evaluation import evaluate_files
 from rlkd.exporting.sb3_model import Sb3Player, is_stock, make_model
 from rlkd.policy import Kind, Policy, load_policy
-from rlkd.policy.rule import GREEDY
+from rlkd.policy.rule import GREEDY, SAMPLED
 from rlkd.recipe import Network
 from tests import handmade
 from tests.test_exporting import FEW, GRU, POOLED, SHORT, made, place
@@ -119,6 +119,9 @@ def test_statistics_go_beside_the_zip_as_both_read_them(tmp_path: Path) -> None:
     assert load_policy(tmp_path / "p.zip").spec.normaliser == policy.spec.normaliser
     with pytest.raises(ExportError, match="would be taken for this policy's"):
         rlkd.export(made("cartpole", "q", TWO), tmp_path / "p.zip", to="sb3", episodes=SHORT, observations=FEW)
+    file.rename(tmp_path / "vecnormalize.pkl")  # beside all zips of the folder
+    with pytest.raises(ExportError, match="would be taken for this policy's"):
+        rlkd.export(made("cartpole", "q", TWO), tmp_path / "p.zip", to="sb3", episodes=SHORT, observations=FEW)
 
 
 def test_learning_goes_on_in_the_environment(tmp_path: Path) -> None:
@@ -144,9 +147,60 @@ def test_what_stable_baselines3_cannot_express_is_named(
 
 def test_actions_without_bounds_cannot_go_into_a_zip(tmp_path: Path) -> None:
     policy = made("pendulum", "gaussian", TWO)
-    unbounded = policy.under(replace(policy.spec, action_low=(-np.inf,), action_high=(np.inf,)))
-    with pytest.raises(ExportError, match="actions without bounds"):
-        rlkd.export(unbounded, tmp_path / "p.zip", to="sb3", episodes=SHORT, observations=FEW)
+    for low, high in ((-np.inf, np.inf), (-np.inf, 2.0), (-2.0, np.inf)):
+        unbounded = policy.under(replace(policy.spec, action_low=(low,), action_high=(high,)))
+        with pytest.raises(ExportError, match="actions without bounds"):
+            rlkd.export(unbounded, tmp_path / "p.zip", to="sb3", episodes=SHORT, observations=FEW)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        replace(TWO, activation="relu", hidden_activation="tanh"),
+        replace(NATURE, hidden_activation="tanh"),
+        replace(NATURE, activation="tanh"),
+        replace(NATURE, paddings=(1, 0, 0)),
+        replace(NATURE, pools=(1, 2, 1)),
+        replace(NATURE, kernels=(8, 4, 2)),
+        replace(NATURE, hidden=()),
+    ],
+)
+def test_what_is_nearly_a_stock_network_goes_into_our_extractor(network: Network) -> None:
+    policy = made("pong" if network.encoder == "conv" else "cartpole", "q", network)
+    assert not is_stock(policy.spec)
+    model = make_model(policy)
+    assert model.policy_kwargs["features_extractor_class"].__name__ == "Encoder"
+    shape = (8, *policy.spec.observation_shape)
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, shape).astype(np.uint8)
+    observation = pictures if network.encoder == "conv" else (pictures / 100).astype(np.float32)
+    wanted, _ = policy.predict(observation, deterministic=True)
+    np.testing.assert_array_equal(model.predict(observation, deterministic=True)[0], wanted)
+
+
+def test_what_the_policy_does_not_have_is_left_as_learning_wants_it() -> None:
+    deciding, valuing = made("cartpole", "categorical", TWO), made("cartpole", "q", TWO)
+    before = torch.get_rng_state()
+    ppo: Any = make_model(deciding).policy
+    dqn: Any = make_model(valuing).policy
+    assert torch.equal(torch.get_rng_state(), before)  # the caller's random stream stays as it was
+    for target, online in zip(dqn.q_net_target.parameters(), dqn.q_net.parameters(), strict=True):
+        assert torch.equal(target, online)
+    assert (ppo.predict_values(torch.ones(4, 4)) == 0).all()
+
+
+def test_notes_say_what_a_user_of_the_zip_has_to_know(tmp_path: Path) -> None:
+    cases: tuple[tuple[Literal["none", "shared"], bool], ...] = (("none", True), ("shared", False))
+    for value, fresh in cases:
+        policy = made("cartpole", "categorical", replace(TWO, value=value))
+        exported = rlkd.export(policy, tmp_path / "p.zip", to="sb3", episodes=SHORT, observations=FEW)
+        assert any("critic has learned nothing" in note for note in exported.notes) == fresh
+        assert any("its predict samples" in note for note in exported.notes)
+    sampled = policy.under(replace(policy.spec, rule=SAMPLED))
+    exported = rlkd.export(sampled, tmp_path / "p.zip", to="sb3", episodes=SHORT, observations=FEW)
+    assert exported.parity is not None
+    assert exported.parity.rule == "greedy"
+    assert any("the policy's own rule is sampled" in note for note in exported.notes)
 
 
 def test_the_environment_asked_for_is_not_overruled_by_one_in_a_zips_name(tmp_path: Path) -> None:
@@ -162,11 +216,17 @@ def test_the_environment_asked_for_is_not_overruled_by_one_in_a_zips_name(tmp_pa
     assert exported.parity.environment == "CartPole-v1"
 
 
-def test_other_weights_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    policy, other = (handmade.policy(place("cartpole"), "q", TWO, seed=seed) for seed in (0, 1))
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [("cartpole", "q", "it takes another action in"), ("pendulum", "gaussian", "its actions differ by")],
+)
+def test_other_weights_leave_nothing_behind(
+    name: str, kind: Kind, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, other = (handmade.policy(place(name), kind, TWO, seed=seed) for seed in (0, 1))
     model = make_model(other)
     monkeypatch.setattr("rlkd.exporting.sb3_zip.make_model", lambda policy: model)
-    with pytest.raises(ExportError, match="it takes another action in"):
+    with pytest.raises(ExportError, match=message):
         rlkd.export(policy, tmp_path / "p.zip", to="sb3", episodes=SHORT, observations=FEW)
     assert list(tmp_path.iterdir()) == []
 

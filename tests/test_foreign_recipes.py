@@ -97,6 +97,18 @@ def test_unclipped_means_reach_the_environment_as_they_are(tmp_path: Path) -> No
         np.testing.assert_allclose(policy.predict(seen)[0], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("output", ["gaussian", "squashed_gaussian"])
+def test_a_file_without_a_spread_acts_without_noise_also_where_its_rule_is_to_sample(
+    output: str, tmp_path: Path
+) -> None:
+    torch.save(original(3, 1).state_dict(), tmp_path / "w.pt")
+    seen = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    mean = answers(original(3, 1), seen)
+    expected = np.clip(mean, -2, 2) if output == "gaussian" else 2 * np.tanh(mean)
+    policy = load_policy(tmp_path / "w.pt", agent=recipe(output=output, rule="sampled"), env="pendulum")
+    np.testing.assert_allclose(policy.predict(seen)[0], expected, atol=1e-4)
+
+
 def set_to(name: str, tensor: Tensor) -> Callable[[dict[str, Any]], Any]:
     return lambda weights: weights.update({name: tensor})
 
@@ -174,6 +186,18 @@ def test_statistics_that_nothing_can_be_whitened_with_are_refused(
     how = recipe(normaliser=Statistics(mean="mean", variance="variance"))
     with pytest.raises(PolicyFileError, match=re.escape(message)):
         load_policy(path, agent=how, env="cartpole")
+
+
+def test_what_is_added_to_variance_and_deviation_whitens(tmp_path: Path) -> None:
+    path, mean, variance = tmp_path / "w.json", [0.1, -0.2, 0.0, 0.3], [0.0, 0.04, 1.0, 9.0]
+    weights = {name: array.tolist() for name, array in samples.arrays(original()).items()}
+    path.write_text(json.dumps(weights | {"mean": mean, "variance": variance}))
+    moments = Statistics(mean="mean", variance="variance", epsilon=0.05, deviation_epsilon=0.1, limit=2.0)
+    policy = load_policy(path, agent=recipe(normaliser=moments), env="cartpole")
+    seen = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    white = np.clip((seen - np.array(mean)) / (np.sqrt(np.array(variance) + 0.05) + 0.1), -2, 2)
+    wanted = answers(original(), white.astype(np.float32))
+    np.testing.assert_allclose(policy.answer(seen).params["logits"], wanted, atol=1e-4)
 
 
 def score(**changes: Any) -> Score:
@@ -262,3 +286,21 @@ def test_a_convolution_has_no_layout_of_a_matrix(tmp_path: Path) -> None:
     tensors["encoder.0.weight"] = Entry(name="w", layout="input_first")
     with pytest.raises(RecipeError, match="layout 'input_first' is of a fully connected layer's weight"):
         load_policy(tmp_path / "w.pt", agent=recipe(tensors, network=network), env="pong")
+
+
+def test_only_the_first_layer_behind_convolutions_may_have_its_channels_last(tmp_path: Path) -> None:
+    network = Network(encoder="conv", channels=(2,), kernels=(8,), strides=(8,), hidden=(8,))
+    weights = {"encoder.0.weight": torch.zeros(2, 4, 8, 8), "encoder.0.bias": torch.zeros(2)}
+    weights |= {"encoder.3.weight": torch.zeros(200, 8), "encoder.3.bias": torch.zeros(8)}
+    weights |= {"head.weight": torch.zeros(8, 6), "head.bias": torch.zeros(6)}
+    torch.save(weights, tmp_path / "w.pt")
+    tensors: dict[str, str | Entry] = {name: name for name in weights}
+    tensors["encoder.3.weight"] = Entry(name="encoder.3.weight", layout="channels_last")
+    for layout in ("input_first", "channels_last"):
+        tensors["head.weight"] = Entry(name="head.weight", layout=layout)
+        how = recipe(tensors, network=network)
+        if layout == "input_first":
+            load_policy(tmp_path / "w.pt", agent=how, env="pong")
+            continue
+        with pytest.raises(RecipeError, match="first layer behind convolutions, not of 'head.weight'"):
+            load_policy(tmp_path / "w.pt", agent=how, env="pong")

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from rlkd.cli import main
-from rlkd.evaluation import evaluate, standard_errors
+from rlkd.evaluation import evaluate, play, standard_errors
+from rlkd.evaluation.check import Check, check
 from rlkd.policy import load, load_policy
-from rlkd.recipe import data_root
-from tests.handmade import cartpole_teacher
+from rlkd.recipe import Score, data_root
+from tests.handmade import TINY, cartpole_teacher, environment, policy
 
 GUIDE = (data_root() / "agents" / "imports" / "README.md").read_text()
 
@@ -61,11 +62,11 @@ def test_the_documented_example_works_as_written(agent: Path, capsys: pytest.Cap
     assert main(["import", str(agent), "--agent", str(recipe(agent)), "--check", "-o", str(output)]) == 0
     out = capsys.readouterr().out
     assert "passed" in out
-    policy = load_policy(output)
-    assert policy.spec.rule.name == "sampled"
-    assert policy.spec.action_meanings == ("LEFT", "RIGHT")
+    made = load_policy(output)
+    assert made.spec.rule.name == "sampled"
+    assert made.spec.action_meanings == ("LEFT", "RIGHT")
     assert evaluate(output, episodes=5).mean > 400
-    assert load(agent, agent=str(recipe(agent))).spec.hash == policy.spec.hash
+    assert load(agent, agent=str(recipe(agent))).spec.hash == made.spec.hash
 
 
 def test_another_score_than_the_known_one_fails_and_nothing_is_written(
@@ -133,8 +134,7 @@ def test_foreign_safetensors_and_onnx_are_taken_for_what_they_are(
         safetensors.torch.save_file(state, path, metadata={"pad": "x" * 8 * 4 * length})
         assert main(["import", str(path)]) == 0
         assert "actor.0.weight [64, 4]" in capsys.readouterr().out
-        policy = load_policy(path, agent=str(recipe(agent)))
-        assert policy.spec.parameters == 4610
+        assert load_policy(path, agent=str(recipe(agent))).spec.parameters == 4610
     for length in range(32):
         path = agent.with_name("more.safetensors")
         safetensors.torch.save_file(state, path, metadata={"pad": "x" * 8 * length})
@@ -145,3 +145,54 @@ def test_foreign_safetensors_and_onnx_are_taken_for_what_they_are(
     assert "no shipped import recipe knows it" in capsys.readouterr().err
     assert main(["eval", str(onnx)]) == 2
     assert "not an ONNX file that rlkd exported" in capsys.readouterr().err
+
+
+def test_a_check_passes_up_to_three_standard_errors_on_either_side() -> None:
+    ours = (9.0, 11.0) * 50
+    error = (100 / 99 / 100 + 3.0**2 / 20) ** 0.5
+    for away, passed in ((-3.1, False), (-2.9, True), (2.9, True), (3.1, False)):
+        theirs = Score(file="w.pt", sha256="ab" * 32, mean=10 - away * error, std=3.0, episodes=20)
+        assert Check(ours, theirs).standard_errors == pytest.approx(away)
+        assert Check(ours, theirs).passed == passed
+
+
+def test_a_check_plays_the_episodes_that_others_played() -> None:
+    random = policy(environment("cartpole"), "categorical", TINY, rule="sampled")
+    theirs = Score(file="w.pt", sha256="ab" * 32, mean=20.0, std=5.0, episodes=20, first_seed=7)
+    assert check(random, theirs, episodes=6).ours == play(random, episodes=6, first_seed=7).evaluation.scores
+    assert check(random, theirs, episodes=6).ours != play(random, episodes=6).evaluation.scores
+
+
+def test_the_record_of_a_check_is_one_object(agent: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = str(agent.with_name("my.safetensors"))
+    arguments = ["import", str(agent), "--agent", str(recipe(agent)), "--check", "--episodes", "3", "--json"]
+    assert main(arguments) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert len(record["scores"]) == 3
+    assert record["standard_errors"] == pytest.approx(standard_errors(record["scores"], 500, 10, 20))
+    assert "path" not in record
+    assert main([*arguments, "-o", output]) == 0
+    assert json.loads(capsys.readouterr().out) == record | {"path": output}
+    assert load_policy(output).spec.hash == record["hash"]
+
+
+def test_a_file_that_a_shipped_recipe_knows_needs_none_named_and_another_may_be(
+    agent: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = recipe(agent).read_text()
+    shipped = agent.parent / "agents" / "imports" / "known.toml"
+    shipped.parent.mkdir(parents=True)
+    shipped.write_text(text)
+    (agent.parent / "envs").symlink_to(data_root() / "envs")
+    monkeypatch.setattr("rlkd.recipe.find.data_root", lambda: agent.parent)
+    output = str(agent.with_name("my.safetensors"))
+    assert main(["import", str(agent), "-o", output, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["recipe"] == "imports/known"
+    assert load_policy(output).spec.hash == load_policy(agent).spec.hash
+    other = agent.with_name("greedy.toml")
+    other.write_text(text.replace('rule = "sampled"', 'rule = "greedy"'))
+    assert main(["import", str(agent), "--agent", str(other), "-o", output]) == 0
+    assert load_policy(output).spec.rule.name == "greedy"
+    agent.write_bytes(agent.read_bytes() + b" ")
+    assert main(["import", str(agent), "-o", output]) == 2
+    assert "no shipped import recipe knows it" in capsys.readouterr().err

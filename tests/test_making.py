@@ -22,7 +22,7 @@ from rlkd.vector import (
     spaces,
 )
 
-ATARI: tuple[Backend, ...] = ("ale", "ale_same_step", "sync", "async")
+ATARI: tuple[Backend, ...] = ("ale", "ale_same_step", "sync", "workers")
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_shipped_recipe_is_preferred_for_its_id() -> None:
 def test_each_environment_declares_its_own_autoreset_mode() -> None:
     """The C++ environment writes into gymnasium's class attribute: the second must not change the first."""
     modes = {"ale": AutoresetMode.NEXT_STEP, "ale_same_step": AutoresetMode.SAME_STEP}
-    modes |= dict.fromkeys(("sync", "async"), AutoresetMode.NEXT_STEP)
+    modes |= dict.fromkeys(("sync", "workers"), AutoresetMode.NEXT_STEP)
     envs = {backend: make_vec("pong", 1, seed=0, backend=backend) for backend in ATARI}
     assert {backend: env.metadata["autoreset_mode"] for backend, env in envs.items()} == modes
     for env in envs.values():

@@ -90,6 +90,8 @@ def test_views_are_refused_where_they_make_no_sense() -> None:
         )
     with pytest.raises(RecipeError, match="whose observations are vectors"):
         make(timed("CliffWalking-v1", 9))
+    with pytest.raises(RecipeError, match="whose observations are vectors"):
+        make(timed("ALE/Pong-v5", 9))
     with pytest.raises(RecipeError, match="observation belongs to source = 'gymnasium'"):
         replace(environment("pong"), observation="time")
 

@@ -116,3 +116,28 @@ def test_the_same_play_gives_other_advantages_but_the_same_scores_when_lives_end
     assert any(step.life_lost.any() for step in ending[2])
     assert not torch.allclose(ending[1].advantage, not_ending[1].advantage)
     assert ending[0].episodes == not_ending[0].episodes
+
+
+def test_a_broken_episode_is_left_out_from_its_beginning_and_nothing_else() -> None:
+    class Broken(Watched):
+        """Says at its 20th step that its row 1 broke."""
+
+        def receive(self) -> Step:
+            step = super().receive()
+            if len(self.seen) != 20:
+                return step
+            row = np.arange(self.num_envs) == 1
+            names = {"broken": row, "first": step.first | row, "valid": step.valid & ~row}
+            return dataclasses.replace(step, **names)
+
+    environment = dataclasses.replace(as_recipe("cartpole"), frame_cap=8)
+    network = build_network(policy_spec(environment, SHORT, origin=""))
+    sampler = Sampler([Broken(environment, 4, seed=0)], environment, SHORT, network, "float32")
+    rollout = sampler.collect(torch.Generator().manual_seed(0))
+    sampler.close()
+    whole = np.ones((32, 4), bool)
+    whole[8::9] = False  # every episode is cut after 8 steps, and a ninth one resets
+    begun = int(np.flatnonzero(rollout.first[:20, 1])[-1])
+    assert begun == 18
+    whole[begun:20, 1] = False
+    assert rollout.valid.tolist() == whole.tolist()

@@ -77,6 +77,10 @@ class Seat:
         self.stretches: list[list[np.ndarray]] = []
         self.current: list[np.ndarray] = []
 
+    def anew(self) -> "Seat":
+        """The same episode before its first step."""
+        return Seat(self.episode, self.seed, self.width, self.keep, self.stretch)
+
     def uniforms(self) -> np.ndarray:
         """[U]: this step's uniforms of this episode."""
         at = self.step % BLOCK
@@ -113,15 +117,22 @@ class Table:
         self.observation = np.empty(0)
         self.state = player.start(stepper.num_envs)
         self.in_flight = False
+        self.broken = np.zeros(stepper.num_envs, bool)
+        """Seats whose environment broke: their episodes are played again from their seeds."""
 
     def fill(self, queue: Iterator[Seat]) -> None:
-        """Start waiting episodes on empty seats."""
+        """Start waiting episodes on empty seats, and broken ones again on theirs."""
         fresh = np.zeros(len(self.seats), bool)
         seeds = []
         for row, seat in enumerate(self.seats):
-            if seat is None and (new := next(queue, None)) is not None:
+            if seat is None:
+                new = next(queue, None)
+            else:
+                new = seat.anew() if self.broken[row] else None
+            if new is not None:
                 self.seats[row], fresh[row] = new, True
                 seeds.append(new.seed)
+        self.broken[:] = False
         if fresh.any():
             self.observation = self._reset(fresh, np.array(seeds, np.int64))
             if self.state is not None:
@@ -150,7 +161,7 @@ class Table:
         """Wait for the step; returns the episodes that ended."""
         step = self.stepper.receive()
         self.in_flight = False
-        self.observation = step.observation
+        self.observation, self.broken = step.observation, step.broken.copy()
         done = []
         for row, seat in enumerate(self.seats):
             if seat is not None:

@@ -7,6 +7,11 @@ from rlkd.report.record import Run
 
 SCORE = "rollout/ep_rew_mean"
 SPEEDS = ("time/agent_steps_per_second", "time/fps")
+WAITED = {
+    "time/learner_waited": "learner, for data",
+    "time/sampler_waited": "sampler, for the learner",
+    "time/waited_for_emulators": "sampler, for emulators",
+}
 MOST_FIGURES = 12
 
 
@@ -58,9 +63,9 @@ def _speed(run: Run) -> str:
 
 
 def _waiting(run: Run) -> str:
-    caption = "Share of each rollout’s time in which the learner waited for the sampler: near 0, learning is the limit."
-    line = series(run.metrics, "time/learner_waited_share", "learner waited", 0)
-    return chart([line], "learner waited", caption, x_title="agent steps", percent=True, include=(0.0, 0.1))
+    caption = "Shares of the time: where the learner hardly waits, learning is the limit."
+    lines = [series(run.metrics, tag, name, place) for place, (tag, name) in enumerate(WAITED.items())]
+    return chart(lines, "who waited", caption, x_title="agent steps", percent=True, include=(0.0, 0.1))
 
 
 def _figures(run: Run) -> list[str]:

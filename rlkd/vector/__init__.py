@@ -10,16 +10,20 @@ from rlkd.vector.making import (
     make_vec,
     spaces,
 )
+from rlkd.vector.replaying import replay_fault
 from rlkd.vector.stepper import Stepper
+from rlkd.vector.workers import WorkerVectorEnv
 
 __all__ = [
     "Backend",
     "Stepper",
+    "WorkerVectorEnv",
     "action_bounds",
     "action_meanings",
     "as_recipe",
     "environment_named_in",
     "make",
     "make_vec",
+    "replay_fault",
     "spaces",
 ]

@@ -5,19 +5,19 @@ import re
 import warnings
 from collections.abc import Callable
 from functools import partial
-from multiprocessing import get_context
 from typing import Any, Literal
 
 import gymnasium
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from rlkd import recipe as recipes
 from rlkd.errors import RecipeError
 from rlkd.recipe import Environment, Protocol
 from rlkd.vector.atari import AtariGame, cpp_can_play, rom_path
 from rlkd.vector.observations import Symbols, TimeLeft
+from rlkd.vector.workers import WorkerVectorEnv
 
-Backend = Literal["auto", "ale", "ale_same_step", "sync", "async"]
+Backend = Literal["auto", "ale", "ale_same_step", "sync", "workers"]
 
 
 def as_recipe(env: str | Environment) -> Environment:
@@ -88,7 +88,13 @@ def make(env: str | Environment, *, render_mode: str | None = None) -> gymnasium
 
 
 def make_vec(
-    env: str | Environment, num_envs: int, seed: int, *, backend: Backend = "auto", threads: int = 0
+    env: str | Environment,
+    num_envs: int,
+    seed: int,
+    *,
+    backend: Backend = "auto",
+    threads: int = 0,
+    timeout: float = 60.0,
 ) -> VectorEnv[Any, Any, Any]:
     """Many environments stepped together, seeded and reset; `metadata["autoreset_mode"]` says how rows reset.
 
@@ -97,30 +103,33 @@ def make_vec(
         num_envs: how many.
         seed: row i starts from `seed + i`.
         backend: `auto` takes ale-py's C++ environment where it can express the recipe, else gymnasium's
-            SyncVectorEnv for cheap environments and AsyncVectorEnv for Atari: its worker processes import the
-            calling script, which has to start under `if __name__ == "__main__":`. The others are for tests.
-        threads: emulator threads of the C++ environment; 0 takes one for each core.
+            SyncVectorEnv for cheap environments and `workers` for Atari: processes of our own, several environments
+            in each (`WorkerVectorEnv`), for any environment whose steps are slow. They import no calling script: an
+            id that only a script registers is unknown to them. `sync` and `ale_same_step` are for tests.
+        threads: emulator threads of the C++ environment, or worker processes; 0 takes one for each core.
+        timeout: seconds after which a worker process that does not answer is killed and started again.
+
+    Raises:
+        RecipeError: there is no such environment, or it cannot be made.
     """
     recipe = as_recipe(env)
     if num_envs < 1:
         raise ValueError(f"num_envs must be at least 1, got {num_envs}")
     if backend == "auto":
-        backend = "ale" if cpp_can_play(recipe) else ("sync" if recipe.source == "gymnasium" else "async")
+        backend = "ale" if cpp_can_play(recipe) else ("sync" if recipe.source == "gymnasium" else "workers")
     vector: VectorEnv[Any, Any, Any]
     if backend in ("ale", "ale_same_step"):
         vector = _ale(recipe, num_envs, backend, threads)
-    else:
-        if recipe.source == "ale":
-            rom_path(recipe.id)
+    elif backend == "sync":
         thunks: list[Callable[[], gymnasium.Env[Any, Any]]] = [partial(make, recipe) for _ in range(num_envs)]
-        if backend == "sync":
-            vector = SyncVectorEnv(thunks, autoreset_mode=AutoresetMode.NEXT_STEP)
-        else:
-            # Workers come from a clean server process: a fork of this one, with its threads of emulators and
-            # torch, can hang, and would hold the lock of the run folder.
-            get_context("forkserver").set_forkserver_preload([__name__])
-            vector = AsyncVectorEnv(thunks, context="forkserver", autoreset_mode=AutoresetMode.NEXT_STEP)
-    vector.reset(seed=seed)
+        vector = SyncVectorEnv(thunks, autoreset_mode=AutoresetMode.NEXT_STEP)
+    else:
+        vector = _workers(recipe, num_envs, seed, threads, timeout)
+    try:
+        vector.reset(seed=seed)
+    except BaseException:
+        vector.close()  # no worker process is left behind
+        raise
     return vector
 
 
@@ -145,7 +154,7 @@ def _ale(recipe: Environment, num_envs: int, backend: str, threads: int) -> Vect
 
     emulator, view = recipe.emulator, recipe.views.get("pixels")
     if emulator is None or view is None or not cpp_can_play(recipe):
-        raise ValueError(f"ale-py's C++ environment cannot express the recipe of {recipe.id}; take 'async'")
+        raise ValueError(f"ale-py's C++ environment cannot express the recipe of {recipe.id}; take 'workers'")
     rom_path(recipe.id)
     mode = AutoresetMode.NEXT_STEP if backend == "ale" else AutoresetMode.SAME_STEP
     vector = AtariVectorEnv(
@@ -172,6 +181,22 @@ def _ale(recipe: Environment, num_envs: int, backend: str, threads: int) -> Vect
     # It writes its mode into gymnasium's class attribute, where the next environment overwrites it for both.
     vector.metadata = {"autoreset_mode": mode}
     return vector
+
+
+def _workers(recipe: Environment, num_envs: int, seed: int, threads: int, timeout: float) -> WorkerVectorEnv:
+    one = make(recipe)  # what cannot be made is refused here
+    try:
+        return WorkerVectorEnv(
+            recipe,
+            num_envs,
+            seed,
+            observation_space=one.observation_space,
+            action_space=one.action_space,
+            workers=min(num_envs, threads or os.cpu_count() or 1),
+            timeout=timeout,
+        )
+    finally:
+        one.close()
 
 
 def _make_gymnasium(recipe: Environment, render_mode: str | None) -> gymnasium.Env[Any, Any]:

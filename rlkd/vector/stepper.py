@@ -73,10 +73,16 @@ class Stepper:
         self._in_flight = True
 
     def receive(self) -> Step:
-        """Wait for the step that `send` started."""
+        """Wait for the step that `send` started.
+
+        Raises:
+            WorkerError: worker processes failed again and again.
+        """
         self._in_flight = False
         observation, reward, terminated, truncated, info = self._wait()
-        valid = ~self._over if self.next_step else np.ones(self.num_envs, bool)
+        lost = np.asarray(info.get("broken", np.zeros(self.num_envs, bool)))
+        valid = ~(self._over | lost) if self.next_step else np.ones(self.num_envs, bool)
+        broken = lost & ~self._over  # an episode that was over already has lost nothing
         # Copies, because some sources hand out views of buffers that the next step overwrites.
         reward = np.where(valid, reward, 0.0)
         terminated, truncated = terminated & valid, truncated & valid
@@ -92,9 +98,10 @@ class Stepper:
         lives = np.asarray(info.get("lives", np.zeros(self.num_envs)), np.int64)
         life_lost = valid & ~ended & (lives < self._lives)
         self._lives = lives.copy()
+        self._score[lost] = 0
+        self._steps[lost] = 0
         self._account(valid, reward, ended)
         self._over = ended if self.next_step else np.zeros(self.num_envs, bool)
-        broken = np.zeros(self.num_envs, bool)
         return Step(observation, arrived, reward, terminated, truncated, life_lost, valid, first, broken)
 
     def step(self, actions: np.ndarray) -> Step:
@@ -103,8 +110,8 @@ class Stepper:
         return self.receive()
 
     def close(self) -> None:
-        """Release emulators and worker processes, after a step that is under way."""
-        if self._in_flight and (_is_ale(self.env) or hasattr(self.env, "step_async")):
+        """Release emulators and worker processes, also in the middle of a step."""
+        if self._in_flight and _is_ale(self.env):
             self._wait()
         self.env.close()
 
