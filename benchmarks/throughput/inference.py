@@ -1,8 +1,9 @@
-"""One network's answers: Nature's, with the same weights, to 1, 32 and 256 observations at once, uint8 stacks of 84 x 84.
+"""Answers of one network: Nature's, with the same weights, to 1, 32 and 256 stacks of 4 x 84 x 84 at once.
 
 `rlkd` is `policy(observation)`, an array in and logits out, one thread. `sb3 forward` is `policy.get_distribution` of
 the model that these weights come from, on a tensor of the same array; `sb3 predict` is `model.predict`, which also
-picks the actions and hands them out as an array. Neither takes gradients. torch has the threads that its user leaves it.
+picks the actions and hands them out as an array. None takes gradients. torch has the threads that its user leaves it:
+one in rlkd, all cores in the peer but where it says `one thread`.
 """
 
 import os
@@ -45,9 +46,11 @@ def _answers(variant: str, seed: int) -> Callable[[np.ndarray], Any]:
     from rlkd.policy.compute import autocast, one_thread_per_role
 
     model = PPO("CnnPolicy", sb3_breakout(1, seed), seed=seed, device="cpu", n_steps=64, batch_size=64)
-    if variant == "sb3 predict":
+    if variant.endswith("one thread"):
+        torch.set_num_threads(1)
+    if variant.startswith("sb3 predict"):
         return model.predict
-    if variant == "sb3 forward":
+    if variant.startswith("sb3 forward"):
         model.policy.set_training_mode(False)
 
         def forward(states: np.ndarray) -> Any:

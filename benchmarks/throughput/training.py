@@ -1,11 +1,13 @@
 """Training on Breakout with Nature's network, from the inside of each learner's own loop, after set-up and warm-up.
 
 PPO: 8 environments, 128 steps, 4 epochs, minibatches of 256, the same rates and weights everywhere. rlkd's is
-`train_ppo` itself, with its V-trace pass, run folder and curves, stopped from within; Stable-Baselines3's is `PPO.learn`
-on `make_atari_env` and VecFrameStack; CleanRL's is its script, read by its own lines, if there is one. A lost life ends
-an episode in all of them. DQN: 8 environments, one gradient step on 32 transitions for 4 agent steps, one step and no
-double Q-learning, a memory of 20,000 states that is full before timing starts: rlkd plays until then, to
-Stable-Baselines3's memory one transition is added again and again.
+`train_ppo` itself, with its V-trace pass, run folder and curves, stopped from within; Stable-Baselines3's is
+`PPO.learn` on `make_atari_env` and VecFrameStack; CleanRL's is its script, read by its own lines, if there is one. A
+lost life ends an episode in all of them.
+
+DQN: 8 environments, one gradient step on 32 transitions for 4 agent steps, returns over one step and no double
+Q-learning, a memory of 20,000 states that is full before timing starts: rlkd plays until then, to Stable-Baselines3's
+memory one transition is added again and again.
 """
 
 import os
@@ -139,9 +141,13 @@ def _windowed(
             raise _EnoughError
 
     precision = cast(Literal["float32", "bfloat16"], variant.split()[1])
-    with TemporaryDirectory() as folder, shares.over(parts), mock.patch.object(Training, "count", counting):
-        with suppress(_EnoughError):
-            train(run=Path(folder) / "run", precision=precision)
+    with (
+        TemporaryDirectory() as folder,
+        shares.over(parts),
+        mock.patch.object(Training, "count", counting),
+        suppress(_EnoughError),
+    ):
+        train(run=Path(folder) / "run", precision=precision)
     return {"8": window.sample()}, found
 
 
