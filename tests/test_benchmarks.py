@@ -1,10 +1,23 @@
 """Tests of what benchmarks compute besides running rlkd."""
 
+import os
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+
+import pytest
 import torch
 from torch import nn
 
+from benchmarks.common import Record
 from benchmarks.first_weights.__main__ import dead_units
+from benchmarks.gpu.__main__ import table as gpu_table
 from benchmarks.teachers.revive import answers, revive
+from benchmarks.throughput.__main__ import FOLDER, PARTS
+from benchmarks.throughput.measure import Shares, Window, tree_cpu_seconds
+from benchmarks.throughput.table import rates, ratios, tables, verdict
 from rlkd import recipe
 from rlkd.policy import PolicyNetwork
 from rlkd.recipe import Network
@@ -53,3 +66,105 @@ def test_dead_units_are_counted_by_layer() -> None:
         hidden.bias[7] = -1e6
     counts = dead_units(network, states)
     assert (counts[0], counts[3] >= 1) == (3, True)
+
+
+def found(*rates: float, shares: dict[str, float] | None = None, cell: str = "8") -> list[Record]:
+    """Repeats of a variant that did so much work in two wall seconds and one CPU second."""
+    cells = [{cell: {"work": 2.0 * rate, "wall": 2.0, "cpu": 1.0}} for rate in rates]
+    return [{"cells": each, "shares": shares or {}} for each in cells]
+
+
+def test_ratios_are_of_the_same_repeat_and_verdicts_of_their_median() -> None:
+    ours, peer = found(30, 10, 90), found(10, 10, 10)
+    assert ratios(ours, peer, ("8", "8"), "cpu") == [3.0, 1.0, 9.0]
+    assert rates(ours, "8", "wall") == [30, 10, 90]
+    assert rates(ours, "8", "cpu") == [60, 20, 180]
+    assert verdict([3.0, 1.0, 9.0], 3.0) == "met"
+    assert verdict([2.9, 1.0, 9.0], 3.0) == "MISSED"
+    assert verdict([3.0], None) == ""
+
+
+def test_the_table_of_throughput_compares_ours_with_every_peer_and_names_who_did_not_run() -> None:
+    runs = {
+        "stepping": {"ale_py/32": found(100, cell="32"), "rlkd/32": found(96, cell="32"), "sb3/8": found(10)},
+        "replay": {"rlkd transitions": found(9, cell="2"), "memcpy": found(18, cell="2")},
+        "ppo": {"rlkd float32": found(4, 4, shares={"optimiser": 0.25, "emulators": 0.75}), "sb3": found(1, 2)},
+    }
+    thresholds = {"stepping": {"ale_py/32": 0.97}, "ppo": {"sb3": 3.0}}
+    lines, record = tables(runs, thresholds, ["replay | cpprb not installed"])
+    assert (
+        "| stepping | rlkd/32 / ale_py/32 | 0.96 (0.96 to 0.96) | 0.96 (0.96 to 0.96) | >= 0.97 | MISSED | MISSED |"
+        in lines
+    )
+    assert "| ppo | rlkd float32 / sb3 | 3.00 (2.00 to 4.00) | 3.00 (2.00 to 4.00) | >= 3 | met | met |" in lines
+    assert any(line.startswith("| replay | rlkd transitions / memcpy, observations 2 | 0.50") for line in lines)
+    assert any("cpprb not installed" in line for line in lines)
+    assert "CPU seconds of ppo, rlkd float32: emulators 75%, optimiser 25%." in lines
+    assert record["ratios"]["stepping: rlkd/32 / sb3/8"]["cpu"] == [9.6]
+
+
+def test_every_threshold_of_throughput_is_of_a_peer_that_runs() -> None:
+    thresholds = tomllib.loads((FOLDER / "thresholds.toml").read_text())
+    for part, wanted in thresholds.items():
+        assert set(wanted) <= set(PARTS[part])
+
+
+def test_a_window_is_between_its_first_and_its_last_mark() -> None:
+    window = Window(seconds=0.0)
+    assert [window.mark(work) for work in (5, 7)] == [False, True]
+    sample = window.sample()
+    assert sample.work == 2
+    assert sample.wall > 0
+
+
+def test_shares_leave_out_what_was_called_from_within_and_add_up() -> None:
+    def busy() -> None:
+        until = time.thread_time() + 0.02
+        while time.thread_time() < until:
+            pass
+
+    shares = Shares()
+    inner = shares.wrapped(busy, "inner")
+
+    def outer() -> None:
+        busy()
+        inner()
+        inner()
+
+    shares.start()
+    thread = threading.Thread(target=shares.wrapped(outer, "outer"))
+    thread.start()
+    thread.join()
+    assert shares.spent["inner"] == pytest.approx(0.04, rel=0.3)
+    assert shares.spent["outer"] == pytest.approx(0.02, rel=0.3)
+    found = shares.shares()
+    assert sum(found.values()) == pytest.approx(1.0)
+    assert found["inner"] > found["outer"] > 0
+
+
+def test_cpu_seconds_of_a_tree_hold_those_of_children_alive_and_ended() -> None:
+    burn = "import time\nwhile time.process_time() < 0.3: pass\n"
+    code = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {burn!r}])\nprint()\nsys.stdin.read()\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        ended = tree_cpu_seconds(process.pid)
+        process.communicate()
+    assert ended >= 0.28
+    assert tree_cpu_seconds(os.getpid()) >= ended
+
+
+def test_the_table_of_the_gpu_says_what_failed() -> None:
+    timed = {"work": 300.0, "wall": 2.0, "cpu": 4.0}
+    lines = gpu_table(
+        {
+            "emulators/128": timed | {"work": 600.0},
+            "loop/128": timed | {"work": 100.0},
+            "ours/128/float32/graphs": timed | {"shares": {"sampling": 1.0}},
+            "ours/128/float32/eager": "failed with exit code 1",
+        }
+    )
+    assert "| ours/128/float32/graphs | 150 | 3.00 | 0.50 | 2.0 | sampling 100% |" in lines
+    assert "| ours/128/float32/eager | failed with exit code 1 | | | | |" in lines
