@@ -145,7 +145,8 @@ def _learn_eagerly(
     ended: torch.Tensor,
 ) -> None:
     """Generalised advantages and all gradient steps."""
-    advantage, running = [], torch.zeros_like(last)
+    advantage: list[torch.Tensor] = []
+    running = torch.zeros_like(last)
     following, alive = last, 1 - ended
     for t in reversed(range(ROLLOUT)):
         delta = kept["reward"][t] + 0.99 * following * alive - kept["value"][t]
@@ -156,7 +157,7 @@ def _learn_eagerly(
     gain = torch.cat(advantage)
     target = gain + flat["value"]
     for _ in range(EPOCHS):
-        for rows in torch.randperm(len(gain), device=gain.device).split(agent.minibatch):
+        for rows in torch.split(torch.randperm(len(gain), device=gain.device), agent.minibatch):
             policy, value = network(flat["seen"][rows])
             ratio = (policy.log_prob(flat["action"][rows]) - flat["log_prob"][rows]).exp()
             normal = (gain[rows] - gain[rows].mean()) / (gain[rows].std() + 1e-8)

@@ -55,7 +55,8 @@ def _answers(variant: str, seed: int) -> Callable[[np.ndarray], Any]:
 
         def forward(states: np.ndarray) -> Any:
             with torch.inference_mode():
-                return model.policy.get_distribution(torch.as_tensor(states)).distribution.logits
+                found: Any = model.policy.get_distribution(torch.as_tensor(states)).distribution
+                return found.logits
 
         return forward
     one_thread_per_role()

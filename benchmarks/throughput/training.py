@@ -30,6 +30,7 @@ ENVS, ROLLOUT, EPOCHS, MINIBATCH, RATE, CLIP = 8, 128, 4, 256, 2.5e-4, 0.1
 STATES, BATCH, TRAIN_EVERY, DQN_RATE, TARGET_EVERY = 20_000, 32, 4, 1e-4, 2_500
 WARM_UP = 512  # agent steps of DQN between the end of filling and the first mark
 FOR_EVER = 10**9  # frames
+AT_MOST = 300  # wall seconds for CleanRL, start included
 
 Cells = dict[str, Sample]
 Parts = dict[str, float]
@@ -241,7 +242,7 @@ def run_cleanrl(script: Path, python: Path, seed: int, seconds: float) -> Cells:
             stdout=subprocess.PIPE,
             text=True,
         )
-        timer = threading.Timer(60 + 3 * seconds, process.kill)
+        timer = threading.Timer(AT_MOST, process.kill)
         timer.start()
         try:
             assert process.stdout is not None
