@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from rlkd import replay as module
+from rlkd.replay import memory as module
 from rlkd.errors import MemoryBudgetError
 from rlkd.recipe import Environment, View
 from rlkd.replay import Replay, available_memory, replay_bytes
