@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rlkd import storage
 from rlkd.errors import RlkdError, StorageError
-from rlkd.recipe import build, to_table
+from rlkd.recipe import build, recipe_hash, to_table
 
 FILE = "checkpoint.safetensors"
 SB3_RECORD = "sb3.json"
@@ -77,6 +77,20 @@ def load_checkpoint(run: Path, *, identity: str, seed: int) -> tuple[Progress, d
             "name another --run, or repeat its command to go on with it"
         )
     return progress, tensors
+
+
+def note_recipe(progress: Progress, agent: object) -> bool:
+    """Write down with which recipe a run goes on from here; whether that is another one than before.
+
+    Args:
+        progress: gets one line more in `chunks` where the recipe is new.
+        agent: the recipe, as it counts: what does not change learning made equal before.
+    """
+    settled = recipe_hash(agent)
+    if progress.chunks and progress.chunks[-1].endswith(settled):
+        return False
+    progress.chunks = (*progress.chunks, f"{progress.steps} {settled}")
+    return len(progress.chunks) > 1
 
 
 def tensors_of(network: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -113,7 +113,7 @@ class Replay:
         return int(self.filled.sum())
 
     def rows(self, per_env: np.ndarray | None = None) -> np.ndarray:
-        """Rows of all states, or of the first `per_env[i]` of each environment, int64; those of a full ring unordered."""
+        """Rows of all states, or of the first `per_env[i]` of each environment, int64; of a full ring, in no order."""
         counts = self.filled if per_env is None else per_env
         return np.concatenate([first + np.arange(n) for first, n in zip(self._first_rows, counts, strict=True)])
 
