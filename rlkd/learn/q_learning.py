@@ -46,7 +46,7 @@ def make_learner(spec: PolicySpec, agent: Dqn, *, seed: int, device: torch.devic
     for network in (online, target):
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out
     learning = [weight for weight in online.parameters() if weight.requires_grad]
-    optimiser = torch.optim.Adam(learning, lr=agent.learning_rate, eps=agent.adam_epsilon, foreach=True)
+    optimiser = torch.optim.Adam(learning, lr=agent.learning_rate, eps=agent.adam_epsilon, fused=True)
     return Learner(online, target, optimiser)
 
 

@@ -47,7 +47,7 @@ class ValueNetwork(nn.Module):
         features = self.policy(observation).features
         # Answers in full precision, as those of every policy: gaps between Q-values are finer than bfloat16 is.
         with torch.autocast(observation.device.type, enabled=False):
-            returns: Tensor = self.advantage(features[:, : self.width]).unflatten(1, (self.actions, self.quantiles))
+            returns: Tensor = self.advantage(features[:, : self.width]).view(-1, self.actions, self.quantiles)
             if self.value is not None:
                 common = self.value(features[:, self.width :])[:, None]
                 returns = common + returns - returns.mean(dim=1, keepdim=True)
@@ -65,8 +65,8 @@ class ValueNetwork(nn.Module):
     @torch.no_grad()
     def fold(self) -> None:
         """Make the policy's head answer the means of what `forward` answers."""
-        weight = self.advantage.weight.unflatten(0, (self.actions, self.quantiles)).mean(dim=1)
-        bias = self.advantage.bias.unflatten(0, (self.actions, self.quantiles)).mean(dim=1)
+        weight = self.advantage.weight.view(self.actions, self.quantiles, -1).mean(dim=1)
+        bias = self.advantage.bias.view(self.actions, self.quantiles).mean(dim=1)
         if self.value is not None:
             common = self.value.weight.mean(dim=0).expand(self.actions, -1)
             weight = torch.cat([weight - weight.mean(dim=0), common], dim=1)

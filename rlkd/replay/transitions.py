@@ -126,7 +126,7 @@ class Transitions:
     def drawable(self) -> np.ndarray:
         """Rows that can be drawn now, int64: valid, with n steps behind them and a whole stack before them."""
         envs = np.arange(self.states.num_envs)
-        ranges = zip(envs, *self._drawable(envs), strict=True)
+        ranges = zip(envs[:, None], *self._drawable(envs), strict=True)
         rows = np.concatenate([self.states.address(env, np.arange(low, high)) for env, low, high in ranges])
         drawable: np.ndarray = rows[self._valid[rows]]
         return drawable
@@ -153,10 +153,10 @@ class Transitions:
             discount=self.discount,
         )
         last = steps[np.arange(len(rows)), length.numpy()]
-        observation, following = self.states.read(np.concatenate([rows, last]))[0].split(len(rows))
+        both = self.states.read(np.concatenate([rows, last]))[0]
         action = torch.from_numpy(self._action[rows].astype(np.int64))
         chance = torch.from_numpy(probability.astype(np.float32))
-        return Batch(observation, action, reward, following, discount, chance, rows)
+        return Batch(both[: len(rows)], action, reward, both[len(rows) :], discount, chance, rows)
 
     def update(self, rows: np.ndarray, errors: np.ndarray) -> None:
         """Note how wrong the learner was at rows [B]: errors [B], at least 0."""
