@@ -71,7 +71,7 @@ class Chain(gymnasium.Env[np.ndarray, np.int64]):
 
 
 class Ticks(gymnasium.Env[np.ndarray, np.int64]):
-    """A point a step and always the same picture; after five steps it is over, by itself or by gymnasium's limit."""
+    """A quarter of a point a step and always the same picture; after five steps it is over, by itself or by gymnasium's limit."""
 
     observation_space = gymnasium.spaces.Box(0, 1, (1,), np.float32)
     action_space = gymnasium.spaces.Discrete(2)
@@ -90,7 +90,7 @@ class Ticks(gymnasium.Env[np.ndarray, np.int64]):
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self.ticks += 1
         self.left -= 1
-        reward = 1.0 if self.left else float("nan")
+        reward = 0.25 if self.left else float("nan")
         return np.ones(1, np.float32), reward, self.ends and self.ticks == 5, False, {}
 
 
@@ -98,7 +98,7 @@ GAMES: dict[str, tuple[type[gymnasium.Env[Any, Any]], int, dict[str, Any]]] = {
     "RlkdChain-v0": (Chain, 12, {}),
     "RlkdTicksCut-v0": (Ticks, 5, {}),
     "RlkdTicksOver-v0": (Ticks, 1000, {"ends": True}),
-    "RlkdTicksBroken-v0": (Ticks, 5, {"breaks_after": 80}),
+    "RlkdTicksBroken-v0": (Ticks, 5, {"breaks_after": 300}),
 }
 for _name, (_game, _limit, _options) in GAMES.items():
     gymnasium.register(_name, _game, max_episode_steps=_limit, kwargs=_options, disable_env_checker=True)
@@ -129,7 +129,7 @@ BEST = np.array([[DISCOUNT * VALUE[max(place - 1, 0)], VALUE[place]] for place i
         pytest.param({"double": True}, id="double"),
         pytest.param({"duelling": True}, id="duelling"),
         pytest.param({"prioritised": True}, id="prioritised"),
-        pytest.param({"quantiles": 8, "learning_rate": 5e-3}, id="quantiles"),
+        pytest.param({"quantiles": 8, "frames": 4600}, id="quantiles"),
     ],
 )
 def test_the_values_of_a_chain_are_those_known_by_hand(switches: dict[str, Any], tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_everything_at_once_finds_the_way_out_of_the_chain(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("game", "want"),
     [
-        pytest.param("RlkdTicksCut-v0", 1 / (1 - DISCOUNT), id="a cut episode goes on in its value"),
+        pytest.param("RlkdTicksCut-v0", 0.25 / (1 - DISCOUNT), id="a cut episode goes on in its value"),
         pytest.param("RlkdTicksOver-v0", None, id="a terminated one does not"),
     ],
 )
@@ -161,14 +161,14 @@ def test_truncation_bootstraps_and_termination_does_not(
 ) -> None:
     if want is None:  # drawn at any of five ticks alike: v = mean over ticks of (rewards left, at most n, then v)
         left = [min(n_step, 5 - tick) for tick in range(5)]
-        sums = [sum(DISCOUNT**k for k in range(count)) for count in left]
+        sums = [0.25 * sum(DISCOUNT**k for k in range(count)) for count in left]
         goes_on = sum(5 - tick > n_step for tick in range(5))
         want = sum(sums) / 5 / (1 - goes_on / 5 * DISCOUNT**n_step)
     agent = replace(KNOWN, n_step=n_step, frames=1800, target_every=10)
     policy = train_dqn(as_recipe(game), agent, run=tmp_path, seed=0)
     q = policy(np.ones((1, 1), np.float32)).params["q"].detach()
-    # The Huber loss pulls at most by 1: within 1 of the mean, its least is the mean.
-    assert q.numpy() == pytest.approx(np.full((1, 2), want), abs=0.3)
+    # No error is above 1, so that the Huber loss is least at the mean. The other way round it would be 0.5 away.
+    assert q.numpy() == pytest.approx(np.full((1, 2), want), abs=0.1)
 
 
 def weights_of(ours: ValueNetwork, theirs: nn.Module, quantiles: int) -> None:
@@ -192,7 +192,7 @@ def test_updates_are_those_of_stable_baselines3(quantiles: int, limit: float, tm
     path.write_text('kind = "network"\nencoder = "mlp"\nhidden = [32, 24]\n')
     settings: dict[str, Any] = {"net_arch": [32, 24], "activation_fn": nn.ReLU}
     settings |= {"n_quantiles": quantiles} if quantiles else {}
-    settings["optimizer_kwargs"] = {"eps": 1e-7}
+    settings |= {"optimizer_class": torch.optim.Adam, "optimizer_kwargs": {"eps": 1e-7}}
     model = algorithm(
         "MlpPolicy",
         gymnasium.make("CartPole-v1"),
@@ -492,7 +492,7 @@ def test_a_run_of_another_shape_or_seed_is_not_gone_on_with(changes: dict[str, A
 
 def test_a_reward_that_is_no_number_stops_the_run_by_name_and_the_checkpoint_before_it_stays(tmp_path: Path) -> None:
     agent = replace(KNOWN, learning_starts=64, train_every=4, checkpoint_seconds=0.0)
-    with pytest.raises(NotFiniteError, match=r"reward is not finite at agent step \d+: 1 of 2 numbers"):
+    with pytest.raises(NotFiniteError, match=r"reward is not finite at agent step [\d,]+: 2 of 2 numbers"):
         train_dqn(as_recipe("RlkdTicksBroken-v0"), agent, run=tmp_path, seed=0)
     assert not (tmp_path / POLICY).exists()
     with safetensors.safe_open(str(tmp_path / FILE), framework="pt") as opened:
