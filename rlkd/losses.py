@@ -165,6 +165,80 @@ def generalised_advantages(
     return advantage.detach(), (value[:-1] + excess).detach()
 
 
+def n_step_return(
+    reward: Tensor, terminated: Tensor, valid: Tensor, *, discount: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Discounted rewards of up to n steps, and what to multiply the value behind them with.
+
+    The sum ends with a step that terminated, and before a step that only resets: the observation there is the
+    episode's last one, and may be bootstrapped from.
+
+    Args:
+        reward: [B, n], of steps 0 to n - 1; step 0 was played.
+        terminated: [B, n] bool, of the same steps.
+        valid: [B, n] bool, of the steps 1 to n: they were played.
+        discount: per step, in [0, 1].
+
+    Returns:
+        [B] the sum; [B] int64 how many steps it holds, 1 to n; [B] `discount` to that power, 0 where the last of them
+        terminated.
+
+    Source:
+        Sutton 1988; as used by Hessel et al., arXiv:1710.02298.
+    """
+    goes_on = (~terminated & valid).long()
+    within = torch.cat([torch.ones_like(goes_on[:, :1]), goes_on[:, :-1]], dim=1).cumprod(dim=1)
+    powers = discount ** torch.arange(reward.shape[1] + 1, dtype=reward.dtype)
+    length = within.sum(dim=1)
+    over = (within.bool() & terminated).any(dim=1)
+    return (reward * within * powers[:-1]).sum(dim=1), length, powers[length] * ~over
+
+
+def huber(error: Tensor) -> Tensor:
+    """Half the square of an error up to 1, its size less a half beyond; shaped as `error`, in its (squared) unit.
+
+    Source:
+        The error clipping of Mnih et al. 2015, written as a loss.
+    """
+    return F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none")
+
+
+def quantile_huber(predicted: Tensor, target: Tensor) -> Tensor:
+    """Quantile regression of one distribution on another, with the Huber loss (kappa 1) in place of the kink.
+
+    Args:
+        predicted: [B, M], the quantiles at (i + 1/2) / M.
+        target: [B, L] samples or quantiles, treated as constant.
+
+    Returns:
+        [B], summed over predicted quantiles and averaged over those of the target.
+
+    Source:
+        Dabney et al., arXiv:1710.10044, equation 10.
+    """
+    error = target.detach()[:, None, :] - predicted[:, :, None]
+    count = predicted.shape[1]
+    midpoint = (torch.arange(count, dtype=predicted.dtype, device=predicted.device) + 0.5) / count
+    weight = (midpoint[None, :, None] - (error.detach() < 0).to(predicted.dtype)).abs()
+    return (weight * huber(error)).mean(dim=2).sum(dim=1)
+
+
+def importance_weights(probability: Tensor, *, beta: float) -> Tensor:
+    """Weights that undo drawing by priority: `(1 / probability) ** beta`, divided by the batch's largest.
+
+    Args:
+        probability: [B], above 0, up to a common factor.
+        beta: 0 undoes nothing, 1 all.
+
+    Returns:
+        [B], at most 1.
+
+    Source:
+        Schaul et al., arXiv:1511.05952, section 3.4.
+    """
+    return (probability.min() / probability) ** beta
+
+
 def ppo_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, *, clip: float) -> Tensor:
     """Clipped surrogate loss, to be minimised.
 

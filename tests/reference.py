@@ -270,3 +270,52 @@ def _halved(picture: np.ndarray) -> np.ndarray:
         y, x = 2 * row, 2 * column
         out[channel, row, column] = picture[channel, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].max()
     return out
+
+
+def huber(error: float) -> float:
+    """Half the square up to 1, linear beyond: the integral of the error clipped to [-1, 1]."""
+    return error**2 / 2 if abs(error) <= 1 else abs(error) - 0.5
+
+
+def quantile_huber(predicted: Sequence[float], target: Sequence[float]) -> float:
+    """Equation 10 of arXiv:1710.10044 with kappa 1: sum over predicted quantiles of the mean over the target's."""
+    total = []
+    for i, quantile in enumerate(predicted):
+        fraction = (2 * i + 1) / (2 * len(predicted))
+        pulls = [(1 - fraction if value < quantile else fraction) * huber(value - quantile) for value in target]
+        total.append(math.fsum(pulls) / len(target))
+    return math.fsum(total)
+
+
+def importance_weights(probabilities: Sequence[float], count: int, beta: float) -> list[float]:
+    """Algorithm 1 of arXiv:1511.05952: (count * P) ** -beta, divided by the largest."""
+    weights = [(count * probability) ** -beta for probability in probabilities]
+    return [weight / max(weights) for weight in weights]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """One step of an episode as it was played."""
+
+    name: int
+    """Unlike that of any other observation, a final one too."""
+    action: int
+    reward: float
+    terminated: bool
+    """The game is over, or a life was lost that counts as the end."""
+
+
+def n_step_target(
+    episode: Sequence[Moved], start: int, n_step: int, discount: float
+) -> tuple[float, float, int | None]:
+    """Discounted reward from `start` on, factor of what follows, and where it follows: steps behind `start`.
+
+    None where nothing follows, because it terminated. Behind an episode's last step stands its final observation.
+    """
+    total = 0.0
+    for k, move in enumerate(episode[start : start + n_step]):
+        total += discount**k * move.reward
+        if move.terminated:
+            return total, 0.0, None
+    length = min(n_step, len(episode) - start)
+    return total, discount**length, length

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from rlkd import recipe as recipes
 from rlkd.learn.learner import Learner
-from rlkd.learn.ppo import make_halves, policy_spec, train_ppo
+from rlkd.learn.ppo import policy_spec, train_ppo
 from rlkd.learn.rollout import Rollout, Sampler
 from rlkd.learn.samples import answer_all, log_prob_and_entropy, prepare
+from rlkd.learn.training import make_halves
 from rlkd.policy import Output, PolicyNetwork
 from rlkd.policy.file import build_network
 from rlkd.recipe import Ppo

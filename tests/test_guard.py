@@ -1,6 +1,7 @@
 """Tests of `rlkd.learn.guard`: the first number that is not finite is named."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,11 @@ from rlkd.learn.guard import check_finite
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_is_named_and_counted(wrong: float) -> None:
-    tensors = {"reward": np.zeros(3), "loss": torch.tensor([1.0, wrong, wrong]), "weight": torch.tensor([math.nan])}
+    tensors: dict[str, Any] = {
+        "reward": np.zeros(3),
+        "loss": torch.tensor([1.0, wrong, wrong]),
+        "weight": torch.tensor([math.nan]),
+    }
     with pytest.raises(NotFiniteError, match="^loss is not finite at agent step 8: 2 of 3 numbers$"):
         check_finite(tensors, where="agent step 8")
 

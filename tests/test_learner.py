@@ -17,9 +17,10 @@ from rlkd import recipe as recipes
 from rlkd.errors import NotFiniteError
 from rlkd.learn import learner as learning
 from rlkd.learn.learner import Learner, Losses, piece_losses
-from rlkd.learn.ppo import make_halves, policy_spec
+from rlkd.learn.ppo import policy_spec
 from rlkd.learn.rollout import Rollout, Sampler
 from rlkd.learn.samples import Piece, answer_all, minibatches, normalised, pieces_of, prepare
+from rlkd.learn.training import make_halves
 from rlkd.losses import generalised_advantages
 from rlkd.policy import PolicyNetwork
 from rlkd.policy.file import build_network

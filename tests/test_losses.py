@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlkd import losses
 from tests import reference
-from tests.reference import Played
+from tests.reference import Moved, Played
 
 LOGIT = st.floats(-20, 20)
 TEMPERATURE = st.sampled_from([0.01, 0.5, 1.0, 4.0])
@@ -321,3 +321,66 @@ def test_advantages_carry_no_gradient() -> None:
     flags = torch.zeros(2, 1, dtype=torch.bool)
     got = losses.generalised_advantages(torch.ones(2, 1), value, flags, ~flags, discount=0.9, gae_lambda=0.9)
     assert not any(tensor.requires_grad for tensor in got)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=5))
+def test_huber_matches_reference(errors: list[float]) -> None:
+    got = losses.huber(torch.tensor(errors, dtype=torch.float64))
+    assert got.tolist() == pytest.approx([reference.huber(error) for error in errors], rel=1e-9)
+
+
+@given(st.lists(st.floats(-4, 4), min_size=1, max_size=5), st.lists(st.floats(-4, 4), min_size=1, max_size=4))
+def test_quantile_huber_matches_reference(predicted: list[float], target: list[float]) -> None:
+    got = losses.quantile_huber(*rows(predicted, target))
+    assert got.item() == pytest.approx(reference.quantile_huber(predicted, target), rel=1e-9, abs=1e-12)
+
+
+def test_quantile_huber_gives_one_value_per_sample_and_trains_the_prediction_only() -> None:
+    generator = torch.Generator().manual_seed(0)
+    predicted = torch.randn(8, 5, generator=generator, requires_grad=True)
+    target = torch.randn(8, 3, generator=generator, requires_grad=True)
+    loss = losses.quantile_huber(predicted, target)
+    alone = torch.cat([losses.quantile_huber(predicted[k : k + 1], target[k : k + 1]) for k in range(8)])
+    torch.testing.assert_close(loss, alone)
+    torch.autograd.backward(loss.sum())
+    assert target.grad is None
+    assert predicted.grad is not None
+
+
+def test_quantile_huber_is_least_at_the_quantiles_of_the_target() -> None:
+    samples = 100 * torch.randn(4001, generator=torch.Generator().manual_seed(0)).sort().values
+    quantiles = samples.quantile(torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9]))
+    best = losses.quantile_huber(quantiles[None], samples[None]).item()
+    for place in range(5):
+        for shift in (-4.0, 4.0):
+            moved = quantiles.clone()
+            moved[place] += shift
+            assert losses.quantile_huber(moved[None], samples[None]).item() > best
+
+
+@given(st.lists(st.floats(0.001, 1), min_size=1, max_size=6), st.sampled_from([0.0, 0.4, 1.0]), st.integers(1, 99))
+def test_importance_weights_match_reference(chances: list[float], beta: float, count: int) -> None:
+    got = losses.importance_weights(torch.tensor(chances, dtype=torch.float64), beta=beta)
+    assert got.tolist() == pytest.approx(reference.importance_weights(chances, count, beta), rel=1e-9)
+    assert got.max() == 1
+
+
+@given(st.data(), st.integers(1, 5), st.integers(1, 4), st.sampled_from([0.0, 0.9, 1.0]))
+def test_n_step_returns_are_those_of_the_episode_alone(
+    data: st.DataObject, n_step: int, played: int, discount: float
+) -> None:
+    moves = [Moved(k, 0, data.draw(NUMBER), data.draw(st.booleans())) for k in range(played)]
+    want = reference.n_step_target(moves, 0, n_step, discount)
+    junk = [Moved(-1, 0, data.draw(NUMBER), data.draw(st.booleans())) for _ in range(n_step)]  # the next episode's
+    tape = [*moves, *junk][:n_step]
+    valid = [k + 1 < played or k + 1 > played + 1 for k in range(n_step)]
+    reward, length, factor = losses.n_step_return(
+        torch.tensor([[move.reward for move in tape]], dtype=torch.float64),
+        torch.tensor([[move.terminated for move in tape]]),
+        torch.tensor([valid]),
+        discount=discount,
+    )
+    assert reward.item() == pytest.approx(want[0], rel=1e-9, abs=1e-12)
+    assert factor.item() == pytest.approx(want[1], rel=1e-9)
+    if want[2] is not None:
+        assert length.item() == want[2]

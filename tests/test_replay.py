@@ -10,10 +10,10 @@ import pytest
 import torch
 from hypothesis import given
 
-from rlkd import replay as module
 from rlkd.errors import MemoryBudgetError
 from rlkd.recipe import Environment, View
 from rlkd.replay import Replay, available_memory, replay_bytes
+from rlkd.replay import memory as module
 from rlkd.vector import Backend, Stepper, make_vec
 from tests.handmade import environment
 

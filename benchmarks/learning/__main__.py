@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rlkd.learn.dqn import train_dqn
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
@@ -31,6 +30,7 @@ from torch import nn
 from benchmarks.common import Record, machine, store
 from rlkd import recipe as recipes
 from rlkd.evaluation import play, play_randomly
+from rlkd.learn.dqn import train_dqn
 from rlkd.learn.ppo import train_ppo
 from rlkd.policy import Policy, from_sb3
 from rlkd.policy.rule import GREEDY
@@ -109,8 +109,11 @@ def one(name: str, side: str, seed: int, run: Path) -> None:
     """Train, play, and write the result."""
     arm = ARMS[name]
     environment = as_recipe(arm.env)
-    kind = Ppo if name.startswith("ppo") else Dqn
-    recipe = recipes.load(arm.agent, kind, overrides=arm.overrides)
+    recipe: Ppo | Dqn = (
+        recipes.load(arm.agent, Ppo, overrides=arm.overrides)
+        if name.startswith("ppo")
+        else recipes.load(arm.agent, Dqn, overrides=arm.overrides)
+    )
     started, cpu = time.perf_counter(), time.process_time()
     if side == "rlkd":
         policy = ours(environment, recipe, seed, run / f"{name} {seed}")

@@ -7,9 +7,10 @@ from pathlib import Path
 from rlkd import recipe as recipes
 from rlkd import storage
 from rlkd.errors import RecipeError
+from rlkd.learn.dqn import train_dqn
 from rlkd.learn.ppo import train_ppo
 from rlkd.policy import Policy
-from rlkd.recipe import Environment, Ppo, Sb3, check_request, load_any, recipe_hash, to_table
+from rlkd.recipe import Dqn, Environment, Ppo, Sb3, check_request, load_any, recipe_hash, to_table
 from rlkd.vector import as_recipe
 
 
@@ -29,8 +30,8 @@ def train(
 
     Args:
         env: where.
-        agent: recipe of our PPO (`rl/ppo`) or of Stable-Baselines3's learners (`sb3/ppo`, `sb3/dqn`); None takes
-            `rl/ppo` for Atari and `rl/ppo_classic` otherwise.
+        agent: recipe of our PPO (`rl/ppo`), our value learners (`rl/dqn`, `rl/qrdqn`) or Stable-Baselines3's learners
+            (`sb3/ppo`, `sb3/dqn`); None takes `rl/ppo` for Atari and `rl/ppo_classic` otherwise.
         run: folder for checkpoint, curves and `generations/000/policy.safetensors`.
         seed: of everything random.
         frames: emulator frames in all; None takes the recipe's.
@@ -47,7 +48,7 @@ def train(
     environment, folder = as_recipe(env), Path(run)
     name = agent or ("rl/ppo" if environment.source == "ale" else "rl/ppo_classic")
     recipe = load_any(recipes.resolve(name, "agents"), overrides=overrides)
-    if not isinstance(recipe, Ppo | Sb3):
+    if not isinstance(recipe, Ppo | Dqn | Sb3):
         raise RecipeError(f"'{name}' does not say how to train; `rlkd list agents` shows rl/ and sb3/ recipes")
     if frames is not None:
         recipe = replace(recipe, frames=frames)
@@ -56,10 +57,14 @@ def train(
         policy = train_ppo(
             environment, recipe, run=folder, seed=seed, device=device, keep_early=keep_early, origin=origin
         )
+    elif isinstance(recipe, Dqn):
+        policy = train_dqn(
+            environment, recipe, run=folder, seed=seed, device=device, keep_early=keep_early, origin=origin
+        )
     else:
         if keep_early:
             raise RecipeError(f"'{name}' is not a learner of ours: it keeps no early policies")
-        from rlkd.learn.sb3 import train_sb3  # loads Stable-Baselines3, which our own learner does not need
+        from rlkd.learn.sb3 import train_sb3  # loads Stable-Baselines3, which our own learners do not need
 
         policy = train_sb3(environment, recipe, run=folder, seed=seed, device=device, origin=origin)
     record = {

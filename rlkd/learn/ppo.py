@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from rlkd import recipe
@@ -22,12 +21,12 @@ from rlkd.learn.checkpoint import Progress, restore, save_checkpoint, tensors_of
 from rlkd.learn.learner import Learner
 from rlkd.learn.rollout import Rollout, Sampler
 from rlkd.learn.samples import prepare
-from rlkd.learn.training import start_chunk, training_run
+from rlkd.learn.training import make_halves, start_chunk, training_run
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec, Rule
 from rlkd.policy.compute import Precision, one_thread_per_role, pick_device, takes_bfloat16
 from rlkd.policy.file import build_network
-from rlkd.recipe import EVALUATION_SEEDS, Environment, Network, Ppo, recipe_hash
-from rlkd.vector import Stepper, action_bounds, action_meanings, make_vec, spaces
+from rlkd.recipe import Environment, Network, Ppo, recipe_hash
+from rlkd.vector import action_bounds, action_meanings, spaces
 
 FIRST_LOOK = 512  # states by which a fresh network is standardised
 
@@ -137,15 +136,6 @@ def first_look(rollout: Rollout, generator: torch.Generator) -> torch.Tensor:
     """[B, ...]: some observations of a rollout."""
     seen = rollout.observation.flatten(0, 1)
     return seen[torch.randint(len(seen), (FIRST_LOOK,), generator=generator).to(seen.device)]
-
-
-def make_halves(environment: Environment, num_envs: int, seed: int) -> list[Stepper]:
-    """One or two steppers that hold all environments between them."""
-    # Row i plays from `start + i`: runs with neighbouring seeds must not share all but one of their games.
-    start = int(np.random.default_rng([seed, 3]).integers(EVALUATION_SEEDS - num_envs))
-    larger = -(-num_envs // 2)
-    sizes = [(start, larger), (start + larger, num_envs - larger)]
-    return [Stepper(make_vec(environment, size, first)) for first, size in sizes if size]
 
 
 def policy_spec(environment: Environment, agent: Ppo, *, origin: str) -> PolicySpec:

@@ -14,7 +14,8 @@ from rlkd.data import Episode
 from rlkd.learn.checkpoint import Progress, load_checkpoint
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec
 from rlkd.policy.file import build_network
-from rlkd.recipe import recipe_hash
+from rlkd.recipe import EVALUATION_SEEDS, Environment, recipe_hash
+from rlkd.vector import Stepper, make_vec
 
 RECORD_EVERY = 5  # rounds between two lines of metrics
 EARLY = (0.01, 0.02, 0.05, 0.10, 0.25, 0.50, 0.75, 1.0)
@@ -159,6 +160,7 @@ def training_run(
     spec: PolicySpec,
     *,
     learner: str,
+    head: str = "",
     seed: int,
     frames: int,
     checkpoint_seconds: float,
@@ -170,6 +172,7 @@ def training_run(
         run: the folder; a run in it goes on.
         spec: of the policy that comes out; it says where it plays.
         learner: name of the algorithm, which a folder belongs to.
+        head: what its network has beside the policy's, which a checkpoint has to fit.
         seed: of the run.
         frames: emulator frames in all.
         checkpoint_seconds: wall seconds between two checkpoints.
@@ -181,7 +184,7 @@ def training_run(
     environment = spec.environment
     assert environment is not None
     total = frames // environment.frame_skip
-    identity = storage.sha256(f"{learner} {recipe_hash(environment)} {recipe_hash(spec.network)}".encode())
+    identity = storage.sha256(f"{learner} {head} {recipe_hash(environment)} {recipe_hash(spec.network)}".encode())
     with storage.run_folder(run), metrics.stop_signal() as stop:
         storage.refuse_other_kinds(run, "train")
         progress, tensors = load_checkpoint(run, identity=identity, seed=seed)
@@ -211,3 +214,12 @@ def start_chunk(progress: Progress, recipe: str) -> None:
         metrics.say(f"going on at agent step {progress.steps} with another agent recipe than before")
     if not progress.chunks or not progress.chunks[-1].endswith(recipe):
         progress.chunks = (*progress.chunks, f"{progress.steps} {recipe}")
+
+
+def make_halves(environment: Environment, num_envs: int, seed: int) -> list[Stepper]:
+    """One or two steppers that hold all environments between them."""
+    # Row i plays from `start + i`: runs with neighbouring seeds must not share all but one of their games.
+    start = int(np.random.default_rng([seed, 3]).integers(EVALUATION_SEEDS - num_envs))
+    larger = -(-num_envs // 2)
+    sizes = [(start, larger), (start + larger, num_envs - larger)]
+    return [Stepper(make_vec(environment, size, first)) for first, size in sizes if size]

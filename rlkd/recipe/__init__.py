@@ -4,7 +4,7 @@ from rlkd.recipe.distill import Distill, Generations, Source, Term
 from rlkd.recipe.environment import EVALUATION_SEEDS, Emulator, Environment, Protocol, View
 from rlkd.recipe.find import Recipe, Shipped, data_root, dump, load, load_any, resolve, resolve_anywhere, shipped
 from rlkd.recipe.imports import Import, Layout, Score, Statistics, Tensor
-from rlkd.recipe.learn import Ppo, Sb3, Stream
+from rlkd.recipe.learn import Dqn, Ppo, Sb3, Stream
 from rlkd.recipe.network import Network
 from rlkd.recipe.read import build, check_request, recipe_hash, to_table
 from rlkd.recipe.scale import Scale, network_label, scaled, split_scale
@@ -12,6 +12,7 @@ from rlkd.recipe.scale import Scale, network_label, scaled, split_scale
 __all__ = [
     "EVALUATION_SEEDS",
     "Distill",
+    "Dqn",
     "Emulator",
     "Environment",
     "Generations",

@@ -14,16 +14,17 @@ from rlkd.errors import RecipeError
 from rlkd.recipe.distill import Distill, Generations
 from rlkd.recipe.environment import Environment
 from rlkd.recipe.imports import Import
-from rlkd.recipe.learn import Ppo, Sb3
+from rlkd.recipe.learn import Dqn, Ppo, Sb3
 from rlkd.recipe.network import Network
 from rlkd.recipe.read import build, suggest, to_table
 from rlkd.recipe.scale import Scale, scaled, split_scale
 
-Recipe = Environment | Network | Ppo | Sb3 | Distill | Generations | Import
+Recipe = Environment | Network | Ppo | Dqn | Sb3 | Distill | Generations | Import
 KINDS: dict[str, type[Recipe]] = {
     "environment": Environment,
     "network": Network,
     "ppo": Ppo,
+    "dqn": Dqn,
     "sb3": Sb3,
     "distill": Distill,
     "generations": Generations,

@@ -80,6 +80,81 @@ class Ppo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dqn:
+    """Deep Q-learning, Mnih et al. 2015, and what came after it, each part behind a switch of its own."""
+
+    network: str
+    """Name of a network recipe; its head is replaced."""
+    frames: int
+    """Emulator frames in all (agent steps x frame skip)."""
+    num_envs: int
+    """Environments stepped together, in two fixed halves."""
+    states: int
+    """States kept in the replay, over all environments; the oldest are overwritten."""
+    learning_starts: int
+    """Agent steps, over all environments, that are played before the first gradient step."""
+    train_every: int
+    """Agent steps, over all environments, for each gradient step."""
+    target_every: int
+    """Gradient steps between two copies of the weights into the target network."""
+    batch: int
+    """Transitions in one gradient step."""
+    learning_rate: float
+    """Adam step size."""
+    adam_epsilon: float = 1e-8
+    """Adam's epsilon, in the unit of a gradient."""
+    max_gradient_norm: float | None = None
+    """Global gradient norm after clipping; unset: gradients stay as they are."""
+    discount: float = 0.99
+    """Discount per agent step."""
+    sign: bool = False
+    """Learn from the sign of the reward; scores stay raw."""
+    double: bool = True
+    """The learner picks the next action, the target network values it: van Hasselt et al. 2015, arXiv:1509.06461."""
+    duelling: bool = False
+    """A state's value and the actions' advantages from hidden layers of their own: Wang et al. 2015,
+    arXiv:1511.06581."""
+    n_step: int = 1
+    """Rewards, one an agent step, that are added up before bootstrapping."""
+    prioritised: bool = False
+    """Draw transitions in proportion to their last error: Schaul et al. 2015, arXiv:1511.05952."""
+    alpha: float = 0.5
+    """Power of the error in a priority; only where `prioritised`."""
+    beta: float = 0.4
+    """Power of the importance weights at the start, 1 at the end, linear in between; only where `prioritised`."""
+    quantiles: int = 0
+    """Quantiles of the return that each action has (QR-DQN, Dabney et al. 2017, arXiv:1710.10044); 0 learns the mean
+    alone, as DQN does."""
+    epsilon_start: float = 1.0
+    """Chance of a uniformly random action at the start."""
+    epsilon_end: float = 0.01
+    """The same at the end of its fall, and from there on."""
+    epsilon_fraction: float = 0.1
+    """Share of the run in which it falls, linearly."""
+    checkpoint_seconds: float = 60.0
+    """Wall seconds between resumable checkpoints."""
+
+    def __post_init__(self) -> None:
+        counts = ("frames", "states", "train_every", "target_every", "batch", "n_step")
+        for name in (*counts, "learning_rate", "adam_epsilon"):
+            require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}")
+        shares = ("discount", "alpha", "beta", "epsilon_start", "epsilon_end", "epsilon_fraction")
+        for name in shares:
+            require(0 <= getattr(self, name) <= 1, f"{name} must be in [0, 1], got {getattr(self, name)}")
+        require(self.quantiles >= 0, f"quantiles must be at least 0, got {self.quantiles}")
+        norm = self.max_gradient_norm
+        require(norm is None or norm > 0, f"max_gradient_norm must be above 0, got {norm}")
+        halves = self.num_envs >= 2 and self.num_envs % 2 == 0
+        require(halves, f"num_envs must be even and at least 2 (two fixed halves), got {self.num_envs}")
+        least = self.num_envs * (self.n_step + 1)
+        require(
+            least <= self.learning_starts <= self.states,
+            f"learning_starts must be between num_envs x (n_step + 1) = {least} and states = {self.states}, "
+            f"got {self.learning_starts}",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sb3:
     """One of Stable-Baselines3's own learners, with its own hyperparameters."""
 

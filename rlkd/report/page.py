@@ -8,7 +8,7 @@ from typing import Any
 
 from rlkd import recipe
 from rlkd.errors import RecipeError
-from rlkd.recipe import Distill, Environment, Ppo, Recipe, Sb3, build
+from rlkd.recipe import Distill, Dqn, Environment, Ppo, Recipe, Sb3, build
 from rlkd.report.record import Entry, Run, table_of
 from rlkd.report.verdict import Verdict
 
@@ -130,8 +130,8 @@ def provenance(run: Run, entries: Sequence[tuple[str, Entry]], extra: Iterable[t
     return section(
         "How to make it again",
         facts(known),
-        _recipe("distillation recipe", table_of(record, "recipe"), (Distill, Ppo, Sb3)),
-        _recipe("agent recipe", table_of(record, "agent"), (Ppo, Sb3, Distill)),
+        _recipe("distillation recipe", table_of(record, "recipe"), (Distill, Ppo, Dqn, Sb3)),
+        _recipe("agent recipe", table_of(record, "agent"), (Ppo, Dqn, Sb3, Distill)),
         _recipe("environment recipe", table_of(record, "environment"), (Environment,)),
         folded("policy hashes (SHA-256 over weights and record)", hashes) if hashes else "",
     )

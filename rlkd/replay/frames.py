@@ -1,27 +1,34 @@
-"""The replay memory: every frame once, as it came, with the teacher's whole answer beside it.
+"""Every frame once, as it came, with a teacher's whole answer beside it.
 
 Pixels are kept as single uint8 frames, env-major, and read as stacks through an overlapping window: a quarter of the
-memory of stored stacks at the same speed. Each environment fills its own row range in playing order.
+memory of stored stacks at the same speed. Each environment fills its own row range in playing order. A full range
+takes no more (distillation) or goes round as a ring, whose last frames are kept twice: also before its first ones, so
+that the window reads stacks over the turn like any other.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rlkd.errors import MemoryBudgetError
 from rlkd.recipe import View
-
-BUDGET_SHARE = 0.8  # of the memory that is free now; the rest is for networks, emulators and minibatches
+from rlkd.replay.memory import check_memory
 
 
 class Replay:
     """Observations that were acted on, and what the teacher said there."""
 
     def __init__(
-        self, num_envs: int, states: int, observation_shape: Sequence[int], outputs: int, view: View | None
+        self,
+        num_envs: int,
+        states: int,
+        observation_shape: Sequence[int],
+        outputs: int,
+        view: View | None,
+        *,
+        ring: bool = False,
+        recipe_key: str = "source.states",
     ) -> None:
         """Reserve all memory at once.
 
@@ -31,15 +38,22 @@ class Replay:
             observation_shape: [C, H, W] with a view, [D] without.
             outputs: numbers in one teacher answer, `Output.flat`.
             view: how frames are stacked; None for vector observations, which are kept as float32.
+            ring: a full row range overwrites its oldest states; otherwise it takes no more.
+            recipe_key: what sets `states`, for the message of a replay that is too large.
 
         Raises:
             MemoryBudgetError: it cannot fit, before anything was allocated.
+            ValueError: a ring that is shorter than a stack.
         """
-        check_memory(replay_bytes(num_envs, states, observation_shape, outputs, view))
-        self.view, self.num_envs = view, num_envs
+        check_memory(replay_bytes(num_envs, states, observation_shape, outputs, view), recipe_key=recipe_key)
+        self.view, self.num_envs, self.ring = view, num_envs, ring
         self.capacity = -(-states // num_envs)
         self.stack = view.stack if view else 1
-        stride = self.capacity + self.stack - 1  # rows before the first state of each environment stay empty
+        if ring and self.capacity < self.stack:
+            raise ValueError(f"a ring of {self.capacity} states cannot hold a stack of {self.stack}")
+        # Rows before the first state of each environment are empty, or repeat the end of a ring.
+        self.stride = self.capacity + self.stack - 1
+        stride = self.stride
         self._first_rows = np.arange(num_envs) * stride
         frame = tuple(observation_shape[1:]) if view else tuple(observation_shape)
         dtype = torch.uint8 if view else torch.float32
@@ -49,11 +63,16 @@ class Replay:
         self._windows = self._frames.as_strided((windows, self.stack, *frame), (size, size, *self._frames.stride()[1:]))
         self._answers = torch.zeros((windows, outputs))
         self._age = np.zeros(windows, np.uint8)
-        self.filled = np.zeros(num_envs, np.int64)
-        """[N]: states kept of each environment."""
+        self.written = np.zeros(num_envs, np.int64)
+        """[N]: states ever kept of each environment; in a ring, some of them are gone."""
+
+    @property
+    def filled(self) -> np.ndarray:
+        """[N] int64: states that are kept of each environment."""
+        return np.minimum(self.written, self.capacity)
 
     def append(self, envs: np.ndarray, observation: np.ndarray, first: np.ndarray, answers: Tensor) -> None:
-        """Keep one state of some environments; those whose range is full are passed over.
+        """Keep one state of some environments; those whose range is full are passed over, unless it is a ring.
 
         Args:
             envs: [K] int, which environments.
@@ -61,29 +80,40 @@ class Replay:
             first: [K] bool, the state begins an episode.
             answers: [K, P], the teacher's flat outputs.
         """
-        room = self.filled[envs] < self.capacity
-        envs, observation, first, answers = (
-            envs[room],
-            observation[room],
-            first[room],
-            answers[torch.from_numpy(room)],
-        )
+        if not self.ring and (room := self.written[envs] < self.capacity).sum() < len(envs):
+            envs, observation, first = envs[room], observation[room], first[room]
+            answers = answers[torch.from_numpy(room)]
         if self.view:
             observation = observation[:, -1 if self.view.stack_order == "oldest_first" else 0]
-        rows = self._first_rows[envs] + self.filled[envs]
-        index = torch.from_numpy(rows)
-        self._frames[index + self.stack - 1] = torch.from_numpy(observation)
-        self._answers[index] = answers.float()
-        before = self._age[np.maximum(rows - 1, 0)].astype(np.int64) + 1
-        self._age[rows] = np.where(first | (self.filled[envs] == 0), 0, np.minimum(before, 255))
-        self.filled[envs] += 1
+        newest = torch.from_numpy(observation)
+        rows = self.address(envs, self.written[envs])
+        index = torch.from_numpy(rows) + self.stack - 1
+        self._frames[index] = newest
+        if self.ring:
+            again = index - self.capacity
+            turning = again >= torch.from_numpy(self._first_rows[envs])
+            self._frames[again[turning]] = newest[turning]
+        self._answers[torch.from_numpy(rows)] = answers.float()
+        before = self._age[self.address(envs, self.written[envs] - 1)].astype(np.int64) + 1
+        self._age[rows] = np.where(first | (self.written[envs] == 0), 0, np.minimum(before, 255))
+        self.written[envs] += 1
+
+    def address(self, envs: np.ndarray, count: np.ndarray) -> np.ndarray:
+        """Rows of the states that were the `count`-th of their environments, from 0; int64, both broadcast."""
+        rows: np.ndarray = self._first_rows[envs] + count % self.capacity
+        return rows
+
+    def after(self, rows: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """Rows of the states so many appended states later in the same environments; int64, both broadcast."""
+        env, place = np.divmod(rows, self.stride)
+        return self.address(env, place + steps)
 
     def __len__(self) -> int:
         """States kept."""
         return int(self.filled.sum())
 
     def rows(self, per_env: np.ndarray | None = None) -> np.ndarray:
-        """Addresses of all states, or of the first `per_env[i]` of each environment, int64."""
+        """Rows of all states, or of the first `per_env[i]` of each environment, int64; of a full ring, in no order."""
         counts = self.filled if per_env is None else per_env
         return np.concatenate([first + np.arange(n) for first, n in zip(self._first_rows, counts, strict=True)])
 
@@ -114,33 +144,3 @@ def replay_bytes(num_envs: int, states: int, observation_shape: Sequence[int], o
     padding = view.stack - 1 if view else 0
     rows = num_envs * (-(-states // num_envs) + padding)
     return rows * frame + (rows - padding) * (4 * outputs + 1)
-
-
-def check_memory(needed: int) -> None:
-    """Raise MemoryBudgetError where `needed` bytes do not fit into the memory that is free now."""
-    available = available_memory()
-    if available is not None and needed > BUDGET_SHARE * available:
-        raise MemoryBudgetError(
-            f"the replay needs {needed / 1e9:.1f} GB, {available / 1e9:.1f} GB are free and {BUDGET_SHARE:.0%} of that "
-            "may be taken; lower source.states"
-        )
-
-
-def available_memory() -> int | None:
-    """Bytes free for this process, also under a container's limit; None where the system does not say."""
-    found = []
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    except OSError:
-        return None
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit, used = (group / "memory.max").read_text().strip(), (group / "memory.current").read_text()
-        if limit != "max":
-            pairs = (line.split() for line in (group / "memory.stat").read_text().splitlines())
-            cached = sum(int(value) for name, value in pairs if name in ("active_file", "inactive_file"))
-            found.append(int(limit) - int(used) + cached)  # the page cache gives way
-    except (OSError, ValueError):
-        pass  # no control group of version 2: the machine's own figure stands
-    return min(found) if found else None

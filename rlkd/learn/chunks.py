@@ -1,0 +1,179 @@
+"""Play for value learning, in chunks: T steps of all environments by one frozen copy of the policy."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rlkd.data import Episode
+from rlkd.learn.guard import check_finite
+from rlkd.policy import PolicyNetwork, Rule, decide
+from rlkd.policy.compute import Precision, autocast
+from rlkd.recipe import Dqn, Environment
+from rlkd.replay import Transitions
+from rlkd.vector import Stepper
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """One step of one half of the environments, K of them, as `Transitions.append` takes it."""
+
+    envs: np.ndarray
+    """[K] int."""
+    observation: np.ndarray
+    """[K, ...] that was acted on."""
+    first: np.ndarray
+    """[K] bool."""
+    action: np.ndarray
+    """[K] int64."""
+    reward: np.ndarray
+    """[K] float32, to be learnt from."""
+    terminated: np.ndarray
+    """[K] bool."""
+    valid: np.ndarray
+    """[K] bool."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """T steps of N environments in playing order."""
+
+    moves: list[Moves]
+    """Two a step, one for each half."""
+    steps: int
+    """Agent steps, T * N, those that only reset counted too."""
+    episodes: list[Episode]
+    """Episodes that ended."""
+    epsilon: float
+    """Chance of a random action in the last step."""
+
+    def into(self, memory: Transitions) -> None:
+        """Keep all of it."""
+        for move in self.moves:
+            memory.append(
+                move.envs, move.observation, move.first, move.action, move.reward, move.terminated, move.valid
+            )
+
+
+@dataclass(slots=True)
+class _Half:
+    """One half of the environments, between two of its steps."""
+
+    stepper: Stepper
+    envs: np.ndarray
+    observation: np.ndarray
+    first: np.ndarray
+    action: np.ndarray | None = None
+    """Of a step that is in flight."""
+
+
+class ChunkSampler:
+    """Steps environments with a frozen policy. Lives in its own thread; shares nothing with the learner.
+
+    While one half's emulators run, the network answers for the other half.
+    """
+
+    def __init__(
+        self,
+        steppers: Sequence[Stepper],
+        environment: Environment,
+        agent: Dqn,
+        network: PolicyNetwork,
+        *,
+        steps: int,
+        total: int,
+        generator: np.random.Generator,
+        precision: Precision,
+    ) -> None:
+        """Reset the environments.
+
+        Args:
+            steppers: of all environments, in order; every one resets in a step of its own.
+            environment: where.
+            agent: how.
+            network: acts; its weights may change between two chunks.
+            steps: agent steps that the run has behind it.
+            total: agent steps of the whole run.
+            generator: of exploration.
+            precision: of the network's answers.
+        """
+        if not all(stepper.next_step for stepper in steppers):
+            raise ValueError("value learning needs environments that reset in a step of their own")
+        self.agent, self.network, self.generator, self.precision = agent, network, generator, precision
+        self.ends_with_life = environment.emulator is not None and environment.emulator.lives == "life"
+        self.steps, self.total = steps, total
+        self.halves, start = [], 0
+        for stepper in steppers:
+            envs = np.arange(start, start + stepper.num_envs)
+            self.halves.append(_Half(stepper, envs, stepper.reset(), np.ones(stepper.num_envs, bool)))
+            start += stepper.num_envs
+        self.seconds = 0.0
+        """Wall seconds spent in `collect`."""
+        self.waited = 0.0
+        """Of these, spent waiting for emulators."""
+
+    def collect(self, length: int) -> Chunk:
+        """The next `length` steps of every environment.
+
+        Raises:
+            NotFiniteError: an environment gave an observation or a reward that is no number.
+        """
+        started = time.perf_counter()
+        moves: list[Moves] = []
+        before = self.steps
+        for _ in range(length):
+            for half in self.halves:
+                if half.action is not None:
+                    moves.append(self._receive(half))
+                self._act(half)
+        moves += [self._receive(half) for half in self.halves]
+        episodes = []
+        for half in self.halves:
+            episodes += half.stepper.finished
+            half.stepper.finished = []
+        self.seconds += time.perf_counter() - started
+        return Chunk(moves, self.steps - before, episodes, self.epsilon)
+
+    @property
+    def epsilon(self) -> float:
+        """Chance of a random action now."""
+        agent = self.agent
+        done = min(1.0, self.steps / max(1.0, agent.epsilon_fraction * self.total))
+        return agent.epsilon_start + done * (agent.epsilon_end - agent.epsilon_start)
+
+    def _act(self, half: _Half) -> None:
+        """Decide, and start the step."""
+        if half.observation.dtype != np.uint8:
+            check_finite({"observation": half.observation}, where=f"agent step {self.steps:,}")
+        device = self.network.head.weight.device
+        observation = torch.from_numpy(half.observation).to(device)
+        with torch.inference_mode(), autocast(device, self.precision, pixels=self.network.pixels):
+            output = self.network(observation)
+        rule = Rule(name="epsilon_greedy", epsilon=self.epsilon)
+        half.action = decide(output.kind, output.numpy(), rule, self.generator.random((len(half.envs), 2)))
+        half.stepper.send(half.action)
+        self.steps += len(half.envs)
+
+    def _receive(self, half: _Half) -> Moves:
+        """Wait for the step that `_act` started."""
+        started = time.perf_counter()
+        step = half.stepper.receive()
+        self.waited += time.perf_counter() - started
+        check_finite({"reward": step.reward}, where=f"agent step {self.steps:,}")
+        if half.action is None:
+            raise ValueError("no step is in flight")
+        reward = np.sign(step.reward) if self.agent.sign else step.reward
+        terminated = step.terminated | step.life_lost if self.ends_with_life else step.terminated
+        moves = Moves(
+            half.envs,
+            half.observation,
+            half.first,
+            half.action,
+            reward.astype(np.float32),
+            terminated,
+            step.valid,
+        )
+        half.observation, half.first, half.action = step.observation, step.first, None
+        return moves

@@ -1,0 +1,164 @@
+"""DQN and what came after it: makes a policy from remembered play. While chunk k is learnt from, k + 1 is sampled.
+
+A chunk is played with the weights of one round of learning before: a lag of exactly one, always, so a run is
+repeatable. The learner alone owns the memory: a chunk goes into it when it is whole. Each chunk earns the gradient
+steps that the recipe promises for its agent steps; none is dropped.
+
+Everything to resume is in one file, but the memory: a resumed run plays `learning_starts` steps, with the policy that
+it has, before it learns on. Environments restart at resets.
+
+Source: Mnih et al. 2015; double, duelling, prioritised, several steps: Hessel et al. 2017, arXiv:1710.02298;
+quantiles: Dabney et al. 2017, arXiv:1710.10044.
+"""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rlkd import metrics
+from rlkd.learn.chunks import ChunkSampler
+from rlkd.learn.q_learning import Learner, learn, make_learner, resume, save
+from rlkd.learn.training import make_halves, start_chunk, training_run
+from rlkd.learn.values import value_spec
+from rlkd.policy import Policy, PolicyNetwork, PolicySpec
+from rlkd.policy.compute import Precision, one_thread_per_role, pick_device
+from rlkd.policy.file import build_network
+from rlkd.recipe import Dqn, Environment, recipe_hash
+from rlkd.replay import Transitions
+
+CHUNK_GRADIENT_STEPS = 64  # that a chunk earns, about: threads meet once a chunk
+
+
+def train_dqn(
+    environment: Environment,
+    agent: Dqn,
+    *,
+    run: Path,
+    seed: int,
+    device: str = "auto",
+    precision: Precision = "auto",
+    keep_early: bool = False,
+    origin: str = "",
+) -> Policy:
+    """Train in a run folder, or go on with one that exists, and return the policy, saved there too.
+
+    Args:
+        environment: where.
+        agent: how.
+        run: folder with `checkpoint.safetensors`, `metrics.jsonl`, `tensorboard/`, `generations/000/`.
+        seed: of weights, actions, minibatches and environments.
+        device: `auto`, `cpu` or `cuda`.
+        precision: `auto` takes bfloat16 for pixels where the processor has it.
+        keep_early: policies at fixed shares of the run are kept.
+        origin: the command, for the policy's record.
+
+    Raises:
+        Stopped: on SIGINT or SIGTERM, after a checkpoint.
+        NotFiniteError: something is no number; the last checkpoint is whole.
+        MemoryBudgetError: the memory does not fit.
+        StorageError: the folder is in use, full, or holds another run.
+    """
+    one_thread_per_role()
+    where = pick_device(device)
+    spec = value_spec(environment, agent, origin=origin)
+    learner = make_learner(spec, agent, seed=seed, device=where)
+    acting = build_network(spec).to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with (
+        training_run(
+            run,
+            spec,
+            learner="dqn",
+            head=f"{agent.duelling} {agent.quantiles}",
+            seed=seed,
+            frames=agent.frames,
+            checkpoint_seconds=agent.checkpoint_seconds,
+            keep_early=keep_early,
+        ) as (training, tensors),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        progress = training.progress
+        memory = make_memory(spec, agent)
+        if tensors:
+            resume(run, tensors, learner, memory)
+        start_chunk(progress, recipe_hash(replace(agent, checkpoint_seconds=1.0)))
+        publish(learner, acting)
+        if training.over():
+            return training.finish(acting)
+        if tensors:
+            metrics.say(
+                f"going on at agent step {progress.steps}: the memory is not in a checkpoint and is filled anew with "
+                f"{agent.learning_starts} agent steps before learning goes on"
+            )
+        attempt = seed + 7919 * progress.rounds  # a resumed run must not replay its first streams
+        draws, exploration = (np.random.default_rng([attempt, stream]) for stream in (1, 2))
+        steppers = make_halves(environment, agent.num_envs, attempt)
+        sampler = ChunkSampler(
+            steppers,
+            environment,
+            agent,
+            acting,
+            steps=progress.steps,
+            total=training.total,
+            generator=exploration,
+            precision=precision,
+        )
+        try:
+            length = max(1, round(CHUNK_GRADIENT_STEPS * agent.train_every / agent.num_envs))
+            chunk, played = sampler.collect(length), 0
+            while not training.over():
+                started, before = time.monotonic(), (sampler.seconds, sampler.waited)
+                pending = pool.submit(sampler.collect, length)
+                chunk.into(memory)
+                earned = steps_earned(agent, played, played + chunk.steps)
+                played += chunk.steps
+                figures = learn(learner, agent, memory, earned, draws, precision, done=training.done)
+                learnt = time.monotonic()
+                following = pending.result()
+                seconds = time.monotonic() - started
+                training.waited.learner += time.monotonic() - learnt
+                training.waited.sampler += seconds - (sampler.seconds - before[0])
+                training.waited.emulators += sampler.waited - before[1]
+                publish(learner, acting)
+                training.count(chunk.steps, chunk.episodes, seconds)
+                training.record(figures | {"train/epsilon": chunk.epsilon})
+                training.keep(acting, chunk.steps)
+                if training.checkpoint_due():
+                    save(run, learner, memory, progress)
+                    training.check_stop()
+                chunk = following
+        finally:
+            pool.shutdown()  # the sampler still steps the environments if the learner failed
+            for stepper in steppers:
+                stepper.close()
+        return training.finish(acting)
+
+
+def make_memory(spec: PolicySpec, agent: Dqn) -> Transitions:
+    """An empty memory for what the policy sees; MemoryBudgetError where it does not fit."""
+    environment = spec.environment
+    assert environment is not None
+    return Transitions(
+        agent.num_envs,
+        agent.states,
+        spec.observation_shape,
+        environment.views.get("pixels"),
+        n_step=agent.n_step,
+        discount=agent.discount,
+        alpha=agent.alpha if agent.prioritised else None,
+    )
+
+
+def publish(learner: Learner, acting: PolicyNetwork) -> None:
+    """Let the sampler act with the learner's weights from the next chunk on."""
+    learner.online.fold()
+    acting.load_state_dict(learner.online.policy.state_dict())
+
+
+def steps_earned(agent: Dqn, before: int, after: int) -> int:
+    """Gradient steps that are due when an attempt's agent steps grow from `before` to `after`."""
+    due = (max(0, steps - agent.learning_starts) // agent.train_every for steps in (after, before))
+    return next(due) - next(due)

@@ -1,0 +1,159 @@
+"""Gradient steps of value learning: a learner with its target network, and what one batch does to it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rlkd.learn.checkpoint import Progress, below, restore, save_checkpoint, tensors_of
+from rlkd.learn.guard import check_finite
+from rlkd.learn.values import ValueNetwork
+from rlkd.losses import huber, importance_weights, quantile_huber
+from rlkd.policy import PolicySpec
+from rlkd.policy.compute import Precision, autocast
+from rlkd.recipe import Dqn
+from rlkd.replay import Batch, Transitions
+
+STANDARDISE_STATES = 256  # of the memory, that fresh units are scaled on
+
+
+@dataclass(slots=True)
+class Learner:
+    """What learns."""
+
+    online: ValueNetwork
+    target: ValueNetwork
+    """Gives the values to bootstrap from; a copy of `online` from some gradient steps ago."""
+    optimiser: torch.optim.Optimizer
+    """Of `online`."""
+    gradient_steps: int = 0
+    """So far, over all attempts."""
+
+    @property
+    def both(self) -> nn.ModuleDict:
+        """All weights under one roof, for checkpoints."""
+        return nn.ModuleDict({"online": self.online, "target": self.target})
+
+
+def make_learner(spec: PolicySpec, agent: Dqn, *, seed: int, device: torch.device) -> Learner:
+    """Two equal networks with weights from a seed, and an optimiser of the first."""
+    online, target = (ValueNetwork(spec, agent) for _ in range(2))
+    online.initialise(torch.Generator().manual_seed(seed))
+    target.load_state_dict(online.state_dict())
+    for network in (online, target):
+        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out
+    learning = [weight for weight in online.parameters() if weight.requires_grad]
+    optimiser = torch.optim.Adam(learning, lr=agent.learning_rate, eps=agent.adam_epsilon, fused=True)
+    return Learner(online, target, optimiser)
+
+
+def learn(
+    learner: Learner,
+    agent: Dqn,
+    memory: Transitions,
+    steps: int,
+    draws: np.random.Generator,
+    precision: Precision,
+    *,
+    done: float,
+) -> dict[str, float]:
+    """Take gradient steps; `done` in [0, 1] is the share of the run that lies behind.
+
+    Returns:
+        Figures, means over these steps, by TensorBoard tag; none where there were no steps.
+    """
+    if not steps:
+        return {}
+    if learner.gradient_steps == 0 and learner.online.policy.pixels:
+        seen = memory.draw(STANDARDISE_STATES, draws).observation
+        learner.online.policy.standardise(seen.to(learner.online.policy.head.weight.device))
+        learner.target.load_state_dict(learner.online.state_dict())
+    beta = agent.beta + done * (1 - agent.beta)
+    sums: dict[str, float] = {}
+    for _ in range(steps):
+        batch = memory.draw(agent.batch, draws)
+        errors, figures = update(learner, agent, batch, precision, beta=beta)
+        memory.update(batch.rows, errors)
+        sums = {name: sums.get(name, 0.0) + value for name, value in figures.items()}
+        if learner.gradient_steps % agent.target_every == 0:
+            learner.target.load_state_dict(learner.online.state_dict())
+    weights = {f"weight {name}": weight.detach() for name, weight in learner.online.named_parameters()}
+    check_finite(weights, where=f"gradient step {learner.gradient_steps:,}")
+    means = {f"train/{name}": value / steps for name, value in sums.items()}
+    return means | {"train/gradient_steps": learner.gradient_steps, "train/states_in_memory": len(memory)}
+
+
+def update(
+    learner: Learner, agent: Dqn, batch: Batch, precision: Precision, *, beta: float
+) -> tuple[np.ndarray, dict[str, float]]:
+    """One gradient step.
+
+    Args:
+        learner: changes.
+        agent: how.
+        batch: to be learnt from.
+        precision: of forward passes.
+        beta: power of the importance weights.
+
+    Returns:
+        [B], how wrong each prediction was: the size of the error, or the loss where quantiles are learnt; and figures.
+
+    Raises:
+        NotFiniteError: loss or gradient norm, before a weight has changed.
+    """
+    device = learner.online.policy.head.weight.device
+    action, weight = batch.action.to(device), importance_weights(batch.probability, beta=beta).to(device)
+    target = targets(learner, agent, batch, precision)
+    with autocast(device, precision, pixels=learner.online.policy.pixels):
+        answer = learner.online(batch.observation.to(device))
+    predicted = answer[torch.arange(len(action), device=device), action]
+    if agent.quantiles:
+        loss = quantile_huber(predicted, target)
+        errors = loss.detach()
+    else:
+        error = (target - predicted).squeeze(1)
+        loss, errors = huber(error), error.detach().abs()
+    learner.optimiser.zero_grad()
+    (weight * loss).mean().backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+    limit = agent.max_gradient_norm or float("inf")
+    norm = nn.utils.clip_grad_norm_(learner.online.parameters(), limit, foreach=True)
+    found = {"loss": loss.detach(), "gradient norm": norm}
+    check_finite(found, where=f"gradient step {learner.gradient_steps + 1:,}")
+    learner.optimiser.step()
+    learner.gradient_steps += 1
+    figures = {"loss": loss.mean().item(), "value": predicted.mean().item(), "gradient_norm": norm.item()}
+    return errors.cpu().numpy(), figures
+
+
+@torch.no_grad()
+def targets(learner: Learner, agent: Dqn, batch: Batch, precision: Precision) -> Tensor:
+    """[B, M]: what the value of the taken action should have been, from rewards and the target network."""
+    device = learner.online.policy.head.weight.device
+    following = batch.following.to(device)
+    with autocast(device, precision, pixels=learner.online.policy.pixels):
+        values = learner.target(following)
+        chooser = learner.online(following) if agent.double else values
+    best = chooser.mean(dim=2).argmax(dim=1)
+    chosen = values[torch.arange(len(best), device=device), best]
+    wanted: Tensor = batch.reward.to(device)[:, None] + batch.discount.to(device)[:, None] * chosen
+    return wanted
+
+
+def save(run: Path, learner: Learner, memory: Transitions, progress: Progress) -> None:
+    """Write the checkpoint: weights, target, moments, counters; not the memory."""
+    counters = {"counter.gradient_steps": torch.tensor(learner.gradient_steps)}
+    if memory.priorities is not None:
+        counters["counter.largest_priority"] = torch.tensor(memory.priorities.largest, dtype=torch.float64)
+    save_checkpoint(run, tensors_of(learner.both, learner.optimiser) | counters, progress)
+
+
+def resume(run: Path, tensors: Mapping[str, Tensor], learner: Learner, memory: Transitions) -> None:
+    """Put back what `save` took."""
+    restore(run, tensors, learner.both, learner.optimiser)
+    counters = below(tensors, "counter.")
+    learner.gradient_steps = int(counters["gradient_steps"])
+    if memory.priorities is not None and "largest_priority" in counters:
+        memory.priorities.largest = float(counters["largest_priority"])

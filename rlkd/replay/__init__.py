@@ -1,0 +1,17 @@
+"""The replay memory: frames once, what belongs to them beside them, in bounded memory."""
+
+from rlkd.replay.frames import Replay, replay_bytes
+from rlkd.replay.memory import available_memory, check_memory
+from rlkd.replay.priorities import Priorities, SumTree
+from rlkd.replay.transitions import Batch, Transitions
+
+__all__ = [
+    "Batch",
+    "Priorities",
+    "Replay",
+    "SumTree",
+    "Transitions",
+    "available_memory",
+    "check_memory",
+    "replay_bytes",
+]
