@@ -72,12 +72,12 @@ class Chain(gymnasium.Env[np.ndarray, np.int64]):
 
 
 class Ticks(gymnasium.Env[np.ndarray, np.int64]):
-    """A quarter of a point a step, one picture; over after five steps, by itself or by gymnasium's limit."""
+    """A quarter of a point a step, always the same picture; over after five steps, by itself or by a limit."""
 
     observation_space = gymnasium.spaces.Box(0, 1, (1,), np.float32)
     action_space = gymnasium.spaces.Discrete(2)
 
-    def __init__(self, ends: bool = False, breaks_after: int = 10**9, render_mode: str | None = None) -> None:
+    def __init__(self, *, ends: bool = False, breaks_after: int = 10**9, render_mode: str | None = None) -> None:
         self.ends, self.left = ends, breaks_after
         self.ticks = 0
 
