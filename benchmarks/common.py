@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,18 @@ def options(description: str, *, seeds: int = 5) -> argparse.Namespace:
     name = Path(sys.argv[0]).parent.name
     parser.add_argument("--run", type=Path, default=Path("runs") / name, help="folder for what is not stored")
     return parser.parse_args()
+
+
+def in_its_own_process(name: str, arguments: Sequence[str]) -> Record:
+    """What a benchmark prints as its last line, in a process of its own.
+
+    No setting of the caller's shell for threads reaches it: everyone there decides on its own.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "MKL_"))}
+    command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
+    found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    record: Record = json.loads(found.stdout.strip().splitlines()[-1])
+    return record
 
 
 def machine() -> Record:

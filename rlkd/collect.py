@@ -15,9 +15,9 @@ from torch import Tensor
 
 from rlkd.policy import Policy, decide
 from rlkd.policy.compute import Precision, autocast
-from rlkd.recipe import EVALUATION_SEEDS, Environment, Source
+from rlkd.recipe import Environment, Source
 from rlkd.replay import Replay
-from rlkd.vector import Stepper, action_bounds, make_vec
+from rlkd.vector import Stepper, action_bounds, make_halves
 
 
 @dataclass(slots=True)
@@ -45,7 +45,6 @@ class _Half:
     """The teacher's, [n, S]."""
     student_states: list[Tensor | None] = field(default_factory=list)
     """Each student's, once students act."""
-    in_flight: bool = False
 
 
 class Collector:
@@ -76,22 +75,12 @@ class Collector:
         self.seconds = Seconds()
         self.steps = 0
         """Agent steps played so far, over all environments."""
-        half = source.num_envs // 2
-        # Row i plays from `start + i`: runs with neighbouring seeds must not share all but one of their games.
-        start = int(self.generator.integers(EVALUATION_SEEDS - source.num_envs))
-        self.halves = []
-        for k in range(2):
-            stepper = Stepper(make_vec(environment, half, start + k * half))
-            self.halves.append(
-                _Half(
-                    stepper,
-                    np.arange(half) + k * half,
-                    stepper.reset(),
-                    np.ones(half, bool),
-                    np.zeros(half, bool),
-                    teacher.initial_state(half),
-                )
-            )
+        self.halves: list[_Half] = []
+        for stepper in make_halves(environment, source.num_envs, self.generator):
+            n = stepper.num_envs
+            envs = np.arange(n) + n * len(self.halves)
+            state = teacher.initial_state(n)
+            self.halves.append(_Half(stepper, envs, stepper.reset(), np.ones(n, bool), np.zeros(n, bool), state))
 
     def collect(self, replay: Replay, round_number: int, students: Sequence[Policy]) -> None:
         """Play one round: until the replay holds its share of the states.
@@ -110,12 +99,12 @@ class Collector:
             raise ValueError("a teacher_fraction below 1 needs students to act")
         while len(replay) < target:
             for half in self.halves:
-                if half.in_flight:
+                if half.stepper.in_flight:
                     self._receive(half)
                 if len(replay) < target:
                     self._act(half, replay, share, students)
         for half in self.halves:
-            if half.in_flight:
+            if half.stepper.in_flight:
                 self._receive(half)
 
     def close(self) -> None:
@@ -149,7 +138,6 @@ class Collector:
         answers = output.flat.detach().float().cpu()[torch.from_numpy(keep)]
         replay.append(half.envs[keep], half.observation[keep], half.first[keep], answers)
         half.stepper.send(self.teacher.to_environment(action))
-        half.in_flight = True
         self.steps += int(keep.sum())
         self.seconds.inference += answered - started
         self.seconds.storing += time.perf_counter() - answered
@@ -161,7 +149,6 @@ class Collector:
         # visited, and what is kept of a state is the teacher's answer to it, not what came of the action.
         half.observation, half.first = step.observation, step.first
         half.over = step.ended & half.stepper.next_step
-        half.in_flight = False
         self.seconds.environment += time.perf_counter() - started
 
     def _student_action(

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -161,21 +161,12 @@ Table.send = spy
 """
 
 
-def test_ctrl_c_ends_an_evaluation_in_one_line(work: Path) -> None:
-    process = started(["eval", "teacher.safetensors", "--episodes", "100000"], work, first=PLAYING)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "playing\n"
-    os.killpg(process.pid, signal.SIGINT)
-    out, err = ended(process)
-    assert (process.returncode, out) == (3, "")
-    assert err == "rlkd: interrupted\n"
-
-
-def test_ctrl_c_ends_an_evaluation_on_workers_in_one_line(work: Path) -> None:
-    grey = environment("breakout")
-    foreign = replace(grey, views={"pixels": replace(grey.views["pixels"], grey="mean")})
-    policy(foreign, "categorical", TINY_PIXELS).save(work / "foreign.safetensors")
-    process = started(["eval", "foreign.safetensors", "--episodes", "100000"], work, first=PLAYING)
+@pytest.mark.parametrize("grey", ["palette", "mean"])  # of the C++ environment; of environments in workers
+def test_ctrl_c_ends_an_evaluation_in_one_line(grey: Literal["palette", "mean"], work: Path) -> None:
+    breakout = environment("breakout")
+    played = replace(breakout, views={"pixels": replace(breakout.views["pixels"], grey=grey)})
+    policy(played, "categorical", TINY_PIXELS).save(work / "breakout.safetensors")
+    process = started(["eval", "breakout.safetensors", "--episodes", "100000"], work, first=PLAYING)
     assert process.stdout is not None
     assert process.stdout.readline() == "playing\n"
     os.killpg(process.pid, signal.SIGINT)

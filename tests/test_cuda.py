@@ -4,20 +4,23 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from rlkd import recipe as recipes
+from rlkd.learn.chunks import ChunkSampler
+from rlkd.learn.dqn import make_memory, train_dqn
 from rlkd.learn.learner import Learner
 from rlkd.learn.ppo import policy_spec, train_ppo
 from rlkd.learn.rollout import Rollout, Sampler
 from rlkd.learn.samples import answer_all, log_prob_and_entropy, prepare
-from rlkd.learn.training import make_halves
+from rlkd.learn.values import value_spec
 from rlkd.policy import Output, PolicyNetwork
 from rlkd.policy.file import build_network
-from rlkd.recipe import Ppo
-from rlkd.vector import as_recipe
+from rlkd.recipe import Dqn, Ppo
+from rlkd.vector import as_recipe, make_halves
 
 pytestmark = pytest.mark.cuda
 
@@ -37,7 +40,9 @@ def made(agent: Ppo, device: str) -> PolicyNetwork:
 def collected(agent: Ppo, device: str, *, captures: bool) -> tuple[PolicyNetwork, list[Rollout]]:
     """Two rollouts in a row."""
     network, environment = made(agent, device), as_recipe("pong")
-    sampler = Sampler(make_halves(environment, agent.num_envs, 0), environment, agent, network, "float32")
+    sampler = Sampler(
+        make_halves(environment, agent.num_envs, np.random.default_rng(0)), environment, agent, network, "float32"
+    )
     sampler.captures = captures
     draws = torch.Generator(device).manual_seed(0)
     rollouts = [sampler.collect(draws) for _ in range(2)]
@@ -92,3 +97,41 @@ def test_a_run_on_the_gpu_is_saved_and_goes_on(tmp_path: Path) -> None:
     longer = dataclasses.replace(PONG, frames=4096)
     policy = train_ppo(as_recipe("pong"), longer, run=tmp_path, seed=0, device="cuda")
     assert all(bool(torch.isfinite(tensor).all()) for tensor in policy.network.state_dict().values())
+
+
+@pytest.mark.parametrize("name", ["pong", "cartpole"])
+def test_a_memory_on_the_device_holds_what_one_on_the_cpu_does(name: str) -> None:
+    environment = as_recipe(name)
+    agent = Dqn(network="nature_62k", frames=10**6, num_envs=4, states=400, learning_starts=100, train_every=4,
+        target_every=10, batch=32, learning_rate=1e-3, n_step=2)  # fmt: skip
+    if not environment.views:
+        agent = dataclasses.replace(agent, network="mlp_16")
+    batches = []
+    for device in map(torch.device, ("cpu", "cuda")):
+        spec = value_spec(environment, agent, origin="")
+        memory, generator = make_memory(spec, agent, device), np.random.default_rng(0)
+        steppers = make_halves(environment, agent.num_envs, np.random.default_rng(0))
+        acting = build_network(spec).to(device)
+        acting.initialise(torch.Generator().manual_seed(0), for_rl=True)
+        sampler = ChunkSampler(
+            steppers, environment, dataclasses.replace(agent, epsilon_end=1.0), acting,
+            steps=0, total=10**6, generator=np.random.default_rng(1), precision="float32",
+        )  # fmt: skip
+        for _ in range(3):
+            sampler.collect(50).into(memory)
+        for stepper in steppers:
+            stepper.close()
+        batches.append([memory.draw(32, generator) for _ in range(8)])
+    for here, there in zip(*batches, strict=True):
+        assert there.observation.is_cuda
+        for field in dataclasses.fields(here):
+            one, other = getattr(here, field.name), getattr(there, field.name)
+            assert np.array_equal(np.asarray(one), np.asarray(_to_cpu(other)))
+
+
+def test_dqn_trains_on_the_device_and_its_policy_plays(tmp_path: Path) -> None:
+    agent = dataclasses.replace(
+        recipes.load("rl/qrdqn", Dqn), network="nature_62k", num_envs=8, states=2000, learning_starts=400, frames=8000
+    )
+    policy = train_dqn(as_recipe("pong"), agent, run=tmp_path / "run", seed=0, device="cuda")
+    assert policy(np.zeros((1, 4, 84, 84), np.uint8)).flat.isfinite().all()

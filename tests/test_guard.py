@@ -24,3 +24,4 @@ def test_what_is_not_finite_is_named_and_counted(wrong: float) -> None:
 
 def test_finite_numbers_and_whole_ones_pass() -> None:
     check_finite({"pixels": np.full(4, 255, np.uint8), "reward": np.full(2, 1e300), "none": torch.empty(0)}, where="")
+    check_finite({"sum overflows": np.full(2, 1.7e308)}, where="")

@@ -18,7 +18,7 @@ import torch
 from stable_baselines3 import DQN
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
-from torch import nn
+from torch import Tensor, nn
 
 from rlkd import recipe as recipes
 from rlkd.data import Step
@@ -576,7 +576,7 @@ def test_priorities_reach_the_memory_and_the_target_is_copied_when_due(
     noted: list[int] = []
     real = Transitions.update
 
-    def watched(self: Transitions, rows: np.ndarray, errors: np.ndarray) -> None:
+    def watched(self: Transitions, rows: np.ndarray, errors: Tensor) -> None:
         noted.append(len(rows))
         assert (errors >= 0).all()
         real(self, rows, errors)

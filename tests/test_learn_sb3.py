@@ -15,7 +15,8 @@ from stable_baselines3 import DQN, PPO
 from rlkd import recipe
 from rlkd.errors import RecipeError, Stopped, StorageError
 from rlkd.learn.ppo import train_ppo
-from rlkd.learn.sb3 import MODEL, POLICY, LearningView, learning_game, train_sb3
+from rlkd.learn.sb3 import MODEL, LearningView, learning_game, train_sb3
+from rlkd.learn.training import POLICY
 from rlkd.metrics import read_metrics
 from rlkd.policy import Policy, load_policy
 from rlkd.recipe import Ppo, Sb3

@@ -20,12 +20,11 @@ from rlkd.learn.learner import Learner, Losses, piece_losses
 from rlkd.learn.ppo import policy_spec
 from rlkd.learn.rollout import Rollout, Sampler
 from rlkd.learn.samples import Piece, answer_all, minibatches, normalised, pieces_of, prepare
-from rlkd.learn.training import make_halves
 from rlkd.losses import generalised_advantages
 from rlkd.policy import PolicyNetwork
 from rlkd.policy.file import build_network
 from rlkd.recipe import Environment, Ppo, Stream
-from rlkd.vector import as_recipe
+from rlkd.vector import as_recipe, make_halves
 
 SHORT = dataclasses.replace(
     recipes.load("rl/ppo_classic", Ppo), num_envs=4, rollout_steps=32, epochs=2, minibatch=32, max_gradient_norm=0.5
@@ -39,7 +38,13 @@ def made(agent: Ppo, environment: Environment, seed: int = 0) -> tuple[PolicyNet
     learner, acting = (build_network(policy_spec(environment, agent, origin="")) for _ in range(2))
     learner.initialise(torch.Generator().manual_seed(seed), for_rl=False)  # not uniform, so that actions differ
     acting.load_state_dict(learner.state_dict())
-    return learner, Sampler(make_halves(environment, agent.num_envs, seed), environment, agent, acting, "float32")
+    return learner, Sampler(
+        make_halves(environment, agent.num_envs, np.random.default_rng([seed, 3])),
+        environment,
+        agent,
+        acting,
+        "float32",
+    )
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])

@@ -201,7 +201,7 @@ def test_priorities_draw_in_proportion_to_the_errors_power_and_say_with_what_cha
     assert batch.probability.tolist() == pytest.approx([0.1] * 10)
     rows = memory.drawable()
     errors = np.arange(10.0)
-    memory.update(rows, errors)
+    memory.update(rows, torch.from_numpy(errors))
     want = np.sqrt(errors + 1e-6) / np.sqrt(errors + 1e-6).sum()
     batch = memory.draw(20_000, np.random.default_rng(1))
     counts = names(batch)
@@ -214,7 +214,7 @@ def test_priorities_draw_in_proportion_to_the_errors_power_and_say_with_what_cha
 
 def test_a_new_transition_has_the_largest_priority_so_far() -> None:
     memory = filled(11, alpha=1.0)
-    memory.update(memory.drawable(), np.linspace(0, 3, 10))
+    memory.update(memory.drawable(), torch.linspace(0, 3, 10))
     one, no = np.zeros(1, int), np.zeros(1, bool)
     memory.append(one, np.full((1, 1), 99, np.float32), no, one, np.ones(1), no, ~no)
     batch = memory.draw(4_000, np.random.default_rng(0))
@@ -280,7 +280,7 @@ def test_the_memory_of_transitions_that_is_reserved_is_no_more_than_was_predicte
     alpha: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    monkeypatch.setattr("rlkd.replay.transitions.check_memory", lambda needed, recipe_key: asked.append(needed))
+    monkeypatch.setattr("rlkd.replay.transitions.check_memory", lambda needed, recipe_key, device: asked.append(needed))
     memory = Transitions(8, 4000, (4, 84, 84), environment("pong").views["pixels"], n_step=3, discount=0.9, alpha=alpha)
     states = memory.states
     real = states._frames.nbytes + states._age.nbytes + memory._action.nbytes + memory._reward.nbytes

@@ -18,14 +18,13 @@ import numpy as np
 import pytest
 from gymnasium.vector import SyncVectorEnv
 
-from rlkd import collect
 from rlkd.collect import Collector
 from rlkd.data import Step
 from rlkd.errors import RecipeError, StorageError, WorkerError
 from rlkd.evaluation import play
 from rlkd.recipe import Environment, Network, Source
 from rlkd.replay import Replay
-from rlkd.vector import Stepper, WorkerVectorEnv, make_vec, replay_fault, replaying
+from rlkd.vector import Stepper, WorkerVectorEnv, make_vec, making, replay_fault, replaying
 from rlkd.vector.faults import Counter
 from tests.faulty import STEPS, Counting, counting
 from tests.handmade import TINY, policy
@@ -454,7 +453,7 @@ def test_workers_ignore_the_signals_that_their_parent_decides_about(number: sign
 @pytest.fixture
 def on_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluation and collecting play cheap environments, too, in worker processes."""
-    for module in (sys.modules[play.__module__], collect):
+    for module in (sys.modules[play.__module__], making):
         monkeypatch.setattr(
             module, "make_vec", lambda env, n, seed: make_vec(env, n, seed, backend="workers", threads=2)
         )

@@ -13,7 +13,6 @@ process.
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import Record, machine, store
+from benchmarks.common import Record, in_its_own_process, machine, store
 
 FOLDER = Path(__file__).parent
 STATES, GRADIENT_STEPS, BATCH, RATE = 20_480, 260, 256, 1e-3
@@ -46,13 +45,9 @@ def main() -> int:
         print(json.dumps(run_ours(setting, int(seed)) if kind == "ours" else run_loop(int(setting), int(seed))))
         return 0
     runs: dict[str, list[Record]] = {name: [] for name in VARIANTS}
-    # Every variant decides on its own threads: no setting of the caller's shell slows one of them down.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "MKL_"))}
     for repeat in range(chosen.repeats):
         for name, (kind, setting) in VARIANTS.items():
-            command = [sys.executable, "-m", "benchmarks.against_sb3", "--variant", kind, setting, str(repeat)]
-            found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-            runs[name].append(json.loads(found.stdout.strip().splitlines()[-1]))
+            runs[name].append(in_its_own_process("against_sb3", ["--variant", kind, setting, str(repeat)]))
             print(f"{name}: {runs[name][-1]}", file=sys.stderr, flush=True)
     lines, record = table(runs)
     store(FOLDER, record | {"machine": machine(), "runs": runs}, lines)

@@ -17,11 +17,10 @@ from rlkd.learn.checkpoint import Progress
 from rlkd.learn.learner import Learner
 from rlkd.learn.rollout import Sampler
 from rlkd.learn.samples import prepare
-from rlkd.learn.training import make_halves
 from rlkd.policy.compute import Precision, one_thread_per_role, takes_bfloat16
 from rlkd.policy.file import build_network
 from rlkd.recipe import Ppo, Stream
-from rlkd.vector import make_vec
+from rlkd.vector import make_halves, make_vec
 
 ROLLOUT, EPOCHS, MINIBATCHES, RATE, CLIP = 64, 3, 8, 2.5e-4, 0.1
 WARM_UP = 2  # rounds: graphs are captured in the first, libraries choose kernels
@@ -68,7 +67,9 @@ def ours(num_envs: int, precision: Precision, *, captures: bool, seconds: float,
     if takes_bfloat16(device, precision, pixels=True):
         acting.encoder.to(torch.bfloat16)
     learner = Learner(network, agent, precision)
-    sampler = Sampler(make_halves(environment, num_envs, 0), environment, agent, acting, precision)
+    sampler = Sampler(
+        make_halves(environment, num_envs, np.random.default_rng(0)), environment, agent, acting, precision
+    )
     learner.captures = sampler.captures = captures
     order, draws = torch.Generator().manual_seed(1), torch.Generator(device).manual_seed(2)
     window, shares = Window(seconds), Shares()

@@ -60,9 +60,30 @@ ARMS = {
     "ppo cartpole": Arm("cartpole", "rl/ppo_classic", ("frames=100000",)),
     "ppo acrobot": Arm("acrobot", "rl/ppo_classic", ("frames=200000",)),
     "ppo lunarlander": Arm("lunarlander", "rl/ppo_classic", ("frames=500000", *LANDER)),
-    "dqn cartpole": Arm("cartpole", "rl/dqn_classic", ("frames=100000",)),
-    "dqn acrobot": Arm("acrobot", "rl/dqn_classic", ("frames=100000",)),
-    "dqn lunarlander": Arm("lunarlander", "rl/dqn_classic", ("frames=200000",)),
+    "dqn cartpole": Arm(
+        "cartpole",
+        "rl/dqn_classic",
+        (
+            "double=false",
+            "frames=100000",
+        ),
+    ),
+    "dqn acrobot": Arm(
+        "acrobot",
+        "rl/dqn_classic",
+        (
+            "double=false",
+            "frames=100000",
+        ),
+    ),
+    "dqn lunarlander": Arm(
+        "lunarlander",
+        "rl/dqn_classic",
+        (
+            "double=false",
+            "frames=200000",
+        ),
+    ),
 }
 SIDES = ("rlkd", "Stable-Baselines3")
 
@@ -175,6 +196,7 @@ def theirs(environment: Environment, recipe: Ppo | Dqn, seed: int) -> Policy:
             target_update_interval=recipe.target_every * recipe.train_every // recipe.num_envs * recipe.num_envs,
             learning_rate=recipe.learning_rate,
             gamma=recipe.discount,
+            n_steps=recipe.n_step,
             exploration_initial_eps=recipe.epsilon_start,
             exploration_final_eps=recipe.epsilon_end,
             exploration_fraction=recipe.epsilon_fraction,

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from rlkd import recipe
 from rlkd.evaluation import play
-from rlkd.learn.checkpoint import FILE, load_checkpoint, restore, save_checkpoint, tensors_of
+from rlkd.learn.checkpoint import FILE, load_checkpoint, restore, save_checkpoint
 from rlkd.learn.ppo import policy_spec
 from rlkd.policy import Policy, PolicyNetwork
 from rlkd.policy.file import build_network
+from rlkd.policy.tensors import tensors_of
 from rlkd.recipe import Environment, Ppo
 
 STATES, EPISODES, SEED = 600, 4, 4_000_000

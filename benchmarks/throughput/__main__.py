@@ -20,12 +20,11 @@ parts ran.
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
-from benchmarks.common import Record, machine, store
+from benchmarks.common import Record, in_its_own_process, machine, store
 from benchmarks.throughput import inference, replay, stepping, training
 from benchmarks.throughput.table import tables
 
@@ -63,7 +62,7 @@ def main() -> int:
     for repeat in range(chosen.repeats):
         for part, found in runs.items():
             for variant, records in found.items():
-                records.append(in_its_own_process(part, variant, repeat, chosen))
+                records.append(measured(part, variant, repeat, chosen))
                 print(f"repeat {repeat + 1}, {part}, {variant}: {records[-1]['cells']}", file=sys.stderr, flush=True)
     told = [line for (part, _), line in absent.items() if part in runs]
     lines, record = tables(runs, tomllib.loads((FOLDER / "thresholds.toml").read_text()), told)
@@ -103,16 +102,12 @@ def run(part: str, variant: str, seed: int, chosen: argparse.Namespace) -> Recor
     return {"cells": {name: sample.record() for name, sample in cells.items()}, "shares": shares}
 
 
-def in_its_own_process(part: str, variant: str, seed: int, chosen: argparse.Namespace) -> Record:
-    """What `run` returns there."""
-    command = [sys.executable, "-m", "benchmarks.throughput", "--variant", part, variant, str(seed)]
-    command += ["--seconds", str(chosen.seconds)]
+def measured(part: str, variant: str, seed: int, chosen: argparse.Namespace) -> Record:
+    """What `run` returns in a process of its own."""
+    arguments = ["--variant", part, variant, str(seed), "--seconds", str(chosen.seconds)]
     if variant == "cleanrl":
-        command += ["--cleanrl", str(chosen.cleanrl), "--cleanrl-python", str(chosen.cleanrl_python)]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "MKL_"))}
-    found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    record: Record = json.loads(found.stdout.strip().splitlines()[-1])
-    return record
+        arguments += ["--cleanrl", str(chosen.cleanrl), "--cleanrl-python", str(chosen.cleanrl_python)]
+    return in_its_own_process("throughput", arguments)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from rlkd import storage
 from rlkd.data import JsonDict
 from rlkd.distillation.student import Student
 from rlkd.errors import StorageError
+from rlkd.policy.tensors import below, put_back, tensors_of
 from rlkd.recipe import recipe_hash
 
 FILE = "students.checkpoint.safetensors"
@@ -39,10 +39,8 @@ def save_students(run: Path, students: Sequence[Student], *, identity: str) -> N
     tensors: dict[str, Tensor] = {}
     records = []
     for place, student in enumerate(students):
-        for name, tensor in student.network.state_dict().items():
-            tensors[f"{place}.network.{name}"] = tensor
-        for index, values in student.optimiser.state_dict()["state"].items():
-            tensors |= {f"{place}.optimiser.{index}.{name}": value for name, value in values.items()}
+        held = tensors_of(student.network, student.optimiser)
+        tensors |= {f"{place}.{name}": tensor for name, tensor in held.items()}
         records.append(
             {
                 "name": student.plan.name,
@@ -79,25 +77,13 @@ def load_students(run: Path, students: Sequence[Student], *, identity: str) -> N
                 "or repeat its command to go on with it"
             )
         for place, (student, entry) in enumerate(zip(students, record["students"], strict=True)):
-            _restore(student, entry, {k: v for k, v in tensors.items() if k.startswith(f"{place}.")}, f"{place}.")
+            _restore(student, entry, below(tensors, f"{place}."))
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
         raise StorageError(f"{path}: damaged; delete it to start this run afresh") from None
 
 
-def _restore(student: Student, entry: JsonDict, tensors: dict[str, Tensor], prefix: str) -> None:
-    weights = f"{prefix}network."
-    student.network.load_state_dict(
-        {name.removeprefix(weights): tensor for name, tensor in tensors.items() if name.startswith(weights)}
-    )
-    states: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith(f"{prefix}optimiser."):
-            index, _, key = name.removeprefix(f"{prefix}optimiser.").partition(".")
-            # Laid out like the weights of convolutions, or every step after a resume would be slower.
-            layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
-            states.setdefault(int(index), {})[key] = tensor.contiguous(memory_format=layout)
-    groups = student.optimiser.state_dict()["param_groups"]
-    student.optimiser.load_state_dict({"state": states, "param_groups": groups})
+def _restore(student: Student, entry: JsonDict, tensors: dict[str, Tensor]) -> None:
+    put_back(tensors, student.network, student.optimiser)
     student.steps = int(entry["steps"])
     student.seconds = float(entry["seconds"])
     student.losses = list(entry["losses"])

@@ -14,14 +14,14 @@ from rlkd.distillation.terms import HARD_LABELS, student_kind, total_loss
 from rlkd.evaluation.agreement import BURN_IN, SEQUENCE
 from rlkd.metrics import StopSignal
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec
-from rlkd.policy.compute import Precision, autocast
+from rlkd.policy.compute import SMALLEST_PART, Precision, add_up, autocast
+from rlkd.policy.policy import snapshot
 from rlkd.recipe import Distill, Network
 from rlkd.replay import Replay
 
 Control = Literal["none", "hard_labels", "shuffled_teacher"]
 MAX_GRADIENT_NORM = 10.0  # far above what a healthy run sees; stops a single bad batch
 FIRST_LOOK = 512  # states by which a fresh network is standardised
-SMALLEST_PART = 64  # samples of a minibatch; below, threads cost more than they bring
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Student:
         self.recurrent = network.core is not None
         self.samples = max(1, recipe.batch_size // SEQUENCE) if self.recurrent else recipe.batch_size
         self.parts = min(parts, max(1, recipe.batch_size // SMALLEST_PART), self.samples) if network.pixels else 1
-        self.optimiser = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, foreach=True)
+        self.optimiser = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, fused=True)
         self.generator = np.random.default_rng(seed)
         self.steps = 0
         """Gradient steps taken."""
@@ -148,8 +148,7 @@ class Student:
                 minibatch = self._minibatch(replay, rows, picks, shuffled)
                 parts = each(partial(self._gradients, precision=precision), minibatch.chunk(self.parts))
                 losses, gradients = zip(*parts, strict=True)
-                for parameter, *of_parts in zip(self.network.parameters(), *gradients, strict=True):
-                    parameter.grad = sum(of_parts[1:], of_parts[0])
+                add_up(list(self.network.parameters()), gradients)
                 nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM, foreach=True)
                 self.optimiser.step()
                 total += sum(losses)
@@ -196,9 +195,7 @@ class Student:
 
     def snapshot(self) -> Policy:
         """The student as it is now, with weights of its own, so that it can act while it learns."""
-        network = PolicyNetwork(self.spec.network, self.spec.observation_shape, self.spec.kind, self.spec.actions)
-        network.load_state_dict({name: tensor.cpu() for name, tensor in self.network.state_dict().items()})
-        return Policy(network, self.spec)
+        return snapshot(self.network, self.spec)
 
 
 def sequence_starts(rows: np.ndarray) -> np.ndarray:

@@ -162,7 +162,7 @@ def _play(
                 if stop is not None:
                     stop.check("all that was finished is saved; the same command goes on")
                 for table in tables:
-                    if table.in_flight:
+                    if table.stepper.in_flight:
                         finished += table.receive()
                         bar.update(len(finished), f"score {np.mean([s.score for s in finished] or [np.nan]):.1f}")
                     table.fill(queue)

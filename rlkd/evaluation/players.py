@@ -116,7 +116,6 @@ class Table:
         self.seats: list[Seat | None] = [None] * stepper.num_envs
         self.observation = np.empty(0)
         self.state = player.start(stepper.num_envs)
-        self.in_flight = False
         self.broken = np.zeros(stepper.num_envs, bool)
         """Seats whose environment broke: their episodes are played again from their seeds."""
 
@@ -155,12 +154,10 @@ class Table:
                 seat.visit(np.asarray(observation))
         action, self.state = self.player.act(self.observation, self.state, uniforms)
         self.stepper.send(action)
-        self.in_flight = True
 
     def receive(self) -> list[Seat]:
         """Wait for the step; returns the episodes that ended."""
         step = self.stepper.receive()
-        self.in_flight = False
         self.observation, self.broken = step.observation, step.broken.copy()
         done = []
         for row, seat in enumerate(self.seats):

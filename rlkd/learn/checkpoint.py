@@ -1,6 +1,5 @@
 """What a training run needs to go on: tensors and counters in one checksummed safetensors file, written whole."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from rlkd import storage
 from rlkd.errors import RlkdError, StorageError
+from rlkd.policy.tensors import digest, put_back
 from rlkd.recipe import build, to_table
 
 FILE = "checkpoint.safetensors"
@@ -46,7 +46,7 @@ def save_checkpoint(run: Path, tensors: Mapping[str, Tensor], progress: Progress
     """Write the checkpoint of a run folder, whole or not at all."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     record = json.dumps(to_table(progress))
-    metadata = {"progress": record, "sha256": _digest(record, plain)}
+    metadata = {"progress": record, "sha256": digest(record, plain)}
     storage.write_bytes(run / FILE, safetensors.torch.save(plain, metadata=metadata))
 
 
@@ -66,7 +66,7 @@ def load_checkpoint(run: Path, *, identity: str, seed: int) -> tuple[Progress, d
             metadata = opened.metadata() or {}
             record = metadata["progress"]
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
-        if metadata["sha256"] != _digest(record, tensors):
+        if metadata["sha256"] != digest(record, tensors):
             raise ValueError("checksum")
         progress = build(Progress, json.loads(record), where=str(path))
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RlkdError):
@@ -79,42 +79,15 @@ def load_checkpoint(run: Path, *, identity: str, seed: int) -> tuple[Progress, d
     return progress, tensors
 
 
-def tensors_of(network: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Weights and the optimiser's moments, by names that a checkpoint keeps."""
-    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
-    for index, values in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{name}": value for name, value in values.items()}
-    return tensors
-
-
 def restore(run: Path, tensors: Mapping[str, Tensor], network: nn.Module, optimiser: torch.optim.Optimizer) -> None:
     """Put back what `tensors_of` took; nothing is done where there are no tensors. StorageError if they do not fit."""
     if not tensors:
         return
-    states: dict[int, dict[str, Tensor]] = {}
     try:
-        network.load_state_dict(below(tensors, "network."))
-        for name, tensor in below(tensors, "optimiser.").items():
-            index, _, key = name.partition(".")
-            states.setdefault(int(index), {})[key] = tensor
-        groups = optimiser.state_dict()["param_groups"]
-        optimiser.load_state_dict({"state": states, "param_groups": groups})
+        put_back(tensors, network, optimiser)
     except (ValueError, RuntimeError):
         raise _damaged(run) from None
 
 
-def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
 def _damaged(run: Path) -> StorageError:
     return StorageError(f"{run / FILE}: damaged; delete it to start this run afresh")
-
-
-def _digest(record: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(record.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()

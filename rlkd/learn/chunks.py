@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rlkd.data import Episode
 from rlkd.learn.guard import check_finite
+from rlkd.learn.uplink import Uplink
 from rlkd.policy import PolicyNetwork, Rule, decide
 from rlkd.policy.compute import Precision, autocast
 from rlkd.recipe import Dqn, Environment
@@ -22,8 +24,8 @@ class Moves:
 
     envs: np.ndarray
     """[K] int."""
-    observation: np.ndarray
-    """[K, ...] that was acted on."""
+    observation: Tensor
+    """[K, ...] that was acted on, on the acting network's device."""
     first: np.ndarray
     """[K] bool."""
     action: np.ndarray
@@ -65,6 +67,10 @@ class _Half:
     envs: np.ndarray
     observation: np.ndarray
     first: np.ndarray
+    uplink: Uplink | None
+    """To a device that is not the CPU."""
+    seen: Tensor | None = None
+    """`observation` on the network's device; set with `action`."""
     action: np.ndarray | None = None
     """Of a step that is in flight."""
 
@@ -102,12 +108,15 @@ class ChunkSampler:
         if not all(stepper.next_step for stepper in steppers):
             raise ValueError("value learning needs environments that reset in a step of their own")
         self.agent, self.network, self.generator, self.precision = agent, network, generator, precision
-        self.ends_with_life = environment.emulator is not None and environment.emulator.lives == "life"
+        self.device = network.head.weight.device
+        self.ends_with_life = environment.ends_with_life
         self.steps, self.total = steps, total
         self.halves, start = [], 0
         for stepper in steppers:
-            envs = np.arange(start, start + stepper.num_envs)
-            self.halves.append(_Half(stepper, envs, stepper.reset(), np.ones(stepper.num_envs, bool)))
+            envs, observation = np.arange(start, start + stepper.num_envs), stepper.reset()
+            view, here = environment.views.get("pixels"), self.device.type == "cpu"
+            uplink = None if here else Uplink(view, observation, self.device)
+            self.halves.append(_Half(stepper, envs, observation, np.ones(stepper.num_envs, bool), uplink))
             start += stepper.num_envs
         self.seconds = 0.0
         """Wall seconds spent in `collect`."""
@@ -147,10 +156,13 @@ class ChunkSampler:
         """Decide, and start the step."""
         if half.observation.dtype != np.uint8:
             check_finite({"observation": half.observation}, where=f"agent step {self.steps:,}")
-        device = self.network.head.weight.device
-        observation = torch.from_numpy(half.observation).to(device)
-        with torch.inference_mode(), autocast(device, self.precision, pixels=self.network.pixels):
-            output = self.network(observation)
+        if half.uplink is None:
+            half.seen = torch.from_numpy(half.observation)
+        else:
+            half.uplink.bring(half.observation, half.first)
+            half.seen = half.uplink.seen.clone()  # the memory takes it from there: it went up once
+        with torch.inference_mode(), autocast(self.device, self.precision, pixels=self.network.pixels):
+            output = self.network(half.seen)
         rule = Rule(name="epsilon_greedy", epsilon=self.epsilon)
         half.action = decide(output.kind, output.numpy(), rule, self.generator.random((len(half.envs), 2)))
         half.stepper.send(half.action)
@@ -162,13 +174,13 @@ class ChunkSampler:
         step = half.stepper.receive()
         self.waited += time.perf_counter() - started
         check_finite({"reward": step.reward}, where=f"agent step {self.steps:,}")
-        if half.action is None:
+        if half.action is None or half.seen is None:
             raise ValueError("no step is in flight")
         reward = np.sign(step.reward) if self.agent.sign else step.reward
         terminated = step.terminated | step.life_lost if self.ends_with_life else step.terminated
         moves = Moves(
             half.envs,
-            half.observation,
+            half.seen,
             half.first,
             half.action,
             reward.astype(np.float32),

@@ -13,7 +13,6 @@ quantiles: Dabney et al. 2017, arXiv:1710.10044.
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +21,14 @@ import torch
 from rlkd import metrics
 from rlkd.learn.chunks import ChunkSampler
 from rlkd.learn.q_learning import Learner, learn, make_learner, resume, save
-from rlkd.learn.training import make_halves, start_chunk, training_run
+from rlkd.learn.training import training_run
 from rlkd.learn.values import value_spec
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec
 from rlkd.policy.compute import Precision, one_thread_per_role, pick_device
 from rlkd.policy.file import build_network
-from rlkd.recipe import Dqn, Environment, recipe_hash
+from rlkd.recipe import Dqn, Environment
 from rlkd.replay import Transitions
+from rlkd.vector import make_halves
 
 CHUNK_GRADIENT_STEPS = 64  # that a chunk earns, about: threads meet once a chunk
 
@@ -49,16 +49,17 @@ def train_dqn(
     Args:
         environment: where.
         agent: how.
-        run: folder with `checkpoint.safetensors`, `metrics.jsonl`, `tensorboard/`, `generations/000/`.
+        run: folder with `checkpoint.safetensors`, `best.safetensors`, `metrics.jsonl`, `tensorboard/`,
+            `generations/000/`.
         seed: of weights, actions, minibatches and environments.
         device: `auto`, `cpu` or `cuda`.
         precision: `auto` takes bfloat16 for pixels where the processor has it.
-        keep_early: policies at fixed shares of the run are kept.
+        keep_early: keep the policies at 1, 2, 5, 10, 25, 50, 75 and 100 % of the run, in `early/`.
         origin: the command, for the policy's record.
 
     Raises:
         Stopped: on SIGINT or SIGTERM, after a checkpoint.
-        NotFiniteError: something is no number; the last checkpoint is whole.
+        NotFiniteError: NaN or infinity in observations, rewards, losses, gradients or weights.
         MemoryBudgetError: the memory does not fit.
         StorageError: the folder is in use, full, or holds another run.
     """
@@ -69,22 +70,14 @@ def train_dqn(
     acting = build_network(spec).to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     with (
         training_run(
-            run,
-            spec,
-            learner="dqn",
-            head=f"{agent.duelling} {agent.quantiles}",
-            seed=seed,
-            frames=agent.frames,
-            checkpoint_seconds=agent.checkpoint_seconds,
-            keep_early=keep_early,
+            run, spec, agent, head=f"{agent.duelling} {agent.quantiles}", seed=seed, keep_early=keep_early
         ) as (training, tensors),
         ThreadPoolExecutor(1) as pool,
     ):
         progress = training.progress
-        memory = make_memory(spec, agent)
+        memory = make_memory(spec, agent, where)
         if tensors:
             resume(run, tensors, learner, memory)
-        start_chunk(progress, recipe_hash(replace(agent, checkpoint_seconds=1.0)))
         publish(learner, acting)
         if training.over():
             return training.finish(acting)
@@ -95,7 +88,7 @@ def train_dqn(
             )
         attempt = seed + 7919 * progress.rounds  # a resumed run must not replay its first streams
         draws, exploration = (np.random.default_rng([attempt, stream]) for stream in (1, 2))
-        steppers = make_halves(environment, agent.num_envs, attempt)
+        steppers = make_halves(environment, agent.num_envs, np.random.default_rng([attempt, 3]))
         sampler = ChunkSampler(
             steppers,
             environment,
@@ -118,10 +111,8 @@ def train_dqn(
                 figures = learn(learner, agent, memory, earned, draws, precision, done=training.done)
                 learnt = time.monotonic()
                 following = pending.result()
-                seconds = time.monotonic() - started
-                training.waited.learner += time.monotonic() - learnt
-                training.waited.sampler += seconds - (sampler.seconds - before[0])
-                training.waited.emulators += sampler.waited - before[1]
+                taken, emulators = sampler.seconds - before[0], sampler.waited - before[1]
+                seconds = training.waited.note(started, learnt, taken, emulators)
                 publish(learner, acting)
                 training.count(chunk.steps, chunk.episodes, seconds)
                 training.record(figures | {"train/epsilon": chunk.epsilon})
@@ -137,8 +128,8 @@ def train_dqn(
         return training.finish(acting)
 
 
-def make_memory(spec: PolicySpec, agent: Dqn) -> Transitions:
-    """An empty memory for what the policy sees; MemoryBudgetError where it does not fit."""
+def make_memory(spec: PolicySpec, agent: Dqn, device: torch.device) -> Transitions:
+    """An empty memory on a device for what the policy sees; MemoryBudgetError where it does not fit."""
     environment = spec.environment
     assert environment is not None
     return Transitions(
@@ -149,6 +140,7 @@ def make_memory(spec: PolicySpec, agent: Dqn) -> Transitions:
         n_step=agent.n_step,
         discount=agent.discount,
         alpha=agent.alpha if agent.prioritised else None,
+        device=device,
     )
 
 

@@ -14,10 +14,8 @@ from rlkd.learn.guard import check_finite
 from rlkd.learn.samples import Piece, Samples, log_prob_and_entropy, minibatches, pieces_of
 from rlkd.losses import ppo_surrogate
 from rlkd.policy import PolicyNetwork
-from rlkd.policy.compute import Precision, autocast, idle_cores
+from rlkd.policy.compute import SMALLEST_PART, Precision, add_up, autocast, idle_cores
 from rlkd.recipe import Ppo
-
-SMALLEST_PART = 64  # samples of a minibatch; below, threads cost more than they bring
 
 
 class Losses(NamedTuple):
@@ -46,7 +44,7 @@ class Learner:
         self.device = network.head.weight.device
         on_gpu = self.device.type == "cuda"
         rate = torch.tensor(agent.learning_rate, device=self.device) if on_gpu else agent.learning_rate
-        self.optimiser = torch.optim.Adam(network.parameters(), lr=rate, eps=1e-5, foreach=True, capturable=on_gpu)
+        self.optimiser = torch.optim.Adam(network.parameters(), lr=rate, eps=1e-5, fused=True, capturable=on_gpu)
         pieces = max(1, agent.minibatch // SMALLEST_PART)
         self.parts = min(idle_cores(1), pieces) if network.pixels and not on_gpu else 1
         """Pieces of a minibatch that are learnt from side by side, a thread each. Sums are rounded otherwise than in
@@ -92,8 +90,7 @@ class Learner:
         done = each(partial(gradients_of, self.network, self.agent, self.precision), pieces)
         by_piece, gradients = zip(*done, strict=True)
         parameters = list(self.network.parameters())
-        for parameter, *of_pieces in zip(parameters, *gradients, strict=True):
-            parameter.grad = sum(of_pieces[1:], of_pieces[0])
+        add_up(parameters, gradients)
         norm = nn.utils.clip_grad_norm_(parameters, self.agent.max_gradient_norm, foreach=True)
         self.optimiser.step()
         return Losses(*(torch.stack(values).sum(0) for values in zip(*by_piece, strict=True))), norm

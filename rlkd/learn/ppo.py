@@ -14,19 +14,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from rlkd import recipe
-from rlkd.learn.checkpoint import Progress, restore, save_checkpoint, tensors_of
+from rlkd.learn.checkpoint import Progress, restore, save_checkpoint
 from rlkd.learn.learner import Learner
 from rlkd.learn.rollout import Rollout, Sampler
 from rlkd.learn.samples import prepare
-from rlkd.learn.training import make_halves, start_chunk, training_run
+from rlkd.learn.training import training_run
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec, Rule
 from rlkd.policy.compute import Precision, one_thread_per_role, pick_device, takes_bfloat16
 from rlkd.policy.file import build_network
-from rlkd.recipe import Environment, Network, Ppo, recipe_hash
-from rlkd.vector import action_bounds, action_meanings, spaces
+from rlkd.policy.tensors import tensors_of
+from rlkd.recipe import Environment, Network, Ppo
+from rlkd.vector import action_bounds, action_meanings, make_halves, spaces
 
 FIRST_LOOK = 512  # states by which a fresh network is standardised
 
@@ -71,26 +73,18 @@ def train_ppo(
         acting.encoder.to(torch.bfloat16)  # cast once a rollout, not in every forward pass of a few rows
     learner = Learner(network, agent, precision)
     with (
-        training_run(
-            run,
-            spec,
-            learner="ppo",
-            seed=seed,
-            frames=agent.frames,
-            checkpoint_seconds=agent.checkpoint_seconds,
-            keep_early=keep_early,
-        ) as (training, tensors),
+        training_run(run, spec, agent, seed=seed, keep_early=keep_early) as (training, tensors),
         ThreadPoolExecutor(1) as pool,
     ):
         progress = training.progress
         restore(run, tensors, network, learner.optimiser)
-        start_chunk(progress, recipe_hash(replace(agent, checkpoint_seconds=1.0)))
         if training.over():
             return training.finish(network)
         attempt = seed + 7919 * progress.rounds  # a resumed run must not replay its first streams
         order = torch.Generator().manual_seed(attempt + 1)
         draws = torch.Generator(where).manual_seed(attempt + 2)
-        sampler = Sampler(make_halves(environment, agent.num_envs, attempt), environment, agent, acting, precision)
+        halves = make_halves(environment, agent.num_envs, np.random.default_rng([attempt, 3]))
+        sampler = Sampler(halves, environment, agent, acting, precision)
         try:
             publish(network, sampler, progress)
             rollout = sampler.collect(draws)
@@ -106,10 +100,8 @@ def train_ppo(
                 figures["train/lag"] = progress.rounds - rollout.version.float().mean().item()
                 learnt = time.monotonic()
                 following = pending.result()
-                seconds = time.monotonic() - started
-                training.waited.learner += time.monotonic() - learnt
-                training.waited.sampler += seconds - (sampler.seconds - before[0])
-                training.waited.emulators += sampler.waited - before[1]
+                taken, emulators = sampler.seconds - before[0], sampler.waited - before[1]
+                seconds = training.waited.note(started, learnt, taken, emulators)
                 training.count(rollout.log_prob.numel(), rollout.episodes, seconds)
                 publish(network, sampler, progress)
                 training.record(figures)

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlkd.learn.checkpoint import Progress, below, restore, save_checkpoint, tensors_of
+from rlkd.learn.checkpoint import Progress, restore, save_checkpoint
 from rlkd.learn.guard import check_finite
 from rlkd.learn.values import ValueNetwork
 from rlkd.losses import huber, importance_weights, quantile_huber
 from rlkd.policy import PolicySpec
 from rlkd.policy.compute import Precision, autocast
+from rlkd.policy.tensors import below, tensors_of
 from rlkd.recipe import Dqn
 from rlkd.replay import Batch, Transitions
 
@@ -69,26 +70,26 @@ def learn(
         return {}
     if learner.gradient_steps == 0 and learner.online.policy.pixels:
         seen = memory.draw(STANDARDISE_STATES, draws).observation
-        learner.online.policy.standardise(seen.to(learner.online.policy.head.weight.device))
+        learner.online.policy.standardise(seen)
         learner.target.load_state_dict(learner.online.state_dict())
     beta = agent.beta + done * (1 - agent.beta)
-    sums: dict[str, float] = {}
+    sums: dict[str, Tensor] = {}
     for _ in range(steps):
         batch = memory.draw(agent.batch, draws)
         errors, figures = update(learner, agent, batch, precision, beta=beta)
         memory.update(batch.rows, errors)
-        sums = {name: sums.get(name, 0.0) + value for name, value in figures.items()}
+        sums = {name: sums[name] + value if sums else value for name, value in figures.items()}
         if learner.gradient_steps % agent.target_every == 0:
             learner.target.load_state_dict(learner.online.state_dict())
     weights = {f"weight {name}": weight.detach() for name, weight in learner.online.named_parameters()}
-    check_finite(weights, where=f"gradient step {learner.gradient_steps:,}")
-    means = {f"train/{name}": value / steps for name, value in sums.items()}
+    check_finite(sums | weights, where=f"gradient step {learner.gradient_steps:,}")
+    means = {f"train/{name.replace(' ', '_')}": value.item() / steps for name, value in sums.items()}
     return means | {"train/gradient_steps": learner.gradient_steps, "train/states_in_memory": len(memory)}
 
 
 def update(
     learner: Learner, agent: Dqn, batch: Batch, precision: Precision, *, beta: float
-) -> tuple[np.ndarray, dict[str, float]]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """One gradient step.
 
     Args:
@@ -99,17 +100,17 @@ def update(
         beta: power of the importance weights.
 
     Returns:
-        [B], how wrong each prediction was: the size of the error, or the loss where quantiles are learnt; and figures.
+        [B], how wrong each prediction was: the size of the error, or the loss where quantiles are learnt; and figures,
+        scalars. A device is not waited for.
 
     Raises:
-        NotFiniteError: loss or gradient norm, before a weight has changed.
+        NotFiniteError: loss or gradient norm, before a weight has changed; on the CPU alone.
     """
-    device = learner.online.policy.head.weight.device
-    action, weight = batch.action.to(device), importance_weights(batch.probability, beta=beta).to(device)
+    action = batch.action
     target = targets(learner, agent, batch, precision)
-    with autocast(device, precision, pixels=learner.online.policy.pixels):
-        answer = learner.online(batch.observation.to(device))
-    predicted = answer[torch.arange(len(action), device=device), action]
+    with autocast(action.device, precision, pixels=learner.online.policy.pixels):
+        answer = learner.online(batch.observation)
+    predicted = answer[torch.arange(len(action), device=action.device), action]
     if agent.quantiles:
         loss = quantile_huber(predicted, target)
         errors = loss.detach()
@@ -117,28 +118,30 @@ def update(
         error = (target - predicted).squeeze(1)
         loss, errors = huber(error), error.detach().abs()
     learner.optimiser.zero_grad()
-    (weight * loss).mean().backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+    weighted = (importance_weights(batch.probability, beta=beta) * loss).mean()
+    weighted.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
     limit = agent.max_gradient_norm or float("inf")
     norm = nn.utils.clip_grad_norm_(learner.online.parameters(), limit, foreach=True)
-    found = {"loss": loss.detach(), "gradient norm": norm}
-    check_finite(found, where=f"gradient step {learner.gradient_steps + 1:,}")
+    figures = {"loss": weighted.detach(), "value": predicted.detach().mean(), "gradient norm": norm}
+    if action.device.type == "cpu":
+        check_finite(
+            {"loss": loss.detach(), "gradient norm": norm}, where=f"gradient step {learner.gradient_steps + 1:,}"
+        )
     learner.optimiser.step()
     learner.gradient_steps += 1
-    figures = {"loss": loss.mean().item(), "value": predicted.mean().item(), "gradient_norm": norm.item()}
-    return errors.cpu().numpy(), figures
+    return errors, figures
 
 
 @torch.no_grad()
 def targets(learner: Learner, agent: Dqn, batch: Batch, precision: Precision) -> Tensor:
     """[B, M]: what the value of the taken action should have been, from rewards and the target network."""
-    device = learner.online.policy.head.weight.device
-    following = batch.following.to(device)
+    following, device = batch.following, batch.following.device
     with autocast(device, precision, pixels=learner.online.policy.pixels):
         values = learner.target(following)
         chooser = learner.online(following) if agent.double else values
     best = chooser.mean(dim=2).argmax(dim=1)
     chosen = values[torch.arange(len(best), device=device), best]
-    wanted: Tensor = batch.reward.to(device)[:, None] + batch.discount.to(device)[:, None] * chosen
+    wanted: Tensor = batch.reward[:, None] + batch.discount[:, None] * chosen
     return wanted
 
 

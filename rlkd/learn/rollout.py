@@ -102,7 +102,7 @@ class Sampler:
         """
         self.agent, self.network, self.precision = agent, network, precision
         self.device = network.head.weight.device
-        self.ends_with_life = environment.emulator is not None and environment.emulator.lives == "life"
+        self.ends_with_life = environment.ends_with_life
         self.halves: list[_Half] = []
         self.num_envs = 0
         for stepper in steppers:

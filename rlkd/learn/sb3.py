@@ -21,6 +21,7 @@ from rlkd import metrics, storage
 from rlkd.errors import RecipeError, StorageError
 from rlkd.learn.checkpoint import FILE as CHECKPOINT
 from rlkd.learn.checkpoint import SB3_RECORD
+from rlkd.learn.training import POLICY
 from rlkd.policy import Policy, from_sb3, load_policy
 from rlkd.policy.compute import one_thread_per_role, pick_device
 from rlkd.recipe import EVALUATION_SEEDS, Environment, Sb3, recipe_hash
@@ -31,7 +32,7 @@ ALGORITHMS: dict[str, type[PPO] | type[A2C] | type[DQN]] = {"ppo": PPO, "a2c": A
 OURS = frozenset(("self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"))
 """Arguments of their constructors that the run decides, not the recipe."""
 LOOK_EVERY = 64  # steps of all environments between two looks at the progress bar
-POLICY, MODEL = Path("generations/000/policy.safetensors"), "model.zip"
+MODEL = "model.zip"
 
 
 def train_sb3(
@@ -151,7 +152,7 @@ def learning_game(environment: Environment) -> gymnasium.Env[Any, Any]:
     game: gymnasium.Env[Any, Any] = Monitor(make(environment))
     if environment.emulator is None:
         return game
-    return LearningView(game, ends_with_life=environment.emulator.lives == "life")
+    return LearningView(game, ends_with_life=environment.ends_with_life)
 
 
 def _model(agent: Sb3, environment: Environment, vector: DummyVecEnv, *, seed: int, device: str) -> BaseAlgorithm:

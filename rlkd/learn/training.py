@@ -13,9 +13,8 @@ from rlkd import metrics, storage
 from rlkd.data import Episode
 from rlkd.learn.checkpoint import Progress, load_checkpoint
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec
-from rlkd.policy.file import build_network
-from rlkd.recipe import EVALUATION_SEEDS, Environment, recipe_hash
-from rlkd.vector import Stepper, make_vec
+from rlkd.policy.policy import snapshot
+from rlkd.recipe import Dqn, Ppo, recipe_hash
 
 RECORD_EVERY = 5  # rounds between two lines of metrics
 EARLY = (0.01, 0.02, 0.05, 0.10, 0.25, 0.50, 0.75, 1.0)
@@ -36,6 +35,22 @@ class Waited:
     """The sampler waited for emulators."""
     total: float = 0.0
     """Of the rounds that were timed."""
+
+    def note(self, started: float, learnt: float, sampled: float, emulators: float) -> float:
+        """A round ended just now, both sides of it; returns its wall seconds.
+
+        Args:
+            started: `time.monotonic()` when both sides began.
+            learnt: the same when the learner was done and waited for data.
+            sampled: seconds that the sampler took.
+            emulators: seconds of those that it waited for emulators.
+        """
+        now = time.monotonic()
+        self.learner += now - learnt
+        self.sampler += now - started - sampled
+        self.emulators += emulators
+        self.total += now - started
+        return now - started
 
     def shares(self) -> dict[str, float]:
         """By TensorBoard tag."""
@@ -91,7 +106,6 @@ class Training:
         progress.rounds += 1
         progress.steps += steps
         progress.seconds += seconds
-        self.waited.total += seconds
         progress.scores = (*progress.scores, *(episode.score for episode in episodes))[-100:]
         self.bar.update(progress.steps, f"score {np.mean(progress.scores or [np.nan]):.1f}")
 
@@ -146,10 +160,8 @@ class Training:
         return self._save(network, self.run / POLICY)
 
     def _save(self, network: PolicyNetwork, path: Path) -> Policy:
-        """A copy, so that what is saved later does not change with the learner."""
-        copy = build_network(self.spec)
-        copy.load_state_dict({name: tensor.cpu() for name, tensor in network.state_dict().items()})
-        policy = Policy(copy, replace(self.spec, origin=f"{self.spec.origin}, at agent step {self.progress.steps:,}"))
+        origin = f"{self.spec.origin}, at agent step {self.progress.steps:,}"
+        policy = snapshot(network, replace(self.spec, origin=origin))
         policy.save(path)
         return policy
 
@@ -158,12 +170,10 @@ class Training:
 def training_run(
     run: Path,
     spec: PolicySpec,
+    agent: Ppo | Dqn,
     *,
-    learner: str,
     head: str = "",
     seed: int,
-    frames: int,
-    checkpoint_seconds: float,
     keep_early: bool,
 ) -> Iterator[tuple[Training, dict[str, Tensor]]]:
     """A run folder, locked, with its curves, signals and progress bar, and the tensors of its checkpoint.
@@ -171,11 +181,9 @@ def training_run(
     Args:
         run: the folder; a run in it goes on.
         spec: of the policy that comes out; it says where it plays.
-        learner: name of the algorithm, which a folder belongs to.
+        agent: how it learns; a folder belongs to its kind, values may change when a run goes on, and that is noted.
         head: what its network has beside the policy's, which a checkpoint has to fit.
         seed: of the run.
-        frames: emulator frames in all.
-        checkpoint_seconds: wall seconds between two checkpoints.
         keep_early: whether policies at fixed shares of the run are kept.
 
     Raises:
@@ -183,11 +191,13 @@ def training_run(
     """
     environment = spec.environment
     assert environment is not None
-    total = frames // environment.frame_skip
+    total = agent.frames // environment.frame_skip
+    learner = type(agent).__name__.lower()
     identity = storage.sha256(f"{learner} {head} {recipe_hash(environment)} {recipe_hash(spec.network)}".encode())
     with storage.run_folder(run), metrics.stop_signal() as stop:
         storage.refuse_other_kinds(run, "train")
         progress, tensors = load_checkpoint(run, identity=identity, seed=seed)
+        start_chunk(progress, recipe_hash(replace(agent, checkpoint_seconds=1.0)))
         recorder = metrics.Recorder(run, resume_step=progress.steps + 1)
         try:
             with metrics.bar(f"{learner} on {environment.id}, agent steps", total) as bar:
@@ -197,7 +207,7 @@ def training_run(
                     progress=progress,
                     total=total,
                     frame_skip=environment.frame_skip,
-                    checkpoint_seconds=checkpoint_seconds,
+                    checkpoint_seconds=agent.checkpoint_seconds,
                     keep_early=keep_early,
                     recorder=recorder,
                     bar=bar,
@@ -214,12 +224,3 @@ def start_chunk(progress: Progress, recipe: str) -> None:
         metrics.say(f"going on at agent step {progress.steps} with another agent recipe than before")
     if not progress.chunks or not progress.chunks[-1].endswith(recipe):
         progress.chunks = (*progress.chunks, f"{progress.steps} {recipe}")
-
-
-def make_halves(environment: Environment, num_envs: int, seed: int) -> list[Stepper]:
-    """One or two steppers that hold all environments between them."""
-    # Row i plays from `start + i`: runs with neighbouring seeds must not share all but one of their games.
-    start = int(np.random.default_rng([seed, 3]).integers(EVALUATION_SEEDS - num_envs))
-    larger = -(-num_envs // 2)
-    sizes = [(start, larger), (start + larger, num_envs - larger)]
-    return [Stepper(make_vec(environment, size, first)) for first, size in sizes if size]

@@ -56,8 +56,7 @@ class Acting(ABC):
     @property
     def state_width(self) -> int:
         """Numbers in a recurrent state; 0 for feed-forward policies."""
-        parts = {"none": 0, "gru": 1, "lstm": 2}[self.spec.network.core]  # lstm: hidden and cell state
-        return parts * self.spec.network.core_width
+        return self.spec.network.state_width
 
     def start(self, batch: int) -> np.ndarray | None:
         """[batch, S] zeros, the state before an episode's first observation; None for feed-forward policies."""

@@ -1,14 +1,18 @@
 """Where and how numbers are computed: device, threads, precision. The machine decides, not the recipe."""
 
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from rlkd.errors import RlkdError
 
 Precision = Literal["auto", "float32", "bfloat16"]
+SMALLEST_PART = 64
+"""Samples of a minibatch that are learnt from side by side with others; below, threads cost more than they bring."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -35,6 +39,12 @@ def one_thread_per_role() -> None:
 def idle_cores(roles: int) -> int:
     """How many cores each of some learners has to itself, at least 1."""
     return max(1, (os.cpu_count() or 1) // roles)
+
+
+def add_up(parameters: Sequence[Tensor], of_pieces: Sequence[Sequence[Tensor]]) -> None:
+    """Set the gradient of each parameter to the sum of what each piece of a minibatch adds to it."""
+    for parameter, first, *more in zip(parameters, *of_pieces, strict=True):
+        parameter.grad = sum(more, first)
 
 
 def bfloat16_is_fast(device: torch.device) -> bool:

@@ -4,7 +4,6 @@ No code in it, checksummed: the content hash covers every weight and the whole r
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from rlkd import storage
 from rlkd.errors import PolicyFileError, RlkdError
 from rlkd.policy.networks import PolicyNetwork
 from rlkd.policy.spec import FORMAT_VERSION, PolicySpec
+from rlkd.policy.tensors import digest
 from rlkd.recipe import build, to_table
 
 MAX_FILE_BYTES = 4 * 1024**3
@@ -63,11 +63,7 @@ def build_network(spec: PolicySpec) -> PolicyNetwork:
 def content_hash(spec: PolicySpec, weights: Mapping[str, Tensor]) -> str:
     """SHA-256 over the record (without its hash) and the weights as they are stored, in order of their names."""
     record = to_table(dataclasses.replace(spec, hash=""))
-    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
-    for name, tensor in sorted(_stored(spec, weights).items()):
-        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
+    return digest(json.dumps(record, sort_keys=True), _stored(spec, weights))
 
 
 def _stored(spec: PolicySpec, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -32,6 +32,8 @@ class PolicyNetwork(nn.Module):
         self.kind: Kind = kind
         self.actions = actions
         self.pixels = recipe.pixels
+        self.state_width = recipe.state_width
+        """S, numbers of the recurrent state; 0 of feed-forward networks."""
         self.encoder, width = make_encoder(recipe, observation_shape)
         self.core = CORES[recipe.core](width, recipe.core_width) if recipe.core != "none" else None
         width = recipe.core_width if self.core is not None else width
@@ -59,13 +61,6 @@ class PolicyNetwork(nn.Module):
         x = self._scaled(observation)
         features, state = self._remember(self.encoder(x), state)
         return self._answer(x, features, state)
-
-    @property
-    def state_width(self) -> int:
-        """S, numbers of the recurrent state; 0 of feed-forward networks."""
-        if self.core is None:
-            return 0
-        return self.core.hidden_size * (2 if isinstance(self.core, nn.LSTMCell) else 1)
 
     def unroll(self, observation: Tensor, first: Tensor, state: Tensor | None = None) -> Output:
         """The answers to B sequences of T observations.

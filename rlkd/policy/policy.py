@@ -101,6 +101,13 @@ class Policy(Acting):
         return Policy(network, dataclasses.replace(self.spec, precision="float16"), device=str(self.device))
 
 
+def snapshot(network: PolicyNetwork, spec: PolicySpec) -> Policy:
+    """The policy with a copy of a network's weights, on the CPU: what is learnt afterwards does not change it."""
+    copy = file.build_network(spec)
+    copy.load_state_dict({name: tensor.cpu() for name, tensor in network.state_dict().items()})
+    return Policy(copy, spec)
+
+
 def read_policy(path: Path, *, device: str) -> Policy:
     """The policy in one of our .safetensors files; PolicyFileError where it is missing, damaged or altered."""
     spec, weights = file.read(path)

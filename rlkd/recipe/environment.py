@@ -138,6 +138,11 @@ class Environment:
         require(not (atari and self.observation), "observation belongs to source = 'gymnasium'")
 
     @property
+    def ends_with_life(self) -> bool:
+        """Whether a lost life ends an episode for who learns."""
+        return self.emulator is not None and self.emulator.lives == "life"
+
+    @property
     def frame_skip(self) -> int:
         """Emulator frames per agent step, the mean of a random frame skip; 1 where there is no emulator."""
         if self.emulator is None:

@@ -91,6 +91,11 @@ class Network:
         return self.encoder != "mlp"
 
     @property
+    def state_width(self) -> int:
+        """Numbers of the recurrent state; 0 of feed-forward networks."""
+        return {"none": 0, "gru": 1, "lstm": 2}[self.core] * self.core_width  # lstm: hidden and cell state
+
+    @property
     def section_blocks(self) -> int:
         """Residual blocks of each section; 0 where there are no sections."""
         return (self.blocks or 2) if self.encoder == "resnet" else 0

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rlkd.recipe import View
-from rlkd.replay.memory import check_memory
+from rlkd.replay.memory import CPU, check_memory
 
 
 class Replay:
@@ -29,6 +29,7 @@ class Replay:
         *,
         ring: bool = False,
         recipe_key: str = "source.states",
+        device: torch.device = CPU,
     ) -> None:
         """Reserve all memory at once.
 
@@ -40,13 +41,15 @@ class Replay:
             view: how frames are stacked; None for vector observations, which are kept as float32.
             ring: a full row range overwrites its oldest states; otherwise it takes no more.
             recipe_key: what sets `states`, for the message of a replay that is too large.
+            device: where observations and answers are kept and read.
 
         Raises:
             MemoryBudgetError: it cannot fit, before anything was allocated.
             ValueError: a ring that is shorter than a stack.
         """
-        check_memory(replay_bytes(num_envs, states, observation_shape, outputs, view), recipe_key=recipe_key)
-        self.view, self.num_envs, self.ring = view, num_envs, ring
+        needed = replay_bytes(num_envs, states, observation_shape, outputs, view)
+        check_memory(needed, recipe_key=recipe_key, device=device)
+        self.view, self.num_envs, self.ring, self.device = view, num_envs, ring, device
         self.capacity = -(-states // num_envs)
         self.stack = view.stack if view else 1
         if ring and self.capacity < self.stack:
@@ -57,11 +60,11 @@ class Replay:
         self._first_rows = np.arange(num_envs) * stride
         frame = tuple(observation_shape[1:]) if view else tuple(observation_shape)
         dtype = torch.uint8 if view else torch.float32
-        self._frames = torch.zeros((num_envs * stride, *frame), dtype=dtype)
+        self._frames = torch.zeros((num_envs * stride, *frame), dtype=dtype, device=device)
         size = self._frames[0].numel()
         windows = num_envs * stride - (self.stack - 1)
         self._windows = self._frames.as_strided((windows, self.stack, *frame), (size, size, *self._frames.stride()[1:]))
-        self._answers = torch.zeros((windows, outputs))
+        self._answers = torch.zeros((windows, outputs), device=device)
         self._age = np.zeros(windows, np.uint8)
         self.written = np.zeros(num_envs, np.int64)
         """[N]: states ever kept of each environment; in a ring, some of them are gone."""
@@ -71,12 +74,13 @@ class Replay:
         """[N] int64: states that are kept of each environment."""
         return np.minimum(self.written, self.capacity)
 
-    def append(self, envs: np.ndarray, observation: np.ndarray, first: np.ndarray, answers: Tensor) -> None:
+    def append(self, envs: np.ndarray, observation: np.ndarray | Tensor, first: np.ndarray, answers: Tensor) -> None:
         """Keep one state of some environments; those whose range is full are passed over, unless it is a ring.
 
         Args:
             envs: [K] int, which environments.
-            observation: [K, ...] as the environment gave it; of a stack only the newest frame is kept.
+            observation: [K, ...] as the environment gave it, or on the device; of a stack only the newest frame is
+                kept.
             first: [K] bool, the state begins an episode.
             answers: [K, P], the teacher's flat outputs.
         """
@@ -85,15 +89,13 @@ class Replay:
             answers = answers[torch.from_numpy(room)]
         if self.view:
             observation = observation[:, -1 if self.view.stack_order == "oldest_first" else 0]
-        newest = torch.from_numpy(observation)
+        newest = torch.as_tensor(observation, device=self.device)
         rows = self.address(envs, self.written[envs])
-        index = torch.from_numpy(rows) + self.stack - 1
-        self._frames[index] = newest
-        if self.ring:
-            again = index - self.capacity
-            turning = again >= torch.from_numpy(self._first_rows[envs])
-            self._frames[again[turning]] = newest[turning]
-        self._answers[torch.from_numpy(rows)] = answers.float()
+        index = rows + self.stack - 1
+        self._frames[self._there(index)] = newest
+        if self.ring and len(turning := np.flatnonzero(index - self.capacity >= self._first_rows[envs])):
+            self._frames[self._there(index[turning] - self.capacity)] = newest[self._there(turning)]
+        self._answers[self._there(rows)] = answers.to(self.device, torch.float32)
         before = self._age[self.address(envs, self.written[envs] - 1)].astype(np.int64) + 1
         self._age[rows] = np.where(first | (self.written[envs] == 0), 0, np.minimum(before, 255))
         self.written[envs] += 1
@@ -123,7 +125,7 @@ class Replay:
 
     def read(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Observations [B, ...] exactly as they were acted on, and teacher answers [B, P] float32."""
-        index = torch.from_numpy(rows)
+        index = self._there(rows)
         observation = self._windows.index_select(0, index)
         answers = self._answers.index_select(0, index)
         if self.view is None:
@@ -136,6 +138,10 @@ class Replay:
         if self.view.stack_order == "newest_first":
             observation = observation.flip(1)
         return observation, answers
+
+    def _there(self, index: np.ndarray) -> Tensor:
+        """An index as a tensor, where the frames are."""
+        return torch.from_numpy(index).to(self.device)
 
 
 def replay_bytes(num_envs: int, states: int, observation_shape: Sequence[int], outputs: int, view: View | None) -> int:

@@ -2,19 +2,23 @@
 
 from pathlib import Path
 
+import torch
+
 from rlkd.errors import MemoryBudgetError
 
+CPU = torch.device("cpu")
 BUDGET_SHARE = 0.8  # of the memory that is free now; the rest is for networks, emulators and minibatches
 
 
-def check_memory(needed: int, *, recipe_key: str) -> None:
+def check_memory(needed: int, *, recipe_key: str, device: torch.device = CPU) -> None:
     """Raise MemoryBudgetError where `needed` bytes do not fit into the memory that is free now.
 
     Args:
         needed: bytes.
         recipe_key: what the message asks to lower.
+        device: whose memory.
     """
-    available = available_memory()
+    available = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
     if available is not None and needed > BUDGET_SHARE * available:
         raise MemoryBudgetError(
             f"the replay needs {needed / 1e9:.1f} GB, {available / 1e9:.1f} GB are free and {BUDGET_SHARE:.0%} of that "

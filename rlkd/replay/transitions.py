@@ -15,7 +15,7 @@ from rlkd.errors import RecipeError
 from rlkd.losses import n_step_return
 from rlkd.recipe import View
 from rlkd.replay.frames import Replay, replay_bytes
-from rlkd.replay.memory import check_memory
+from rlkd.replay.memory import CPU, check_memory
 from rlkd.replay.priorities import Priorities
 
 ROW_BYTES = 4 + 4 + 1 + 1  # action, reward, terminated, valid
@@ -55,6 +55,7 @@ class Transitions:
         n_step: int,
         discount: float,
         alpha: float | None,
+        device: torch.device = CPU,
     ) -> None:
         """Reserve all memory at once.
 
@@ -66,6 +67,7 @@ class Transitions:
             n_step: rewards in a return.
             discount: per step, in [0, 1].
             alpha: power of the priorities; None draws all alike.
+            device: where observations are kept, and drawn transitions are.
 
         Raises:
             MemoryBudgetError: it cannot fit, before anything was allocated.
@@ -79,9 +81,12 @@ class Transitions:
             )
         rows = num_envs * (capacity + stack - 1)
         beside = rows * (ROW_BYTES + (0 if alpha is None else TREE_BYTES))
-        check_memory(replay_bytes(num_envs, states, observation_shape, 0, view) + beside, recipe_key="states")
+        needed = replay_bytes(num_envs, states, observation_shape, 0, view) + beside
+        check_memory(needed, recipe_key="states", device=device)
         self.n_step, self.discount = n_step, discount
-        self.states = Replay(num_envs, states, observation_shape, 0, view, ring=True, recipe_key="states")
+        self.states = Replay(
+            num_envs, states, observation_shape, 0, view, ring=True, recipe_key="states", device=device
+        )
         self._action, self._reward = np.zeros(rows, np.int32), np.zeros(rows, np.float32)
         self._terminated, self._valid = np.zeros(rows, bool), np.zeros(rows, bool)
         self.priorities = None if alpha is None else Priorities(rows, alpha=alpha)
@@ -93,7 +98,7 @@ class Transitions:
     def append(
         self,
         envs: np.ndarray,
-        observation: np.ndarray,
+        observation: np.ndarray | Tensor,
         first: np.ndarray,
         action: np.ndarray,
         reward: np.ndarray,
@@ -104,7 +109,7 @@ class Transitions:
 
         Args:
             envs: [K] int, which environments.
-            observation: [K, ...] that was acted on.
+            observation: [K, ...] that was acted on, on any device.
             first: [K] bool, it begins an episode.
             action: [K] int.
             reward: [K], to be learnt from.
@@ -156,12 +161,13 @@ class Transitions:
         both = self.states.read(np.concatenate([rows, last]))[0]
         action = torch.from_numpy(self._action[rows].astype(np.int64))
         chance = torch.from_numpy(probability.astype(np.float32))
+        action, reward, discount, chance = (each.to(both.device) for each in (action, reward, discount, chance))
         return Batch(both[: len(rows)], action, reward, both[len(rows) :], discount, chance, rows)
 
-    def update(self, rows: np.ndarray, errors: np.ndarray) -> None:
-        """Note how wrong the learner was at rows [B]: errors [B], at least 0."""
+    def update(self, rows: np.ndarray, errors: Tensor) -> None:
+        """Note how wrong the learner was at rows [B]: errors [B], at least 0. Waits for a device only if they count."""
         if self.priorities is not None:
-            self.priorities.update(rows, errors)
+            self.priorities.update(rows, errors.cpu().numpy())
 
     def _drawable(self, envs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """First and last + 1 of the states of each environment, counted from its first ever, that can be drawn.

@@ -7,6 +7,7 @@ from rlkd.vector.making import (
     as_recipe,
     environment_named_in,
     make,
+    make_halves,
     make_vec,
     spaces,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "as_recipe",
     "environment_named_in",
     "make",
+    "make_halves",
     "make_vec",
     "replay_fault",
     "spaces",

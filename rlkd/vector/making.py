@@ -8,13 +8,15 @@ from functools import partial
 from typing import Any, Literal
 
 import gymnasium
+import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from rlkd import recipe as recipes
 from rlkd.errors import RecipeError
-from rlkd.recipe import Environment, Protocol
+from rlkd.recipe import EVALUATION_SEEDS, Environment, Protocol
 from rlkd.vector.atari import AtariGame, cpp_can_play, rom_path
 from rlkd.vector.observations import Symbols, TimeLeft
+from rlkd.vector.stepper import Stepper
 from rlkd.vector.workers import WorkerVectorEnv
 
 Backend = Literal["auto", "ale", "ale_same_step", "sync", "workers"]
@@ -131,6 +133,21 @@ def make_vec(
         vector.close()  # no worker process is left behind
         raise
     return vector
+
+
+def make_halves(env: str | Environment, num_envs: int, generator: np.random.Generator) -> list[Stepper]:
+    """One or two steppers that hold all environments between them, the first half of the rows and the second.
+
+    Args:
+        env: as for `make_vec`.
+        num_envs: how many, over both.
+        generator: gives the seed of row 0, below those of evaluations; row i plays from i seeds later.
+    """
+    # Drawn, because runs with neighbouring seeds must not share all but one of their games.
+    start = int(generator.integers(EVALUATION_SEEDS - num_envs))
+    larger = -(-num_envs // 2)
+    sizes = [(start, larger), (start + larger, num_envs - larger)]
+    return [Stepper(make_vec(env, size, first)) for first, size in sizes if size]
 
 
 def action_meanings(recipe: Environment) -> tuple[str, ...]:

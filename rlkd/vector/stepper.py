@@ -26,7 +26,8 @@ class Stepper:
         self._steps = np.zeros(self.num_envs, np.int64)
         self._lives = np.zeros(self.num_envs, np.int64)
         self._actions: np.ndarray | None = None
-        self._in_flight = False
+        self.in_flight = False
+        """A step was sent and not received yet."""
 
     def reset(self, seeds: np.ndarray | None = None) -> np.ndarray:
         """First observations, [N, ...], uint8 or float32.
@@ -70,7 +71,7 @@ class Stepper:
             self.env.step_async(actions)
         else:
             self._actions = actions
-        self._in_flight = True
+        self.in_flight = True
 
     def receive(self) -> Step:
         """Wait for the step that `send` started.
@@ -78,7 +79,7 @@ class Stepper:
         Raises:
             WorkerError: worker processes failed again and again.
         """
-        self._in_flight = False
+        self.in_flight = False
         observation, reward, terminated, truncated, info = self._wait()
         lost = np.asarray(info.get("broken", np.zeros(self.num_envs, bool)))
         valid = ~(self._over | lost) if self.next_step else np.ones(self.num_envs, bool)
@@ -111,7 +112,7 @@ class Stepper:
 
     def close(self) -> None:
         """Release emulators and worker processes, also in the middle of a step."""
-        if self._in_flight and _is_ale(self.env):
+        if self.in_flight and _is_ale(self.env):
             self._wait()
         self.env.close()
 
