@@ -24,7 +24,7 @@ from rlkd.learn.q_learning import Learner, learn, make_learner, resume, save
 from rlkd.learn.training import training_run
 from rlkd.learn.values import value_spec
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec
-from rlkd.policy.compute import Precision, one_thread_per_role, pick_device
+from rlkd.policy.compute import Precision, one_thread_per_role, pick_device, takes_bfloat16
 from rlkd.policy.file import build_network
 from rlkd.recipe import Dqn, Environment
 from rlkd.replay import Transitions
@@ -66,8 +66,10 @@ def train_dqn(
     one_thread_per_role()
     where = pick_device(device)
     spec = value_spec(environment, agent, origin=origin)
-    learner = make_learner(spec, agent, seed=seed, device=where)
+    learner = make_learner(spec, agent, seed=seed, device=where, precision=precision)
     acting = build_network(spec).to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if takes_bfloat16(where, precision, pixels=acting.pixels):
+        acting.encoder.to(torch.bfloat16)  # cast once a chunk, not in every forward pass of a few rows
     with (
         training_run(
             run, spec, agent, head=f"{agent.duelling} {agent.quantiles}", seed=seed, keep_early=keep_early
@@ -80,7 +82,7 @@ def train_dqn(
             resume(run, tensors, learner, memory)
         publish(learner, acting)
         if training.over():
-            return training.finish(acting)
+            return training.finish(learner.online.policy)
         if tensors:
             metrics.say(
                 f"going on at agent step {progress.steps}: the memory is not in a checkpoint and is filled anew with "
@@ -116,7 +118,7 @@ def train_dqn(
                 publish(learner, acting)
                 training.count(chunk.steps, chunk.episodes, seconds)
                 training.record(figures | {"train/epsilon": chunk.epsilon})
-                training.keep(acting, chunk.steps)
+                training.keep(learner.online.policy, chunk.steps)
                 if training.checkpoint_due():
                     save(run, learner, memory, progress)
                     training.check_stop()
@@ -125,7 +127,7 @@ def train_dqn(
             pool.shutdown()  # the sampler still steps the environments if the learner failed
             for stepper in steppers:
                 stepper.close()
-        return training.finish(acting)
+        return training.finish(learner.online.policy)
 
 
 def make_memory(spec: PolicySpec, agent: Dqn, device: torch.device) -> Transitions:

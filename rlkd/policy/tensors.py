@@ -42,5 +42,5 @@ def digest(record: str, tensors: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256(record.encode())
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
-        found.update(tensor.numpy().tobytes())
+        found.update(tensor.flatten().view(torch.uint8).numpy().tobytes())  # numpy knows no bfloat16
     return found.hexdigest()
