@@ -14,12 +14,14 @@ from rlkd.learn.chunks import ChunkSampler
 from rlkd.learn.dqn import make_memory, train_dqn
 from rlkd.learn.learner import Learner
 from rlkd.learn.ppo import policy_spec, train_ppo
+from rlkd.learn.q_learning import make_learner, update, values_behind
 from rlkd.learn.rollout import Rollout, Sampler
 from rlkd.learn.samples import answer_all, log_prob_and_entropy, prepare
 from rlkd.learn.values import value_spec
 from rlkd.policy import Output, PolicyNetwork
 from rlkd.policy.file import build_network
 from rlkd.recipe import Dqn, Ppo
+from rlkd.replay import Batch
 from rlkd.vector import as_recipe, make_halves
 
 pytestmark = pytest.mark.cuda
@@ -135,3 +137,25 @@ def test_dqn_trains_on_the_device_and_its_policy_plays(tmp_path: Path) -> None:
     )
     policy = train_dqn(as_recipe("pong"), agent, run=tmp_path / "run", seed=0, device="cuda")
     assert policy(np.zeros((1, 4, 84, 84), np.uint8)).flat.isfinite().all()
+
+
+@pytest.mark.parametrize("quantiles", [0, 8])
+def test_captured_value_learning_is_that_of_the_same_lines_one_by_one(quantiles: int) -> None:
+    environment, generator = as_recipe("pong"), torch.Generator().manual_seed(0)
+    agent = dataclasses.replace(recipes.load("rl/dqn", Dqn), network="nature_62k", quantiles=quantiles, batch=16)
+    seen = torch.randint(0, 256, (8, 16, 4, 84, 84), dtype=torch.uint8, generator=generator).cuda()
+    action, reward = torch.randint(0, 6, (8, 16), generator=generator).cuda(), torch.randn(8, 16).cuda()
+    discount, chance = torch.rand(8, 16).cuda(), torch.rand(8, 16).cuda()
+    learnt = []
+    for captures in (False, True):
+        spec = value_spec(environment, agent, origin="")
+        learner = make_learner(spec, agent, seed=0, device=torch.device("cuda"))
+        learner.captures, said = captures, []
+        for k in range(4):
+            batch = Batch(seen[k], action[k], reward[k], seen[k + 4], discount[k], chance[k], np.arange(16))
+            values = values_behind(learner, batch, "float32")
+            errors, figures = update(learner, agent, batch, values, "float32", beta=0.4 + 0.1 * k)
+            said += [errors.clone(), *figures.values()]
+        learnt.append([*said, *learner.online.state_dict().values()])
+    for eager, captured in zip(*learnt, strict=True):
+        torch.testing.assert_close(captured, eager, rtol=1e-4, atol=1e-5)

@@ -26,8 +26,8 @@ from rlkd.errors import NotFiniteError, RecipeError, StorageError
 from rlkd.learn import train
 from rlkd.learn.checkpoint import FILE
 from rlkd.learn.chunks import ChunkSampler
-from rlkd.learn.dqn import steps_earned, train_dqn
-from rlkd.learn.q_learning import Learner, make_learner, targets, update
+from rlkd.learn.dqn import make_memory, steps_earned, train_dqn
+from rlkd.learn.q_learning import Learner, learn, make_learner, targets, update, values_behind
 from rlkd.learn.values import ValueNetwork, value_spec
 from rlkd.metrics import read_metrics
 from rlkd.policy import load_policy
@@ -238,7 +238,7 @@ def test_updates_are_those_of_stable_baselines3(quantiles: int, limit: float, tm
     model.replay_buffer.sample = lambda *_, **__: next(given)
     model.train(gradient_steps=4, batch_size=32)
     for batch in batches:
-        update(learner, agent, batch, "float32", beta=0.4)
+        update(learner, agent, batch, values_behind(learner, batch, "float32"), "float32", beta=0.4)
     want = ValueNetwork(value_spec(as_recipe("cartpole"), agent, origin=""), agent)
     weights_of(want, theirs, quantiles)
     for name, weight in want.named_parameters():
@@ -272,7 +272,7 @@ def test_double_lets_the_learner_pick_and_the_target_network_value(quantiles: in
     found = {}
     for double in (False, True):
         learner, agent = small_learner(double=double, quantiles=quantiles)
-        found[double] = targets(learner, agent, batch, "float32")
+        found[double] = targets(learner, agent, batch, values_behind(learner, batch, "float32"), "float32")
         online, target = learner.online(batch.following).detach(), learner.target(batch.following).detach()
         for k in range(64):
             chooser = online if double else target
@@ -285,15 +285,41 @@ def test_double_lets_the_learner_pick_and_the_target_network_value(quantiles: in
 def test_rare_draws_weigh_less_by_the_importance_weights_and_errors_are_unweighted() -> None:
     batch = small_batch(8)
     learner, agent = small_learner(prioritised=True)
-    wanted, answer = targets(learner, agent, batch, "float32"), learner.online(batch.observation).detach()
+    values = values_behind(learner, batch, "float32")
+    wanted, answer = targets(learner, agent, batch, values, "float32"), learner.online(batch.observation).detach()
     error = (wanted - answer[torch.arange(8), batch.action])[:, 0]
     weight = (batch.probability * 8) ** -0.7
     bias = learner.online.advantage.bias
-    errors, _ = update(learner, replace(agent, max_gradient_norm=None), batch, "float32", beta=0.7)
+    errors, _ = update(learner, replace(agent, max_gradient_norm=None), batch, values, "float32", beta=0.7)
     assert errors == pytest.approx(error.abs().numpy(), abs=1e-5)
     pull = [-(weight / weight.max() * error.clamp(-1, 1))[batch.action == a].sum().item() / 8 for a in range(3)]
     assert bias.grad is not None
     assert bias.grad.tolist() == pytest.approx(pull, abs=1e-5)
+
+
+@pytest.mark.parametrize("switches", [{"double": False}, {"double": True}, {"quantiles": 5}, {"prioritised": True}])
+def test_looking_ahead_changes_nothing(switches: dict[str, Any]) -> None:
+    learnt = []
+    for ahead in (False, True):
+        learner, agent = small_learner(target_every=3, **switches)
+        memory = make_memory(value_spec(as_recipe("acrobot"), agent, origin=""), agent, CPU)
+        draws, play = map(np.random.default_rng, (3, 4))
+        every = np.arange(agent.num_envs)
+        for step in range(30):
+            seen, reward = play.standard_normal((len(every), 6)).astype(np.float32), play.random(len(every))
+            on = np.ones(len(every), bool)
+            memory.append(every, seen, on & (step == 0), play.integers(3, size=len(every)), reward, ~on, on)
+        if ahead:
+            learn(learner, agent, memory, 8, draws, "float32", done=0.0)
+        for _ in range(0 if ahead else 8):
+            batch = memory.draw(agent.batch, draws)
+            values = values_behind(learner, batch, "float32")
+            errors, _ = update(learner, agent, batch, values, "float32", beta=agent.beta)
+            memory.update(batch.rows, errors)
+            if learner.gradient_steps % agent.target_every == 0:
+                learner.target.load_state_dict(learner.online.state_dict())
+        learnt.append([*learner.online.parameters(), *learner.target.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*learnt, strict=True))
 
 
 @pytest.mark.parametrize("duelling", [False, True])
@@ -511,7 +537,7 @@ def test_a_loss_that_is_no_number_stops_before_a_weight_changes(spoil: Callable[
     before = [weight.clone() for weight in learner.online.parameters()]
     spoil(batch)
     with pytest.raises(NotFiniteError, match=message):
-        update(learner, agent, batch, "float32", beta=0.4)
+        update(learner, agent, batch, values_behind(learner, batch, "float32"), "float32", beta=0.4)
     assert all(torch.equal(one, other) for one, other in zip(before, learner.online.parameters(), strict=True))
 
 

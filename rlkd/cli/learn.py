@@ -16,8 +16,7 @@ class Train:
     env: Positional[str]
     """Environment: recipe name, path of a .toml, or a raw gymnasium id."""
     agent: str | None = None
-    """Agent recipe: rl/ppo, rl/ppo_classic, rl/dqn, rl/qrdqn, rl/dqn_classic, sb3/ppo, sb3/a2c, sb3/dqn. Default: our
-    PPO, by the environment's kind."""
+    """Agent recipe of rl/ or sb3/, as `rlkd list` shows them. Default: our PPO, by the environment's kind."""
     frames: int | None = None
     """Emulator frames in all (agent steps x frame skip). Default: the recipe's."""
     run_folder: Annotated[str | None, arg(name="run")] = None

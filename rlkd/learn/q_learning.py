@@ -1,14 +1,18 @@
 """Gradient steps of value learning: a learner with its target network, and what one batch does to it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rlkd.learn.checkpoint import Progress, restore, save_checkpoint
+from rlkd.learn.graphs import Captured
 from rlkd.learn.guard import check_finite
 from rlkd.learn.values import ValueNetwork
 from rlkd.losses import huber, importance_weights, quantile_huber
@@ -18,6 +22,7 @@ from rlkd.policy.tensors import below, tensors_of
 from rlkd.recipe import Dqn
 from rlkd.replay import Batch, Transitions
 
+BATCH = [field.name for field in fields(Batch)]
 STANDARDISE_STATES = 256  # of the memory, that fresh units are scaled on
 
 
@@ -30,8 +35,12 @@ class Learner:
     """Gives the values to bootstrap from; a copy of `online` from some gradient steps ago."""
     optimiser: torch.optim.Optimizer
     """Of `online`."""
+    captures: bool
+    """Whether gradient steps are replayed as a CUDA graph."""
     gradient_steps: int = 0
     """So far, over all attempts."""
+    fixed: tuple[Batch, tuple[Tensor, Tensor], Captured[tuple[Tensor, Tensor, Tensor, Tensor]]] | None = None
+    """What the graph reads, at addresses that stay, and the graph."""
 
     @property
     def both(self) -> nn.ModuleDict:
@@ -52,7 +61,7 @@ def make_learner(
         target.policy.encoder.to(torch.bfloat16)  # cast once a copy, not in every forward pass
     learning = [weight for weight in online.parameters() if weight.requires_grad]
     optimiser = torch.optim.Adam(learning, lr=agent.learning_rate, eps=agent.adam_epsilon, fused=True)
-    return Learner(online, target, optimiser)
+    return Learner(online, target, optimiser, device.type == "cuda")
 
 
 def learn(
@@ -78,21 +87,36 @@ def learn(
         learner.target.load_state_dict(learner.online.state_dict())
     beta = agent.beta + done * (1 - agent.beta)
     sums: dict[str, Tensor] = {}
-    for _ in range(steps):
-        batch = memory.draw(agent.batch, draws)
-        errors, figures = update(learner, agent, batch, precision, beta=beta)
-        memory.update(batch.rows, errors)
-        sums = {name: sums[name] + value if sums else value for name, value in figures.items()}
-        if learner.gradient_steps % agent.target_every == 0:
-            learner.target.load_state_dict(learner.online.state_dict())
+    look = partial(_look, learner, agent, memory, draws, precision)
+    with ThreadPoolExecutor(1) as pool:
+        ahead: Future[tuple[Batch, Tensor]] | None = None
+        for left in range(steps, 0, -1):
+            batch, values = look() if ahead is None else ahead.result()
+            copies = (learner.gradient_steps + 1) % agent.target_every == 0
+            # What comes next is looked at meanwhile, unless it depends on this step.
+            depends = left == 1 or copies or agent.prioritised or learner.captures
+            ahead = None if depends else pool.submit(look)
+            errors, figures = update(learner, agent, batch, values, precision, beta=beta)
+            memory.update(batch.rows, errors)
+            sums = {name: sums[name] + value if sums else value for name, value in figures.items()}
+            if copies:
+                learner.target.load_state_dict(learner.online.state_dict())
     weights = {f"weight {name}": weight.detach() for name, weight in learner.online.named_parameters()}
     check_finite(sums | weights, where=f"gradient step {learner.gradient_steps:,}")
     means = {f"train/{name.replace(' ', '_')}": value.item() / steps for name, value in sums.items()}
     return means | {"train/gradient_steps": learner.gradient_steps, "train/states_in_memory": len(memory)}
 
 
+def _look(
+    learner: Learner, agent: Dqn, memory: Transitions, draws: np.random.Generator, precision: Precision
+) -> tuple[Batch, Tensor]:
+    """A batch, and the values behind it."""
+    batch = memory.draw(agent.batch, draws)
+    return batch, values_behind(learner, batch, precision)
+
+
 def update(
-    learner: Learner, agent: Dqn, batch: Batch, precision: Precision, *, beta: float
+    learner: Learner, agent: Dqn, batch: Batch, values: Tensor, precision: Precision, *, beta: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One gradient step.
 
@@ -100,6 +124,7 @@ def update(
         learner: changes.
         agent: how.
         batch: to be learnt from.
+        values: [B, A, M] `values_behind` it.
         precision: of forward passes.
         beta: power of the importance weights.
 
@@ -110,8 +135,22 @@ def update(
     Raises:
         NotFiniteError: loss or gradient norm, before a weight has changed; on the CPU alone.
     """
+    weight = importance_weights(batch.probability, beta=beta)
+    read = _replayed if learner.captures else _read
+    loss, errors, value, norm = read(learner, agent, batch, values, weight, precision)
+    if loss.device.type == "cpu":  # a GPU would be waited for: there, the end of the chunk shows it
+        check_finite({"loss": loss, "gradient norm": norm}, where=f"gradient step {learner.gradient_steps + 1:,}")
+    learner.optimiser.step()
+    learner.gradient_steps += 1
+    return errors, {"loss": (weight * loss).mean(), "value": value.clone(), "gradient norm": norm.clone()}
+
+
+def _read(
+    learner: Learner, agent: Dqn, batch: Batch, values: Tensor, weight: Tensor, precision: Precision
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Leave a batch's clipped gradient in the weights; its losses and errors [B], mean prediction, gradient norm."""
     action = batch.action
-    target = targets(learner, agent, batch, precision)
+    target = targets(learner, agent, batch, values, precision)
     with autocast(action.device, precision, pixels=learner.online.policy.pixels):
         answer = learner.online(batch.observation)
     predicted = answer[torch.arange(len(action), device=action.device), action]
@@ -122,27 +161,44 @@ def update(
         error = (target - predicted).squeeze(1)
         loss, errors = huber(error), error.detach().abs()
     learner.optimiser.zero_grad()
-    weighted = (importance_weights(batch.probability, beta=beta) * loss).mean()
-    weighted.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+    (weight * loss).mean().backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
     limit = agent.max_gradient_norm or float("inf")
     norm = nn.utils.clip_grad_norm_(learner.online.parameters(), limit, foreach=True)
-    figures = {"loss": weighted.detach(), "value": predicted.detach().mean(), "gradient norm": norm}
-    if action.device.type == "cpu":
-        check_finite(
-            {"loss": loss.detach(), "gradient norm": norm}, where=f"gradient step {learner.gradient_steps + 1:,}"
-        )
-    learner.optimiser.step()
-    learner.gradient_steps += 1
-    return errors, figures
+    return loss.detach(), errors, predicted.detach().mean(), norm
+
+
+def _replayed(
+    learner: Learner, agent: Dqn, batch: Batch, values: Tensor, weight: Tensor, precision: Precision
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same as one CUDA graph, which reads copies at fixed addresses and returns tensors of its own."""
+    tensors: dict[str, Any] = {name: value for name in BATCH if isinstance(value := getattr(batch, name), Tensor)}
+    if learner.fixed is None:
+        fixed = replace(batch, **{name: tensor.clone() for name, tensor in tensors.items()})
+        beside = values.clone(), weight.clone()
+        learner.fixed = fixed, beside, Captured(partial(_read, learner, agent, fixed, *beside, precision))
+    fixed, beside, captured = learner.fixed
+    beside[0].copy_(values)
+    beside[1].copy_(weight)
+    for name, tensor in tensors.items():
+        getattr(fixed, name).copy_(tensor)
+    return captured()
 
 
 @torch.no_grad()
-def targets(learner: Learner, agent: Dqn, batch: Batch, precision: Precision) -> Tensor:
-    """[B, M]: what the value of the taken action should have been, from rewards and the target network."""
-    following, device = batch.following, batch.following.device
-    with autocast(device, precision, pixels=learner.online.policy.pixels):
-        values = learner.target(following)
-        chooser = learner.online(following) if agent.double else values
+def values_behind(learner: Learner, batch: Batch, precision: Precision) -> Tensor:
+    """[B, A, M]: what the target network expects of each action behind a batch's steps."""
+    with autocast(batch.following.device, precision, pixels=learner.target.policy.pixels):
+        values: Tensor = learner.target(batch.following)
+    return values
+
+
+@torch.no_grad()
+def targets(learner: Learner, agent: Dqn, batch: Batch, values: Tensor, precision: Precision) -> Tensor:
+    """[B, M]: what the value of the taken action should have been, from rewards and the values behind them."""
+    chooser, device = values, values.device
+    if agent.double:
+        with autocast(device, precision, pixels=learner.online.policy.pixels):
+            chooser = learner.online(batch.following)
     best = chooser.mean(dim=2).argmax(dim=1)
     chosen = values[torch.arange(len(best), device=device), best]
     wanted: Tensor = batch.reward[:, None] + batch.discount[:, None] * chosen

@@ -10,10 +10,9 @@ from torch.nn import functional as F
 from rlkd.learn.rollout import Rollout
 from rlkd.losses import categorical_entropy, gaussian_entropy, gaussian_log_prob, generalised_advantages
 from rlkd.policy import Output, PolicyNetwork
-from rlkd.policy.compute import Precision, autocast
+from rlkd.policy.compute import Precision, autocast, rows_at_once
+from rlkd.policy.output import joined
 from rlkd.recipe import Ppo
-
-CHUNK = 256  # samples of a forward pass without gradients; more fall out of the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +97,18 @@ def prepare(network: PolicyNetwork, rollout: Rollout, agent: Ppo, precision: Pre
 
 @torch.no_grad()
 def answer_all(network: PolicyNetwork, rollout: Rollout, precision: Precision) -> Output:
-    """The network's answers to all T + 1 steps of N environments, as float32 rows, without features and state."""
+    """The network's answers to all T + 1 steps of N environments, as rows, without state."""
     seen, state = rollout.observation, rollout.state
     parts: list[Output] = []
-    size = CHUNK if state is None else seen.shape[1]  # who remembers has to see one step after the other
+    # Who remembers has to see one step after the other.
+    size = rows_at_once(seen.device, pixels=network.pixels) if state is None else seen.shape[1]
     rows, firsts = (torch.split(tensor.flatten(0, 1), size) for tensor in (seen, rollout.first))
     for part, first in zip(rows, firsts, strict=True):
         state = None if state is None else state * ~first[:, None]
         with autocast(seen.device, precision, pixels=network.pixels):
             parts.append(network(part, state))
         state = parts[-1].state
-    params = {name: torch.cat([part.params[name] for part in parts]).float() for name in parts[0].params}
-    value = torch.cat([part.value for part in parts if part.value is not None]).float()
-    return Output(parts[0].kind, params, value)
+    return joined(parts)
 
 
 def minibatches(samples: Samples, agent: Ppo, order: torch.Generator) -> Iterator[Tensor]:

@@ -47,6 +47,14 @@ def add_up(parameters: Sequence[Tensor], of_pieces: Sequence[Sequence[Tensor]]) 
         parameter.grad = sum(more, first)
 
 
+def rows_at_once(device: torch.device, *, pixels: bool) -> int:
+    """Observations in one forward pass without gradients: of pictures, more fall out of a core's cache.
+
+    Nature's network answers half as many again a second, in float32, in passes of 64 as in passes of 256.
+    """
+    return 64 if pixels and device.type == "cpu" else 4096
+
+
 def bfloat16_is_fast(device: torch.device) -> bool:
     """Whether the processor multiplies bfloat16 in hardware."""
     if device.type == "cuda":

@@ -3,6 +3,7 @@
 Shapes: B batch, A discrete actions, D action dimensions, F features, S recurrent state.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,19 @@ class Output:
     def numpy(self) -> Params:
         """The parameters as float32 arrays on the CPU."""
         return {name: tensor.detach().float().cpu().numpy() for name, tensor in self.params.items()}
+
+
+def joined(parts: Sequence[Output]) -> Output:
+    """Answers of one network to several batches as the answer to all of them; states are left out."""
+    params = {name: torch.cat([part.params[name] for part in parts]) for name in parts[0].params}
+    values = [part.value for part in parts if part.value is not None]
+    features = [part.features for part in parts if part.features is not None]
+    return Output(
+        parts[0].kind,
+        params,
+        torch.cat(values) if values else None,
+        torch.cat(features) if features else None,
+    )
 
 
 def unflatten(kind: Kind, flat: Tensor) -> dict[str, Tensor]:

@@ -11,8 +11,9 @@ from torch import Tensor
 from rlkd.errors import MismatchError, PolicyFileError
 from rlkd.policy import file
 from rlkd.policy.acting import Acting, Answer
+from rlkd.policy.compute import rows_at_once
 from rlkd.policy.networks import PolicyNetwork, acting_flops, acting_parameters
-from rlkd.policy.output import Output
+from rlkd.policy.output import Output, joined
 from rlkd.policy.spec import PolicySpec
 
 
@@ -71,6 +72,9 @@ class Policy(Acting):
         tensor = torch.as_tensor(observation, device=self.device)
         if self.spec.observation_dtype == "float32":
             tensor = tensor.float()
+        size = rows_at_once(self.device, pixels=self.network.pixels)
+        if state is None and not torch.is_grad_enabled() and len(tensor) > size:
+            return joined([self.network(part) for part in torch.split(tensor, size)])
         output: Output = self.network(tensor, state)
         return output
 
