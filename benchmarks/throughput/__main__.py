@@ -4,9 +4,10 @@
     python -m benchmarks.throughput --only ppo,dqn --cleanrl ppo_atari_envpool.py --cleanrl-python venv/bin/python
 
 Every variant runs in a process of its own, all of them in turn, again and again; set-up, warm-up and imports are not
-timed. What is compared is work per CPU second of the own process, which other programs on the machine disturb little,
-beside work per wall second, which also rewards the use of more cores. A ratio is of one repeat's two samples. What each
-part does stands in its file: `stepping`, `training`, `inference`, `replay`.
+timed. Two with a plus between them take turns in one process, because little is between them. What is compared is work
+per CPU second of the own process, which other programs on the machine disturb little, beside work per wall second,
+which also rewards the use of more cores. A ratio is of one repeat's two samples. What each part does stands in its
+file: `stepping`, `training`, `inference`, `replay`.
 
 Each variant has the threads that it would have at its user's: no OMP_ or MKL_ setting of the shell. rlkd takes one
 torch thread per role. Others take torch's default, all cores, whose threads spin while they wait and spend CPU seconds
@@ -30,7 +31,7 @@ from benchmarks.throughput.table import tables
 
 FOLDER = Path(__file__).parent
 PARTS = {
-    "stepping": ("emulator", "ale_py/32", "rlkd/32", "gymnasium/32", "sb3/32", "sb3/8"),
+    "stepping": ("emulator", "ale_py/32 + rlkd/32", "gymnasium/32", "sb3/32", "sb3/8"),
     "ppo": ("rlkd float32", "rlkd bfloat16", "sb3", "sb3 one thread", "cleanrl"),
     "dqn": ("rlkd float32", "rlkd bfloat16", "sb3", "sb3 one thread"),
     "inference": ("rlkd float32", "rlkd bfloat16", "sb3 forward", "sb3 forward one thread", "sb3 predict"),
@@ -54,16 +55,14 @@ def main() -> int:
         absent["ppo", "cleanrl"] = "ppo | cleanrl not run: no --cleanrl and --cleanrl-python"
     if not replay.has_cpprb():
         absent["replay", "cpprb"] = "replay | cpprb not installed"
-    runs: dict[str, dict[str, list[Record]]] = {
-        part: {variant: [] for variant in variants if (part, variant) not in absent}
-        for part, variants in PARTS.items()
-        if part in asked
-    }
+    runs: dict[str, dict[str, list[Record]]] = {part: {} for part in PARTS if part in asked}
     for repeat in range(chosen.repeats):
         for part, found in runs.items():
-            for variant, records in found.items():
-                records.append(measured(part, variant, repeat, chosen))
-                print(f"repeat {repeat + 1}, {part}, {variant}: {records[-1]['cells']}", file=sys.stderr, flush=True)
+            for variant in PARTS[part]:
+                if (part, variant) not in absent:
+                    for name, record in measured(part, variant, repeat, chosen).items():
+                        found.setdefault(name, []).append(record)
+                        print(f"repeat {repeat + 1}, {part}, {name}: {record['cells']}", file=sys.stderr, flush=True)
     told = [line for (part, _), line in absent.items() if part in runs]
     lines, record = tables(runs, tomllib.loads((FOLDER / "thresholds.toml").read_text()), told)
     busy = f"Load average at the end {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores."
@@ -89,7 +88,11 @@ def options() -> argparse.Namespace:
 
 
 def run(part: str, variant: str, seed: int, chosen: argparse.Namespace) -> Record:
-    """One variant once: its cells, and shares of CPU seconds where they are counted."""
+    """One variant once, or several that take turns: cells by name, and shares of CPU seconds where they are counted."""
+    if part == "stepping":
+        return {
+            name: {"cells": cells, "shares": {}} for name, cells in stepping.run(variant, seed, chosen.seconds).items()
+        }
     shares: dict[str, float] = {}
     if variant == "cleanrl":
         cells = training.run_cleanrl(chosen.cleanrl, chosen.cleanrl_python, seed, chosen.seconds)
@@ -97,12 +100,12 @@ def run(part: str, variant: str, seed: int, chosen: argparse.Namespace) -> Recor
         train = training.run_ppo if part == "ppo" else training.run_dqn
         cells, shares = train(variant, seed, chosen.seconds)
     else:
-        measure = {"stepping": stepping.run, "inference": inference.run, "replay": replay.run}[part]
-        cells = measure(variant, seed, chosen.seconds * (1.0 if part == "stepping" else SHORT))
-    return {"cells": {name: sample.record() for name, sample in cells.items()}, "shares": shares}
+        measure = inference.run if part == "inference" else replay.run
+        cells = measure(variant, seed, chosen.seconds * SHORT)
+    return {variant: {"cells": {name: sample.record() for name, sample in cells.items()}, "shares": shares}}
 
 
-def measured(part: str, variant: str, seed: int, chosen: argparse.Namespace) -> Record:
+def measured(part: str, variant: str, seed: int, chosen: argparse.Namespace) -> dict[str, Record]:
     """What `run` returns in a process of its own."""
     arguments = ["--variant", part, variant, str(seed), "--seconds", str(chosen.seconds)]
     if variant == "cleanrl":

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import wraps
@@ -35,11 +35,23 @@ def timed(work: Callable[[], int], seconds: float) -> Sample:
         work: does some, and returns how much.
         seconds: at least; a call that has begun ends.
     """
-    work()
-    done, wall, cpu = 0, time.perf_counter(), time.process_time()
-    while time.perf_counter() - wall < seconds:
-        done += work()
-    return Sample(done, time.perf_counter() - wall, time.process_time() - cpu)
+    (sample,) = in_turn([work], seconds)
+    return sample
+
+
+def in_turn(works: Sequence[Callable[[], int]], seconds: float) -> list[Sample]:
+    """The same of several that take turns, so that what slows the machine down for a second slows all of them down."""
+    for work in works:
+        work()
+    samples = [Sample(0, 0.0, 0.0) for _ in works]
+    while min(sample.wall for sample in samples) < seconds:
+        for place, work in enumerate(works):
+            wall, cpu = time.perf_counter(), time.process_time()
+            done = work()
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            before = samples[place]
+            samples[place] = Sample(before.work + done, before.wall + wall, before.cpu + cpu)
+    return samples
 
 
 class Window:

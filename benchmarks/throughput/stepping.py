@@ -14,19 +14,26 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.throughput.measure import Sample, timed
+from benchmarks.common import Record
+from benchmarks.throughput.measure import in_turn
 from rlkd.recipe import Environment
 from rlkd.vector import as_recipe
 
-ENVS, STEPS, DRAWN = 32, 32, 1024  # DRAWN actions for each environment, again and again
+STEPS, DRAWN = 32, 1024  # DRAWN actions for each environment, again and again
 
 
-def run(variant: str, seed: int, seconds: float) -> dict[str, Sample]:
-    """Agent steps of one variant; the cell is the number of environments."""
+def run(variant: str, seed: int, seconds: float) -> dict[str, dict[str, Record]]:
+    """Agent steps of one variant, or of several that take turns; the cell is the number of environments."""
+    works = {name: _steps(name, seed) for name in variant.split(" + ")}
+    samples = in_turn(list(works.values()), seconds)
+    return {name: {name.partition("/")[2] or "1": sample.record()} for name, sample in zip(works, samples, strict=True)}
+
+
+def _steps(variant: str, seed: int) -> Callable[[], int]:
     if variant == "emulator":
-        return {"1": timed(_emulator(seed), seconds)}
+        return _emulator(seed)
     name, _, count = variant.partition("/")
-    num_envs = int(count or ENVS)
+    num_envs = int(count)
     make = {"ale_py": _ale_py, "rlkd": _rlkd, "gymnasium": _gymnasium, "sb3": _sb3}[name]
     step = make(num_envs, seed)
     actions = cycle(np.random.default_rng(seed).integers(4, size=(DRAWN, num_envs)))
@@ -36,7 +43,7 @@ def run(variant: str, seed: int, seconds: float) -> dict[str, Sample]:
             step(each)
         return STEPS * num_envs
 
-    return {str(num_envs): timed(work, seconds)}
+    return work
 
 
 def plain_breakout(*, lives: bool = False) -> Environment:
