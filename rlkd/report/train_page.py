@@ -8,9 +8,9 @@ from rlkd.report.record import Run
 SCORE = "rollout/ep_rew_mean"
 SPEEDS = ("time/agent_steps_per_second", "time/fps")
 WAITED = {
-    "time/learner_waited": "learner, for data",
-    "time/sampler_waited": "sampler, for the learner",
-    "time/waited_for_emulators": "sampler, for emulators",
+    "time/learner_waited": "learner",
+    "time/sampler_waited": "sampler",
+    "time/waited_for_emulators": "emulators",
 }
 MOST_FIGURES = 12
 
@@ -63,7 +63,10 @@ def _speed(run: Run) -> str:
 
 
 def _waiting(run: Run) -> str:
-    caption = "Shares of the time: where the learner hardly waits, learning is the limit."
+    caption = (
+        "Shares of the time: learner waiting for data, sampler for the learner, sampler for emulators. Where the "
+        "learner hardly waits, learning is the limit."
+    )
     lines = [series(run.metrics, tag, name, place) for place, (tag, name) in enumerate(WAITED.items())]
     return chart(lines, "who waited", caption, x_title="agent steps", percent=True, include=(0.0, 0.1))
 
