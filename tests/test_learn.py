@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,18 @@ from rlkd import recipe as recipes
 from rlkd.errors import NotFiniteError, StorageError
 from rlkd.learn import train
 from rlkd.learn.checkpoint import FILE
+from rlkd.learn.chunks import ChunkSampler
+from rlkd.learn.dqn import train_dqn
 from rlkd.learn.ppo import train_ppo
+from rlkd.learn.rollout import Sampler
 from rlkd.metrics import read_metrics
 from rlkd.policy import load_policy
-from rlkd.recipe import Ppo
-from rlkd.vector import Stepper, as_recipe, make
+from rlkd.recipe import Dqn, Ppo
+from rlkd.vector import Stepper, as_recipe, make, make_vec
 from tests.test_metrics import SCORE, tensorboard_curve
 
 CLASSIC = recipes.load("rl/ppo_classic", Ppo)
+VALUES = recipes.load("rl/dqn_classic", Dqn)
 SHORT = dataclasses.replace(CLASSIC, frames=1024, num_envs=4, rollout_steps=32, epochs=2, minibatch=64)
 POLICY = Path("generations") / "000" / "policy.safetensors"
 
@@ -309,6 +314,39 @@ def test_a_rollout_is_learnt_from_one_update_after_it_was_sampled(tmp_path: Path
     lines = read_metrics(tmp_path)
     assert {line["train/lag"] for line in lines} == {1.0}
     assert all(0 <= line[f"time/{who}"] <= 1 for line in lines for who in ("learner_waited", "sampler_waited"))
+
+
+@pytest.mark.parametrize("learner", ["ppo", "dqn"])
+def test_a_thread_that_samples_changes_when_but_not_what(
+    learner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment, threads, hashes = as_recipe("cartpole"), [], []
+    sampler: Any = {"ppo": Sampler, "dqn": ChunkSampler}[learner]
+    collect = sampler.collect
+
+    def noted(self: Any, *arguments: Any) -> Any:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return collect(self, *arguments)
+
+    monkeypatch.setattr(sampler, "collect", noted)
+    for outside in (False, True):
+        monkeypatch.setattr(Stepper, "outside", outside)
+        threads.clear()
+        run = tmp_path / str(outside)
+        if learner == "ppo":
+            policy = train_ppo(environment, SHORT, run=run, seed=0)
+        else:
+            policy = train_dqn(environment, dataclasses.replace(VALUES, frames=4000), run=run, seed=0)
+        assert threads[1:] == [not outside] * (len(threads) - 1)  # the first of all has nobody to wait for
+        hashes.append(policy.spec.hash)
+    assert hashes[0] == hashes[1]
+
+
+@pytest.mark.parametrize(("env", "outside"), [("cartpole", False), ("pong", True)])
+def test_the_emulators_of_games_step_outside_of_the_interpreter(env: str, outside: bool) -> None:
+    stepper = Stepper(make_vec(env, 2, 0))
+    assert stepper.outside == outside
+    stepper.close()
 
 
 class Spoilt(Recall):

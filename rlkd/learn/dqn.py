@@ -21,7 +21,7 @@ import torch
 from rlkd import metrics
 from rlkd.learn.chunks import ChunkSampler
 from rlkd.learn.q_learning import Learner, learn, make_learner, resume, save
-from rlkd.learn.training import training_run
+from rlkd.learn.training import starter, training_run
 from rlkd.learn.values import value_spec
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec
 from rlkd.policy.compute import Precision, one_thread_per_role, pick_device, takes_bfloat16
@@ -91,6 +91,7 @@ def train_dqn(
         attempt = seed + 7919 * progress.rounds  # a resumed run must not replay its first streams
         draws, exploration = (np.random.default_rng([attempt, stream]) for stream in (1, 2))
         steppers = make_halves(environment, agent.num_envs, np.random.default_rng([attempt, 3]))
+        start = starter(steppers, where, pool)
         sampler = ChunkSampler(
             steppers,
             environment,
@@ -106,7 +107,7 @@ def train_dqn(
             chunk, played = sampler.collect(length), 0
             while not training.over():
                 started, before = time.monotonic(), (sampler.seconds, sampler.waited)
-                pending = pool.submit(sampler.collect, length)
+                pending, begun = start(sampler.collect, length), time.monotonic()
                 chunk.into(memory)
                 earned = steps_earned(agent, played, played + chunk.steps)
                 played += chunk.steps
@@ -114,7 +115,7 @@ def train_dqn(
                 learnt = time.monotonic()
                 following = pending.result()
                 taken, emulators = sampler.seconds - before[0], sampler.waited - before[1]
-                seconds = training.waited.note(started, learnt, taken, emulators)
+                seconds = training.waited.note(started, begun, learnt, taken, emulators)
                 publish(learner, acting)
                 training.count(chunk.steps, chunk.episodes, seconds)
                 training.record(figures | {"train/epsilon": chunk.epsilon})

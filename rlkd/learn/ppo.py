@@ -1,4 +1,4 @@
-"""PPO: makes a policy from scratch. While rollout k is learnt from, a second thread samples k + 1.
+"""PPO: makes a policy from scratch. While rollout k is learnt from, a second thread samples k + 1, where that pays.
 
 The rollout that is learnt from was sampled with the weights of one update before: a lag of exactly one,
 always, so a run is repeatable; V-trace corrects for it. Everything to resume is in one file, written whole;
@@ -22,7 +22,7 @@ from rlkd.learn.checkpoint import Progress, restore, save_checkpoint
 from rlkd.learn.learner import Learner
 from rlkd.learn.rollout import Rollout, Sampler
 from rlkd.learn.samples import prepare
-from rlkd.learn.training import training_run
+from rlkd.learn.training import starter, training_run
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec, Rule
 from rlkd.policy.compute import Precision, one_thread_per_role, pick_device, takes_bfloat16
 from rlkd.policy.file import build_network
@@ -84,7 +84,7 @@ def train_ppo(
         order = torch.Generator().manual_seed(attempt + 1)
         draws = torch.Generator(where).manual_seed(attempt + 2)
         halves = make_halves(environment, agent.num_envs, np.random.default_rng([attempt, 3]))
-        sampler = Sampler(halves, environment, agent, acting, precision)
+        sampler, start = Sampler(halves, environment, agent, acting, precision), starter(halves, where, pool)
         try:
             publish(network, sampler, progress)
             rollout = sampler.collect(draws)
@@ -93,7 +93,7 @@ def train_ppo(
                 publish(network, sampler, progress)
             while not training.over():
                 started, before = time.monotonic(), (sampler.seconds, sampler.waited)
-                pending = pool.submit(sampler.collect, draws)
+                pending, begun = start(sampler.collect, draws), time.monotonic()
                 samples = prepare(network, rollout, agent, precision)
                 rate = agent.learning_rate + training.done * (agent.final_learning_rate - agent.learning_rate)
                 figures = learner.learn(samples, order, rate=rate, where=f"agent step {progress.steps:,}")
@@ -101,7 +101,7 @@ def train_ppo(
                 learnt = time.monotonic()
                 following = pending.result()
                 taken, emulators = sampler.seconds - before[0], sampler.waited - before[1]
-                seconds = training.waited.note(started, learnt, taken, emulators)
+                seconds = training.waited.note(started, begun, learnt, taken, emulators)
                 training.count(rollout.log_prob.numel(), rollout.episodes, seconds)
                 publish(network, sampler, progress)
                 training.record(figures)

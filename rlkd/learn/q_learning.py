@@ -88,14 +88,15 @@ def learn(
     beta = agent.beta + done * (1 - agent.beta)
     sums: dict[str, Tensor] = {}
     look = partial(_look, learner, agent, memory, draws, precision)
+    # A second thread costs more than it brings where passes are short; on a device, nobody waits for them.
+    looks_ahead = learner.online.policy.pixels and not learner.captures and not agent.prioritised
     with ThreadPoolExecutor(1) as pool:
         ahead: Future[tuple[Batch, Tensor]] | None = None
         for left in range(steps, 0, -1):
             batch, values = look() if ahead is None else ahead.result()
             copies = (learner.gradient_steps + 1) % agent.target_every == 0
             # What comes next is looked at meanwhile, unless it depends on this step.
-            depends = left == 1 or copies or agent.prioritised or learner.captures
-            ahead = None if depends else pool.submit(look)
+            ahead = pool.submit(look) if looks_ahead and left > 1 and not copies else None
             errors, figures = update(learner, agent, batch, values, precision, beta=beta)
             memory.update(batch.rows, errors)
             sums = {name: sums[name] + value if sums else value for name, value in figures.items()}

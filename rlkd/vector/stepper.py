@@ -110,6 +110,11 @@ class Stepper:
         self.send(actions)
         return self.receive()
 
+    @property
+    def outside(self) -> bool:
+        """Environments step in threads or processes of their own, and leave the interpreter to others meanwhile."""
+        return _is_ale(self.env) or hasattr(self.env, "step_async")
+
     def close(self) -> None:
         """Release emulators and worker processes, also in the middle of a step."""
         if self.in_flight and _is_ale(self.env):
