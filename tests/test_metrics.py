@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,8 @@ def test_what_is_not_a_number_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("resume_step", [6, 0], ids=["from a checkpoint", "before the first checkpoint"])
 def test_a_resumed_run_has_one_curve_in_both_logs(tmp_path: Path, resume_step: int) -> None:
     record(tmp_path, range(10), 1.0)
+    # TensorBoard reads files in the order of their names, which begin with a second and end with an unpadded count.
+    time.sleep(1.0)
     record(tmp_path, range(resume_step, 12), 2.0, resume_step=resume_step)
     want = [(step, 1.0 if step < resume_step else 2.0) for step in range(12)]
     assert jsonl_curve(tmp_path) == want
