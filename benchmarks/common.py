@@ -33,7 +33,7 @@ def in_its_own_process(name: str, arguments: Sequence[str]) -> Record:
 
     No setting of the caller's shell for threads reaches it: everyone there decides on its own.
     """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "MKL_"))}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "MKL_"))}
     command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
     found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     record: Record = json.loads(found.stdout.strip().splitlines()[-1])

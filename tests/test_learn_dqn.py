@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -298,17 +299,28 @@ def test_rare_draws_weigh_less_by_the_importance_weights_and_errors_are_unweight
 
 
 @pytest.mark.parametrize("switches", [{"double": False}, {"double": True}, {"quantiles": 5}, {"prioritised": True}])
-def test_looking_ahead_changes_nothing(switches: dict[str, Any]) -> None:
-    learnt = []
+def test_looking_ahead_changes_nothing(switches: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = replace(
+        recipes.load("rl/dqn", Dqn), network="nature_62k", batch=4, num_envs=2, states=80, learning_starts=20,
+        target_every=3, **switches,
+    )  # fmt: skip
+    spec, learnt = value_spec(as_recipe("pong"), agent, origin=""), []
+    draw, threads = Transitions.draw, set()
+
+    def watched(self: Transitions, batch: int, generator: np.random.Generator) -> Batch:
+        threads.add(threading.current_thread())
+        return draw(self, batch, generator)
+
+    monkeypatch.setattr(Transitions, "draw", watched)
     for ahead in (False, True):
-        learner, agent = small_learner(target_every=3, **switches)
-        memory = make_memory(value_spec(as_recipe("acrobot"), agent, origin=""), agent, CPU)
+        learner = make_learner(spec, agent, seed=0, device=CPU)
+        learner.gradient_steps = 1  # the first one of all standardises the network
+        memory = make_memory(spec, agent, CPU)
         draws, play = map(np.random.default_rng, (3, 4))
-        every = np.arange(agent.num_envs)
+        every, on = np.arange(2), np.ones(2, bool)
         for step in range(30):
-            seen, reward = play.standard_normal((len(every), 6)).astype(np.float32), play.random(len(every))
-            on = np.ones(len(every), bool)
-            memory.append(every, seen, on & (step == 0), play.integers(3, size=len(every)), reward, ~on, on)
+            seen, reward = play.integers(256, size=(2, 4, 84, 84), dtype=np.uint8), play.random(2)
+            memory.append(every, seen, on & (step == 0), play.integers(6, size=2), reward, ~on, on)
         if ahead:
             learn(learner, agent, memory, 8, draws, "float32", done=0.0)
         for _ in range(0 if ahead else 8):
@@ -319,6 +331,7 @@ def test_looking_ahead_changes_nothing(switches: dict[str, Any]) -> None:
             if learner.gradient_steps % agent.target_every == 0:
                 learner.target.load_state_dict(learner.online.state_dict())
         learnt.append([*learner.online.parameters(), *learner.target.parameters()])
+    assert len(threads) == (1 if agent.prioritised else 2)  # it did look ahead, where it may
     assert all(torch.equal(one, other) for one, other in zip(*learnt, strict=True))
 
 

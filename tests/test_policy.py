@@ -92,6 +92,21 @@ def test_critics_do_not_count_as_size(value: Any) -> None:
     assert acting_flops(network, PIXELS) == acting_flops(PolicyNetwork(plain, PIXELS, "q", 18), PIXELS)
 
 
+def test_many_pictures_are_answered_in_passes_in_order() -> None:
+    with_critic = dataclasses.replace(recipe.load("nature_62k", Network), value="shared")
+    policy = make_policy(network=with_critic, observation_shape=PIXELS, observation_dtype="uint8")
+    sizes: list[int] = []
+    policy.network.register_forward_pre_hook(lambda _, arguments: sizes.append(len(arguments[0])))
+    pictures = torch.randint(0, 256, (130, *PIXELS), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        in_passes = policy(pictures)
+    whole = policy(pictures)  # gradients are wanted of one pass
+    assert sizes == [64, 64, 2, 130]
+    torch.testing.assert_close(in_passes.flat, whole.flat)
+    torch.testing.assert_close(in_passes.value, whole.value)
+    torch.testing.assert_close(in_passes.features, whole.features)
+
+
 def test_flops_are_two_for_each_weight_that_is_used() -> None:
     mlp = PolicyNetwork(Network(encoder="mlp", hidden=(64, 32)), (4,), "q", 2)
     assert acting_flops(mlp, (4,)) == 2 * (4 * 64 + 64 * 32 + 32 * 2)

@@ -17,7 +17,7 @@ from rlkd.learn.checkpoint import Progress
 from rlkd.learn.learner import Learner
 from rlkd.learn.rollout import Sampler
 from rlkd.learn.samples import prepare
-from rlkd.policy.compute import Precision, one_thread_per_role, takes_bfloat16
+from rlkd.policy.compute import Precision, one_thread_per_role
 from rlkd.policy.file import build_network
 from rlkd.recipe import Ppo, Stream
 from rlkd.vector import make_halves, make_vec
@@ -64,8 +64,7 @@ def ours(num_envs: int, precision: Precision, *, captures: bool, seconds: float,
     network.initialise(torch.Generator().manual_seed(0), for_rl=True)
     for each in (network, acting):
         each.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out
-    if takes_bfloat16(device, precision, pixels=True):
-        acting.encoder.to(torch.bfloat16)
+    acting.cast_encoder(precision)
     learner = Learner(network, agent, precision)
     sampler = Sampler(
         make_halves(environment, num_envs, np.random.default_rng(0)), environment, agent, acting, precision

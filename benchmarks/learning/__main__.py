@@ -12,7 +12,6 @@ V-trace. CPU seconds are those of the process, start-up left out.
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 import tomllib
@@ -27,7 +26,7 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
-from benchmarks.common import Record, machine, store
+from benchmarks.common import Record, in_its_own_process, machine, store
 from rlkd import recipe as recipes
 from rlkd.evaluation import play, play_randomly
 from rlkd.learn.dqn import train_dqn
@@ -60,30 +59,9 @@ ARMS = {
     "ppo cartpole": Arm("cartpole", "rl/ppo_classic", ("frames=100000",)),
     "ppo acrobot": Arm("acrobot", "rl/ppo_classic", ("frames=200000",)),
     "ppo lunarlander": Arm("lunarlander", "rl/ppo_classic", ("frames=500000", *LANDER)),
-    "dqn cartpole": Arm(
-        "cartpole",
-        "rl/dqn_classic",
-        (
-            "double=false",
-            "frames=100000",
-        ),
-    ),
-    "dqn acrobot": Arm(
-        "acrobot",
-        "rl/dqn_classic",
-        (
-            "double=false",
-            "frames=100000",
-        ),
-    ),
-    "dqn lunarlander": Arm(
-        "lunarlander",
-        "rl/dqn_classic",
-        (
-            "double=false",
-            "frames=200000",
-        ),
-    ),
+    "dqn cartpole": Arm("cartpole", "rl/dqn_classic", ("double=false", "frames=100000")),
+    "dqn acrobot": Arm("acrobot", "rl/dqn_classic", ("double=false", "frames=100000")),
+    "dqn lunarlander": Arm("lunarlander", "rl/dqn_classic", ("double=false", "frames=200000")),
 }
 SIDES = ("rlkd", "Stable-Baselines3")
 
@@ -97,7 +75,7 @@ def main() -> int:
     chosen = parser.parse_args()
     if chosen.one:
         arm, side, seed = chosen.one
-        one(arm, side, int(seed), chosen.run)
+        print(json.dumps(one(arm, side, int(seed), chosen.run)))
         return 0
     margins = tomllib.loads((FOLDER / "thresholds.toml").read_text())
     lines = [
@@ -120,14 +98,14 @@ def trained(name: str, side: str, seed: int, run: Path) -> Record:
     """The result of one training, from its file where it is there."""
     path = run / f"{name} {side} {seed}.json"
     if not path.exists():
-        command = [sys.executable, "-m", "benchmarks.learning", "--run", str(run), "--one", name, side, str(seed)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        run.mkdir(parents=True, exist_ok=True)
+        write_json(path, in_its_own_process("learning", ["--run", str(run), "--one", name, side, str(seed)]))
     record: Record = json.loads(path.read_text())
     return record
 
 
-def one(name: str, side: str, seed: int, run: Path) -> None:
-    """Train, play, and write the result."""
+def one(name: str, side: str, seed: int, run: Path) -> Record:
+    """Train, play, and say what came of it."""
     arm = ARMS[name]
     environment = as_recipe(arm.env)
     recipe: Ppo | Dqn = (
@@ -142,9 +120,7 @@ def one(name: str, side: str, seed: int, run: Path) -> None:
         policy = theirs(environment, recipe, seed)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
     evaluation = play(policy, environment, episodes=EPISODES, rule=GREEDY).evaluation
-    result = {"scores": evaluation.scores, "seconds": seconds, "cpu_seconds": cpu_seconds}
-    run.mkdir(parents=True, exist_ok=True)
-    write_json(run / f"{name} {side} {seed}.json", result)
+    return {"scores": evaluation.scores, "seconds": seconds, "cpu_seconds": cpu_seconds}
 
 
 def ours(environment: Environment, recipe: Ppo | Dqn, seed: int, run: Path) -> Policy:

@@ -1,4 +1,5 @@
-"""DQN and what came after it: makes a policy from remembered play. While chunk k is learnt from, k + 1 is sampled.
+"""DQN and what came after it: makes a policy from remembered play. While chunk k is learnt from, a second thread
+samples k + 1, where that pays.
 
 A chunk is played with the weights of one round of learning before: a lag of exactly one, always, so a run is
 repeatable. The learner alone owns the memory: a chunk goes into it when it is whole. Each chunk earns the gradient
@@ -24,7 +25,7 @@ from rlkd.learn.q_learning import Learner, learn, make_learner, resume, save
 from rlkd.learn.training import starter, training_run
 from rlkd.learn.values import value_spec
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec
-from rlkd.policy.compute import Precision, one_thread_per_role, pick_device, takes_bfloat16
+from rlkd.policy.compute import Precision, one_thread_per_role, pick_device
 from rlkd.policy.file import build_network
 from rlkd.recipe import Dqn, Environment
 from rlkd.replay import Transitions
@@ -68,8 +69,7 @@ def train_dqn(
     spec = value_spec(environment, agent, origin=origin)
     learner = make_learner(spec, agent, seed=seed, device=where, precision=precision)
     acting = build_network(spec).to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if takes_bfloat16(where, precision, pixels=acting.pixels):
-        acting.encoder.to(torch.bfloat16)  # cast once a chunk, not in every forward pass of a few rows
+    acting.cast_encoder(precision)
     with (
         training_run(
             run, spec, agent, head=f"{agent.duelling} {agent.quantiles}", seed=seed, keep_early=keep_early

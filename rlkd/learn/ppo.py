@@ -24,7 +24,7 @@ from rlkd.learn.rollout import Rollout, Sampler
 from rlkd.learn.samples import prepare
 from rlkd.learn.training import starter, training_run
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec, Rule
-from rlkd.policy.compute import Precision, one_thread_per_role, pick_device, takes_bfloat16
+from rlkd.policy.compute import Precision, one_thread_per_role, pick_device
 from rlkd.policy.file import build_network
 from rlkd.policy.tensors import tensors_of
 from rlkd.recipe import Environment, Network, Ppo
@@ -69,8 +69,7 @@ def train_ppo(
     network.initialise(torch.Generator().manual_seed(seed), for_rl=True)
     for each in (network, acting):
         each.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out
-    if takes_bfloat16(where, precision, pixels=acting.pixels):
-        acting.encoder.to(torch.bfloat16)  # cast once a rollout, not in every forward pass of a few rows
+    acting.cast_encoder(precision)
     learner = Learner(network, agent, precision)
     with (
         training_run(run, spec, agent, seed=seed, keep_early=keep_early) as (training, tensors),

@@ -17,7 +17,7 @@ from rlkd.learn.guard import check_finite
 from rlkd.learn.values import ValueNetwork
 from rlkd.losses import huber, importance_weights, quantile_huber
 from rlkd.policy import PolicySpec
-from rlkd.policy.compute import Precision, autocast, takes_bfloat16
+from rlkd.policy.compute import Precision, autocast
 from rlkd.policy.tensors import below, tensors_of
 from rlkd.recipe import Dqn
 from rlkd.replay import Batch, Transitions
@@ -57,8 +57,7 @@ def make_learner(
     target.load_state_dict(online.state_dict())
     for network in (online, target):
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out
-    if takes_bfloat16(device, precision, pixels=target.policy.pixels):
-        target.policy.encoder.to(torch.bfloat16)  # cast once a copy, not in every forward pass
+    target.policy.cast_encoder(precision)
     learning = [weight for weight in online.parameters() if weight.requires_grad]
     optimiser = torch.optim.Adam(learning, lr=agent.learning_rate, eps=agent.adam_epsilon, fused=True)
     return Learner(online, target, optimiser, device.type == "cuda")

@@ -176,8 +176,8 @@ def starter(steppers: Sequence[Stepper], device: torch.device, pool: ThreadPoolE
     """What starts the sampling of a round: `pool.submit`, or where a second thread does not pay, something that does
     the work before it returns.
 
-    Environments that step in this interpreter and a learner on the CPU only take it from each other: on CartPole, one
-    after the other does the same in 3/4 of the time.
+    Environments that step in this interpreter and a learner on the CPU only take it from each other: one after the
+    other does the same in less time.
     """
     beside = device.type != "cpu" or all(stepper.outside for stepper in steppers)
     return pool.submit if beside else _at_once

@@ -48,10 +48,7 @@ def add_up(parameters: Sequence[Tensor], of_pieces: Sequence[Sequence[Tensor]]) 
 
 
 def rows_at_once(device: torch.device, *, pixels: bool) -> int:
-    """Observations in one forward pass without gradients: of pictures, more fall out of a core's cache.
-
-    Nature's network answers half as many again a second, in float32, in passes of 64 as in passes of 256.
-    """
+    """Observations in one forward pass without gradients: of pictures, more fall out of a core's cache."""
     return 64 if pixels and device.type == "cpu" else 4096
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rlkd.losses import NO_NOISE
+from rlkd.policy.compute import Precision, takes_bfloat16
 from rlkd.policy.encoders import behind_layers, flops, fully_connected, make_encoder, standardise
 from rlkd.policy.output import Output
 from rlkd.policy.rule import PARAMS, Kind
@@ -149,14 +150,20 @@ class PolicyNetwork(nn.Module):
         """
         standardise(self.encoder, self._scaled(observation), centred=self.pixels)
 
+    def cast_encoder(self, precision: Precision) -> None:
+        """Keep the encoder's weights in bfloat16 where its passes are: cast once, not in each of them."""
+        if takes_bfloat16(self.head.weight.device, precision, pixels=self.pixels):
+            self.encoder.to(torch.bfloat16)
+
     def _scaled(self, observation: Tensor) -> Tensor:
         if observation.dtype != torch.uint8:
             return observation
         device, dtype = observation.device.type, self.head.weight.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-        # Dividing, not multiplying by 1/255: the same bits as Stable-Baselines3.
-        return observation.to(dtype).div_(255.0).contiguous(memory_format=torch.channels_last)
+        # Bytes are put in order before they are cast: a quarter as much is moved. Dividing, not multiplying by 1/255:
+        # the same bits as Stable-Baselines3.
+        return observation.contiguous(memory_format=torch.channels_last).to(dtype).div_(255.0)
 
 
 def acting_parameters(network: PolicyNetwork) -> int:
