@@ -14,7 +14,7 @@ from rlkd.learn.chunks import ChunkSampler
 from rlkd.learn.dqn import make_memory, train_dqn
 from rlkd.learn.learner import Learner
 from rlkd.learn.ppo import policy_spec, train_ppo
-from rlkd.learn.q_learning import make_learner, update, values_behind
+from rlkd.learn.q_learning import make_learner, update
 from rlkd.learn.rollout import Rollout, Sampler
 from rlkd.learn.samples import answer_all, log_prob_and_entropy, prepare
 from rlkd.learn.values import value_spec
@@ -153,8 +153,7 @@ def test_captured_value_learning_is_that_of_the_same_lines_one_by_one(quantiles:
         learner.captures, said = captures, []
         for k in range(4):
             batch = Batch(seen[k], action[k], reward[k], seen[k + 4], discount[k], chance[k], np.arange(16))
-            values = values_behind(learner, batch, "float32")
-            errors, figures = update(learner, agent, batch, values, "float32", beta=0.4 + 0.1 * k)
+            errors, figures = update(learner, agent, batch, "float32", beta=0.4 + 0.1 * k)
             said += [errors.clone(), *figures.values()]
         learnt.append([*said, *learner.online.state_dict().values()])
     for eager, captured in zip(*learnt, strict=True):

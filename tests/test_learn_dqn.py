@@ -4,9 +4,9 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,8 +27,8 @@ from rlkd.errors import NotFiniteError, RecipeError, StorageError
 from rlkd.learn import train
 from rlkd.learn.checkpoint import FILE
 from rlkd.learn.chunks import ChunkSampler
-from rlkd.learn.dqn import make_memory, steps_earned, train_dqn
-from rlkd.learn.q_learning import Learner, learn, make_learner, targets, update, values_behind
+from rlkd.learn.dqn import steps_earned, train_dqn
+from rlkd.learn.q_learning import Learner, make_learner, targets, update
 from rlkd.learn.values import ValueNetwork, value_spec
 from rlkd.metrics import read_metrics
 from rlkd.policy import load_policy
@@ -239,7 +239,7 @@ def test_updates_are_those_of_stable_baselines3(quantiles: int, limit: float, tm
     model.replay_buffer.sample = lambda *_, **__: next(given)
     model.train(gradient_steps=4, batch_size=32)
     for batch in batches:
-        update(learner, agent, batch, values_behind(learner, batch, "float32"), "float32", beta=0.4)
+        update(learner, agent, batch, "float32", beta=0.4)
     want = ValueNetwork(value_spec(as_recipe("cartpole"), agent, origin=""), agent)
     weights_of(want, theirs, quantiles)
     for name, weight in want.named_parameters():
@@ -273,7 +273,7 @@ def test_double_lets_the_learner_pick_and_the_target_network_value(quantiles: in
     found = {}
     for double in (False, True):
         learner, agent = small_learner(double=double, quantiles=quantiles)
-        found[double] = targets(learner, agent, batch, values_behind(learner, batch, "float32"), "float32")
+        found[double] = targets(learner, agent, batch, "float32")
         online, target = learner.online(batch.following).detach(), learner.target(batch.following).detach()
         for k in range(64):
             chooser = online if double else target
@@ -286,53 +286,36 @@ def test_double_lets_the_learner_pick_and_the_target_network_value(quantiles: in
 def test_rare_draws_weigh_less_by_the_importance_weights_and_errors_are_unweighted() -> None:
     batch = small_batch(8)
     learner, agent = small_learner(prioritised=True)
-    values = values_behind(learner, batch, "float32")
-    wanted, answer = targets(learner, agent, batch, values, "float32"), learner.online(batch.observation).detach()
+    wanted, answer = targets(learner, agent, batch, "float32"), learner.online(batch.observation).detach()
     error = (wanted - answer[torch.arange(8), batch.action])[:, 0]
     weight = (batch.probability * 8) ** -0.7
     bias = learner.online.advantage.bias
-    errors, _ = update(learner, replace(agent, max_gradient_norm=None), batch, values, "float32", beta=0.7)
+    errors, _ = update(learner, replace(agent, max_gradient_norm=None), batch, "float32", beta=0.7)
     assert errors == pytest.approx(error.abs().numpy(), abs=1e-5)
     pull = [-(weight / weight.max() * error.clamp(-1, 1))[batch.action == a].sum().item() / 8 for a in range(3)]
     assert bias.grad is not None
     assert bias.grad.tolist() == pytest.approx(pull, abs=1e-5)
 
 
-@pytest.mark.parametrize("switches", [{"double": False}, {"double": True}, {"quantiles": 5}, {"prioritised": True}])
-def test_looking_ahead_changes_nothing(switches: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    agent = replace(
-        recipes.load("rl/dqn", Dqn), network="nature_62k", batch=4, num_envs=2, states=80, learning_starts=20,
-        target_every=3, **switches,
-    )  # fmt: skip
-    spec, learnt = value_spec(as_recipe("pong"), agent, origin=""), []
-    draw, threads = Transitions.draw, set()
-
-    def watched(self: Transitions, batch: int, generator: np.random.Generator) -> Batch:
-        threads.add(threading.current_thread())
-        return draw(self, batch, generator)
-
-    monkeypatch.setattr(Transitions, "draw", watched)
-    for ahead in (False, True):
-        learner = make_learner(spec, agent, seed=0, device=CPU)
-        learner.gradient_steps = 1  # the first one of all standardises the network
-        memory = make_memory(spec, agent, CPU)
-        draws, play = map(np.random.default_rng, (3, 4))
-        every, on = np.arange(2), np.ones(2, bool)
-        for step in range(30):
-            seen, reward = play.integers(256, size=(2, 4, 84, 84), dtype=np.uint8), play.random(2)
-            memory.append(every, seen, on & (step == 0), play.integers(6, size=2), reward, ~on, on)
-        if ahead:
-            learn(learner, agent, memory, 8, draws, "float32", done=0.0)
-        for _ in range(0 if ahead else 8):
-            batch = memory.draw(agent.batch, draws)
-            values = values_behind(learner, batch, "float32")
-            errors, _ = update(learner, agent, batch, values, "float32", beta=agent.beta)
-            memory.update(batch.rows, errors)
-            if learner.gradient_steps % agent.target_every == 0:
-                learner.target.load_state_dict(learner.online.state_dict())
-        learnt.append([*learner.online.parameters(), *learner.target.parameters()])
-    assert len(threads) == (1 if agent.prioritised else 2)  # it did look ahead, where it may
-    assert all(torch.equal(one, other) for one, other in zip(*learnt, strict=True))
+@pytest.mark.parametrize("switches", [{}, {"double": False}, {"quantiles": 5}, {"prioritised": True}])
+def test_a_batch_in_parts_takes_the_same_step_as_a_whole_one(switches: dict[str, Any]) -> None:
+    agent = replace(recipes.load("rl/dqn", Dqn), network="nature_62k", batch=33, **switches)
+    generator = torch.Generator().manual_seed(1)
+    seen = torch.randint(0, 256, (2, 33, 4, 84, 84), dtype=torch.uint8, generator=generator)
+    action, chance = torch.randint(6, (33,), generator=generator), torch.rand(33, generator=generator)
+    batch = Batch(seen[0], action, torch.randn(33, generator=generator), seen[1], chance, chance, np.arange(33))
+    found = []
+    for parts, passes in ((1, {33}), (2, {16, 17})):
+        learner = make_learner(value_spec(as_recipe("pong"), agent, origin=""), agent, seed=0, device=CPU)
+        learner.parts, sizes = parts, set[int]()
+        learner.online.register_forward_pre_hook(lambda _, arguments, sizes=sizes: sizes.add(len(arguments[0])))
+        with ThreadPoolExecutor(parts) as pool:
+            errors, figures = update(learner, agent, batch, "float32", beta=0.5, each=pool.map)
+        assert sizes == passes
+        gradients = [weight.grad for weight in learner.online.parameters() if weight.requires_grad]
+        found.append([errors, *figures.values(), *gradients])
+    for whole, in_parts in zip(*found, strict=True):
+        torch.testing.assert_close(whole, in_parts, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("duelling", [False, True])
@@ -550,7 +533,7 @@ def test_a_loss_that_is_no_number_stops_before_a_weight_changes(spoil: Callable[
     before = [weight.clone() for weight in learner.online.parameters()]
     spoil(batch)
     with pytest.raises(NotFiniteError, match=message):
-        update(learner, agent, batch, values_behind(learner, batch, "float32"), "float32", beta=0.4)
+        update(learner, agent, batch, "float32", beta=0.4)
     assert all(torch.equal(one, other) for one, other in zip(before, learner.online.parameters(), strict=True))
 
 

@@ -109,8 +109,8 @@ def _rlkd_dqn(variant: str, seed: int, seconds: float) -> tuple[Cells, Parts]:
         (ChunkSampler, "_act"): "acting inference",
         (Chunk, "into"): "writing the memory",
         (Transitions, "draw"): "reading the memory",
-        (q_learning, "values_behind"): "target values",
-        (q_learning, "update"): "forward and backward",
+        (q_learning, "targets"): "target values",
+        (q_learning, "gradients_of"): "forward and backward",
         (torch.optim.Adam, "step"): "optimiser",
         (torch.nn.utils, "clip_grad_norm_"): "optimiser",
     }

@@ -1,11 +1,12 @@
 """Gradient steps of value learning: a learner with its target network, and what one batch does to it."""
 
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,13 +18,25 @@ from rlkd.learn.guard import check_finite
 from rlkd.learn.values import ValueNetwork
 from rlkd.losses import huber, importance_weights, quantile_huber
 from rlkd.policy import PolicySpec
-from rlkd.policy.compute import Precision, autocast
+from rlkd.policy.compute import Precision, add_up, autocast, idle_cores
 from rlkd.policy.tensors import below, tensors_of
 from rlkd.recipe import Dqn
 from rlkd.replay import Batch, Transitions
 
 BATCH = [field.name for field in fields(Batch)]
 STANDARDISE_STATES = 256  # of the memory, that fresh units are scaled on
+SMALLEST_PART = 16  # transitions of a batch that are learnt from side by side with others
+
+
+class Answers(NamedTuple):
+    """About each transition of a batch, [B]."""
+
+    loss: Tensor
+    """Not weighted."""
+    errors: Tensor
+    """How wrong the prediction was."""
+    predicted: Tensor
+    """Value of the taken action."""
 
 
 @dataclass(slots=True)
@@ -35,11 +48,14 @@ class Learner:
     """Gives the values to bootstrap from; a copy of `online` from some gradient steps ago."""
     optimiser: torch.optim.Optimizer
     """Of `online`."""
+    parts: int
+    """Pieces of a batch that are learnt from side by side, a thread each. Sums are rounded otherwise than in one piece:
+    a seed gives the same bits with the same number of them only."""
     captures: bool
     """Whether gradient steps are replayed as a CUDA graph."""
     gradient_steps: int = 0
     """So far, over all attempts."""
-    fixed: tuple[Batch, tuple[Tensor, Tensor], Captured[tuple[Tensor, Tensor, Tensor, Tensor]]] | None = None
+    fixed: tuple[Batch, Tensor, Captured[tuple[Answers, Tensor]]] | None = None
     """What the graph reads, at addresses that stay, and the graph."""
 
     @property
@@ -60,7 +76,9 @@ def make_learner(
     target.policy.cast_encoder(precision)
     learning = [weight for weight in online.parameters() if weight.requires_grad]
     optimiser = torch.optim.Adam(learning, lr=agent.learning_rate, eps=agent.adam_epsilon, fused=True)
-    return Learner(online, target, optimiser, device.type == "cuda")
+    on_gpu, pieces = device.type == "cuda", max(1, agent.batch // SMALLEST_PART)
+    parts = min(idle_cores(1), pieces) if online.policy.pixels and not on_gpu else 1
+    return Learner(online, target, optimiser, parts, on_gpu)
 
 
 def learn(
@@ -86,20 +104,14 @@ def learn(
         learner.target.load_state_dict(learner.online.state_dict())
     beta = agent.beta + done * (1 - agent.beta)
     sums: dict[str, Tensor] = {}
-    look = partial(_look, learner, agent, memory, draws, precision)
-    # A second thread costs more than it brings where passes are short; on a device, nobody waits for them.
-    looks_ahead = learner.online.policy.pixels and not learner.captures and not agent.prioritised
-    with ThreadPoolExecutor(1) as pool:
-        ahead: Future[tuple[Batch, Tensor]] | None = None
-        for left in range(steps, 0, -1):
-            batch, values = look() if ahead is None else ahead.result()
-            copies = (learner.gradient_steps + 1) % agent.target_every == 0
-            # What comes next is looked at meanwhile, unless it depends on this step.
-            ahead = pool.submit(look) if looks_ahead and left > 1 and not copies else None
-            errors, figures = update(learner, agent, batch, values, precision, beta=beta)
+    with ThreadPoolExecutor(learner.parts) as pool:
+        each = pool.map if learner.parts > 1 else map
+        for _ in range(steps):
+            batch = memory.draw(agent.batch, draws)
+            errors, figures = update(learner, agent, batch, precision, beta=beta, each=each)
             memory.update(batch.rows, errors)
             sums = {name: sums[name] + value if sums else value for name, value in figures.items()}
-            if copies:
+            if learner.gradient_steps % agent.target_every == 0:
                 learner.target.load_state_dict(learner.online.state_dict())
     weights = {f"weight {name}": weight.detach() for name, weight in learner.online.named_parameters()}
     check_finite(sums | weights, where=f"gradient step {learner.gradient_steps:,}")
@@ -107,16 +119,14 @@ def learn(
     return means | {"train/gradient_steps": learner.gradient_steps, "train/states_in_memory": len(memory)}
 
 
-def _look(
-    learner: Learner, agent: Dqn, memory: Transitions, draws: np.random.Generator, precision: Precision
-) -> tuple[Batch, Tensor]:
-    """A batch, and the values behind it."""
-    batch = memory.draw(agent.batch, draws)
-    return batch, values_behind(learner, batch, precision)
-
-
 def update(
-    learner: Learner, agent: Dqn, batch: Batch, values: Tensor, precision: Precision, *, beta: float
+    learner: Learner,
+    agent: Dqn,
+    batch: Batch,
+    precision: Precision,
+    *,
+    beta: float,
+    each: Callable[..., Iterable[Any]] = map,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One gradient step.
 
@@ -124,9 +134,9 @@ def update(
         learner: changes.
         agent: how.
         batch: to be learnt from.
-        values: [B, A, M] `values_behind` it.
         precision: of forward passes.
         beta: power of the importance weights.
+        each: applies a function to each part of the batch: `map`, or a pool's.
 
     Returns:
         [B], how wrong each prediction was: the size of the error, or the loss where quantiles are learnt; and figures,
@@ -136,21 +146,43 @@ def update(
         NotFiniteError: loss or gradient norm, before a weight has changed; on the CPU alone.
     """
     weight = importance_weights(batch.probability, beta=beta)
-    read = _replayed if learner.captures else _read
-    loss, errors, value, norm = read(learner, agent, batch, values, weight, precision)
+    take = _replayed if learner.captures else partial(_gradient, each=each)
+    answers, norm = take(learner, agent, precision, batch, weight)
+    loss, errors, predicted = answers
     if loss.device.type == "cpu":  # a GPU would be waited for: there, the end of the chunk shows it
         check_finite({"loss": loss, "gradient norm": norm}, where=f"gradient step {learner.gradient_steps + 1:,}")
     learner.optimiser.step()
     learner.gradient_steps += 1
-    return errors, {"loss": (weight * loss).mean(), "value": value.clone(), "gradient norm": norm.clone()}
+    return errors, {"loss": (weight * loss).mean(), "value": predicted.mean(), "gradient norm": norm.clone()}
 
 
-def _read(
-    learner: Learner, agent: Dqn, batch: Batch, values: Tensor, weight: Tensor, precision: Precision
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Leave a batch's clipped gradient in the weights; its losses and errors [B], mean prediction, gradient norm."""
+def _gradient(
+    learner: Learner,
+    agent: Dqn,
+    precision: Precision,
+    batch: Batch,
+    weight: Tensor,
+    *,
+    each: Callable[..., Iterable[Any]] = map,
+) -> tuple[Answers, Tensor]:
+    """Leave a batch's clipped gradient in the weights; what was answered, and the gradient's norm before clipping."""
+    rows = [slice(*ends) for ends in pairwise(np.linspace(0, len(weight), learner.parts + 1, dtype=int))]
+    pieces = [replace(batch, **{name: getattr(batch, name)[part] for name in BATCH}) for part in rows]
+    shares = [weight[part] / len(weight) for part in rows]
+    done = each(partial(gradients_of, learner, agent, precision), pieces, shares)
+    answers, gradients = zip(*done, strict=True)
+    parameters = learner.optimiser.param_groups[0]["params"]
+    add_up(parameters, gradients)
+    norm = nn.utils.clip_grad_norm_(parameters, agent.max_gradient_norm or float("inf"), foreach=True)
+    return Answers(*(torch.cat(parts) for parts in zip(*answers, strict=True))), norm
+
+
+def gradients_of(
+    learner: Learner, agent: Dqn, precision: Precision, batch: Batch, share: Tensor
+) -> tuple[Answers, tuple[Tensor, ...]]:
+    """What a batch or a part of one answers, and what it adds to each parameter's gradient by its shares [B]."""
+    target = targets(learner, agent, batch, precision)
     action = batch.action
-    target = targets(learner, agent, batch, values, precision)
     with autocast(action.device, precision, pixels=learner.online.policy.pixels):
         answer = learner.online(batch.observation)
     predicted = answer[torch.arange(len(action), device=action.device), action]
@@ -160,45 +192,32 @@ def _read(
     else:
         error = (target - predicted).squeeze(1)
         loss, errors = huber(error), error.detach().abs()
-    learner.optimiser.zero_grad()
-    (weight * loss).mean().backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
-    limit = agent.max_gradient_norm or float("inf")
-    norm = nn.utils.clip_grad_norm_(learner.online.parameters(), limit, foreach=True)
-    return loss.detach(), errors, predicted.detach().mean(), norm
+    gradients = torch.autograd.grad((share * loss).sum(), learner.optimiser.param_groups[0]["params"])
+    return Answers(loss.detach(), errors, predicted.detach().mean(1)), gradients
 
 
 def _replayed(
-    learner: Learner, agent: Dqn, batch: Batch, values: Tensor, weight: Tensor, precision: Precision
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The same as one CUDA graph, which reads copies at fixed addresses and returns tensors of its own."""
+    learner: Learner, agent: Dqn, precision: Precision, batch: Batch, weight: Tensor
+) -> tuple[Answers, Tensor]:
+    """The same as one CUDA graph, which reads copies at fixed addresses; the next replay writes over its answers."""
     tensors: dict[str, Any] = {name: value for name in BATCH if isinstance(value := getattr(batch, name), Tensor)}
     if learner.fixed is None:
-        fixed = replace(batch, **{name: tensor.clone() for name, tensor in tensors.items()})
-        beside = values.clone(), weight.clone()
-        learner.fixed = fixed, beside, Captured(partial(_read, learner, agent, fixed, *beside, precision))
+        fixed, beside = replace(batch, **{name: tensor.clone() for name, tensor in tensors.items()}), weight.clone()
+        learner.fixed = fixed, beside, Captured(partial(_gradient, learner, agent, precision, fixed, beside))
     fixed, beside, captured = learner.fixed
-    beside[0].copy_(values)
-    beside[1].copy_(weight)
+    beside.copy_(weight)
     for name, tensor in tensors.items():
         getattr(fixed, name).copy_(tensor)
     return captured()
 
 
 @torch.no_grad()
-def values_behind(learner: Learner, batch: Batch, precision: Precision) -> Tensor:
-    """[B, A, M]: what the target network expects of each action behind a batch's steps."""
-    with autocast(batch.following.device, precision, pixels=learner.target.policy.pixels):
-        values: Tensor = learner.target(batch.following)
-    return values
-
-
-@torch.no_grad()
-def targets(learner: Learner, agent: Dqn, batch: Batch, values: Tensor, precision: Precision) -> Tensor:
+def targets(learner: Learner, agent: Dqn, batch: Batch, precision: Precision) -> Tensor:
     """[B, M]: what the value of the taken action should have been, from rewards and the values behind them."""
-    chooser, device = values, values.device
-    if agent.double:
-        with autocast(device, precision, pixels=learner.online.policy.pixels):
-            chooser = learner.online(batch.following)
+    device, pixels = batch.following.device, learner.target.policy.pixels
+    with autocast(device, precision, pixels=pixels):
+        values = learner.target(batch.following)
+        chooser = learner.online(batch.following) if agent.double else values
     best = chooser.mean(dim=2).argmax(dim=1)
     chosen = values[torch.arange(len(best), device=device), best]
     wanted: Tensor = batch.reward[:, None] + batch.discount[:, None] * chosen
