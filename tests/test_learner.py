@@ -139,7 +139,7 @@ def test_the_learner_answers_a_rollout_as_who_acted_did_also_over_its_borders(co
         samples = prepare(learner, again, agent, "float32")
         torch.testing.assert_close(samples.target.view(32, 4), target_of(rollout), rtol=1e-4, atol=1e-5)
         for rows in minibatches(samples, agent, torch.Generator().manual_seed(0)):
-            (piece,) = pieces_of(samples, rows, 1)
+            (piece,) = pieces_of(samples, agent, rows, None, 1)
             losses = piece_losses(learner, agent, "float32", piece)
             assert losses.approx_kl.item() == pytest.approx(0, abs=1e-6)
             assert losses.policy.item() == pytest.approx(-(piece.advantage * piece.weight).sum().item(), abs=1e-5)
@@ -214,9 +214,9 @@ def test_rows_that_were_not_played_weigh_nothing() -> None:
     )
     gradients = []
     for each in (samples, other):
-        (piece,) = pieces_of(each, torch.arange(128), 1)
+        (piece,) = pieces_of(each, SHORT, torch.arange(128), None, 1)
         assert piece.weight.sum().item() == pytest.approx(1)
-        gradients.append(learning.gradients_of(learner, SHORT, "float32", piece)[1])
+        gradients.append(learning.gradients_of(Learner(learner, SHORT, "float32"), piece)[1])
     for one, two in zip(*gradients, strict=True):
         torch.testing.assert_close(one, two)
 
@@ -278,8 +278,8 @@ def test_the_first_number_that_is_not_finite_stops_the_update_with_its_name(monk
 
     gradients = learning.gradients_of
 
-    def spoilt(network: PolicyNetwork, agent: Ppo, precision: Any, piece: Piece) -> tuple[Losses, Sequence[Tensor]]:
-        losses, found = gradients(network, agent, precision, piece)
+    def spoilt(learner: Learner, piece: Piece) -> tuple[Losses, Sequence[Tensor]]:
+        losses, found = gradients(learner, piece)
         return losses, [torch.full_like(found[0], torch.inf), *found[1:]]
 
     with monkeypatch.context() as patched:

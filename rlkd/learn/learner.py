@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rlkd.explore import Rnd
 from rlkd.learn.graphs import Captured, prime
 from rlkd.learn.guard import check_finite
 from rlkd.learn.samples import Piece, Samples, log_prob_and_entropy, minibatches, pieces_of
@@ -29,31 +30,45 @@ class Losses(NamedTuple):
     """Nats."""
     approx_kl: Tensor
     """Nats, from who acted to the learner."""
+    predictor: Tensor
+    """Of a bonus; 0 without one."""
 
     def total(self, agent: Ppo) -> Tensor:
-        """What is minimised."""
-        return self.policy + agent.value_coefficient * self.value - agent.entropy_coefficient * self.entropy
+        """What is minimised. The predictor shares no weight with the policy: its loss moves itself alone."""
+        policy = self.policy + agent.value_coefficient * self.value - agent.entropy_coefficient * self.entropy
+        return policy + self.predictor
 
 
 class Learner:
     """Network and optimiser, and what a machine needs to learn fast: threads on a CPU, a CUDA graph on a GPU."""
 
-    def __init__(self, network: PolicyNetwork, agent: Ppo, precision: Precision) -> None:
-        """Take a network, on its device; fresh moments."""
-        self.network, self.agent, self.precision = network, agent, precision
+    def __init__(self, network: PolicyNetwork, agent: Ppo, precision: Precision, bonus: Rnd | None = None) -> None:
+        """Take a network, and a bonus whose predictor learns beside it, on their device; fresh moments."""
+        self.network, self.agent, self.precision, self.bonus = network, agent, precision, bonus
+        self.parameters = [*network.parameters(), *(bonus.predictor.parameters() if bonus else ())]
         self.device = network.head.weight.device
         on_gpu = self.device.type == "cuda"
         rate = torch.tensor(agent.learning_rate, device=self.device) if on_gpu else agent.learning_rate
-        self.optimiser = torch.optim.Adam(network.parameters(), lr=rate, eps=1e-5, fused=True, capturable=on_gpu)
+        self.optimiser = torch.optim.Adam(
+            self.parameters, lr=rate, eps=agent.adam_epsilon, fused=True, capturable=on_gpu
+        )
         pieces = max(1, agent.minibatch // SMALLEST_PART)
         self.parts = min(idle_cores(1), pieces) if network.pixels and not on_gpu else 1
         """Pieces of a minibatch that are learnt from side by side, a thread each. Sums are rounded otherwise than in
         one piece: a seed gives the same bits with the same number of them only."""
         self.captures = on_gpu
         """Whether gradient steps are replayed as a CUDA graph."""
-        self._fixed: tuple[Samples, Tensor, Captured[tuple[Losses, Tensor]]] | None = None
+        self._fixed: tuple[Samples, Tensor, Tensor | None, Captured[tuple[Losses, Tensor]]] | None = None
 
-    def learn(self, samples: Samples, order: torch.Generator, *, rate: float, where: str) -> dict[str, float]:
+    def learn(
+        self,
+        samples: Samples,
+        order: torch.Generator,
+        *,
+        rate: float,
+        where: str,
+        keeps: torch.Generator | None = None,
+    ) -> dict[str, float]:
         """All gradient steps on one rollout.
 
         Args:
@@ -61,6 +76,7 @@ class Learner:
             order: of the minibatches; a generator on the CPU.
             rate: step size.
             where: of the run, for messages.
+            keeps: draws what a bonus learns from; a generator on the device.
 
         Returns:
             Figures of the last minibatch, by TensorBoard tag.
@@ -75,48 +91,65 @@ class Learner:
         with ThreadPoolExecutor(self.parts) as pool:
             each = pool.map if self.parts > 1 else map
             for rows in minibatches(samples, self.agent, order):
-                losses, norm = self._replayed(samples, rows) if self.captures else self._step(samples, rows, each)
+                kept = None
+                if self.bonus is not None:
+                    assert keeps is not None, "a bonus learns from what a generator draws"
+                    kept = self.bonus.keep(samples.valid[rows.flatten()], keeps)
+                if self.captures:
+                    losses, norm = self._replayed(samples, rows, kept)
+                else:
+                    losses, norm = self._step(samples, rows, kept, each)
                 if self.device.type == "cpu":  # a GPU would be waited for: there, the end of the rollout shows it
                     self._check(losses, norm, where)
         self._check(losses, norm, where)
-        weights = self.network.named_parameters()
-        check_finite({f"weight {name}": weight.detach() for name, weight in weights}, where=where)
+        check_finite({f"weight {name}": weight.detach() for name, weight in self._named()}, where=where)
         figures = {f"train/{name}": value.item() for name, value in losses._asdict().items()}
         return figures | {"train/learning_rate": rate}
 
-    def _step(self, samples: Samples, rows: Tensor, each: Callable[..., Iterable[Any]] = map) -> tuple[Losses, Tensor]:
+    def _named(self) -> list[tuple[str, nn.Parameter]]:
+        predictor = self.bonus.predictor.named_parameters(prefix="predictor") if self.bonus is not None else ()
+        return [*self.network.named_parameters(), *predictor]
+
+    def _step(
+        self, samples: Samples, rows: Tensor, kept: Tensor | None, each: Callable[..., Iterable[Any]] = map
+    ) -> tuple[Losses, Tensor]:
         """One gradient step: the minibatch's losses, and the norm of its gradient before clipping."""
-        pieces = pieces_of(samples, rows, self.parts)
-        done = each(partial(gradients_of, self.network, self.agent, self.precision), pieces)
+        pieces = pieces_of(samples, self.agent, rows, kept, self.parts)
+        done = each(partial(gradients_of, self), pieces)
         by_piece, gradients = zip(*done, strict=True)
-        parameters = list(self.network.parameters())
-        add_up(parameters, gradients)
-        norm = nn.utils.clip_grad_norm_(parameters, self.agent.max_gradient_norm, foreach=True)
+        add_up(self.parameters, gradients)
+        limit = self.agent.max_gradient_norm or float("inf")
+        norm = nn.utils.clip_grad_norm_(self.parameters, limit, foreach=True)
         self.optimiser.step()
         return Losses(*(torch.stack(values).sum(0) for values in zip(*by_piece, strict=True))), norm
 
-    def _replayed(self, samples: Samples, rows: Tensor) -> tuple[Losses, Tensor]:
+    def _replayed(self, samples: Samples, rows: Tensor, kept: Tensor | None) -> tuple[Losses, Tensor]:
         """The same as one CUDA graph, which reads the samples from copies at fixed addresses."""
         if self._fixed is None:
             tensors = {field.name: getattr(samples, field.name) for field in fields(samples)}
             copies = replace(samples, **{name: t.clone() for name, t in tensors.items() if t is not None})
-            places = rows.clone()
-            changes = [*self.network.parameters(), *prime(self.optimiser)]
-            self._fixed = copies, places, Captured(partial(self._step, copies, places), changes=changes)
-        _, places, captured = self._fixed
+            places, shares = rows.clone(), None if kept is None else kept.clone()
+            changes = [*self.parameters, *prime(self.optimiser)]
+            captured = Captured(partial(self._step, copies, places, shares), changes=changes)
+            self._fixed = copies, places, shares, captured
+        _, places, shares, captured = self._fixed
         if rows.shape != places.shape:
-            return self._step(samples, rows)  # the rest of an epoch
+            return self._step(samples, rows, kept)  # the rest of an epoch
         places.copy_(rows)
+        if shares is not None and kept is not None:
+            shares.copy_(kept)
         return captured()
 
     def _check(self, losses: Losses, norm: Tensor, where: str) -> None:
         check_finite({"loss": losses.total(self.agent)}, where=where)
         if not norm.isfinite():
-            named = self.network.named_parameters()
+            named = self._named()
             check_finite({f"gradient of {name}": p.grad for name, p in named if p.grad is not None}, where=where)
 
 
-def piece_losses(network: PolicyNetwork, agent: Ppo, precision: Precision, piece: Piece) -> Losses:
+def piece_losses(
+    network: PolicyNetwork, agent: Ppo, precision: Precision, piece: Piece, bonus: Rnd | None = None
+) -> Losses:
     """What a piece adds to each loss of its minibatch."""
     with autocast(piece.weight.device, precision, pixels=network.pixels):
         if piece.state is None:
@@ -130,20 +163,22 @@ def piece_losses(network: PolicyNetwork, agent: Ppo, precision: Precision, piece
     old, advantage, weight = piece.log_prob.flatten(), piece.advantage.flatten(), piece.weight.flatten()
     log_prob, entropy = log_prob_and_entropy(output, action)
     log_ratio = (log_prob - old).detach()
+    predictor = weight.new_zeros(())
+    if bonus is not None and piece.looked_at is not None and piece.kept is not None:
+        predictor = (bonus.errors(piece.looked_at) * piece.kept).sum()
     return Losses(
         policy=(ppo_surrogate(log_prob, old, advantage, clip=agent.clip) * weight).sum(),
         value=(0.5 * (output.value.float() - target).square().sum(-1) * weight).sum(),
         entropy=(entropy * weight).sum(),
         approx_kl=((log_ratio.exp() - 1 - log_ratio) * weight).sum(),
+        predictor=predictor,
     )
 
 
-def gradients_of(
-    network: PolicyNetwork, agent: Ppo, precision: Precision, piece: Piece
-) -> tuple[Losses, tuple[Tensor, ...]]:
+def gradients_of(learner: Learner, piece: Piece) -> tuple[Losses, tuple[Tensor, ...]]:
     """What a piece adds to the losses, and to each parameter's gradient."""
-    losses = piece_losses(network, agent, precision, piece)
-    gradients = torch.autograd.grad(losses.total(agent), list(network.parameters()), materialize_grads=True)
+    losses = piece_losses(learner.network, learner.agent, learner.precision, piece, learner.bonus)
+    gradients = torch.autograd.grad(losses.total(learner.agent), learner.parameters, materialize_grads=True)
     return Losses(*(value.detach() for value in losses)), gradients
 
 

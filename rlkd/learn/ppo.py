@@ -18,10 +18,12 @@ import numpy as np
 import torch
 
 from rlkd import recipe
+from rlkd.explore import Rnd, warm_up
 from rlkd.learn.checkpoint import Progress, restore, save_checkpoint
 from rlkd.learn.learner import Learner
-from rlkd.learn.rollout import Rollout, Sampler
+from rlkd.learn.rollout import Sampler
 from rlkd.learn.samples import prepare
+from rlkd.learn.scored import put_back, scored, state_of
 from rlkd.learn.training import starter, training_run
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec, Rule
 from rlkd.policy.compute import Precision, one_thread_per_role, pick_device
@@ -29,8 +31,6 @@ from rlkd.policy.file import build_network
 from rlkd.policy.tensors import tensors_of
 from rlkd.recipe import Environment, Network, Ppo
 from rlkd.vector import action_bounds, action_meanings, make_halves, spaces
-
-FIRST_LOOK = 512  # states by which a fresh network is standardised
 
 
 def train_ppo(
@@ -70,32 +70,41 @@ def train_ppo(
     for each in (network, acting):
         each.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out
     acting.cast_encoder(precision)
-    learner = Learner(network, agent, precision)
+    bonus = make_bonus(spec, agent, seed=seed, device=where)
+    learner = Learner(network, agent, precision, bonus)
     with (
         training_run(run, spec, agent, seed=seed, keep_early=keep_early) as (training, tensors),
         ThreadPoolExecutor(1) as pool,
     ):
         progress = training.progress
         restore(run, tensors, network, learner.optimiser)
+        if tensors:
+            put_back(bonus, tensors, run=str(run))
         if training.over():
             return training.finish(network)
         attempt = seed + 7919 * progress.rounds  # a resumed run must not replay its first streams
         order = torch.Generator().manual_seed(attempt + 1)
         draws = torch.Generator(where).manual_seed(attempt + 2)
+        keeps = torch.Generator(where).manual_seed(attempt + 4)
         halves = make_halves(environment, agent.num_envs, np.random.default_rng([attempt, 3]))
+        if bonus is not None and not tensors:
+            for steps in warm_up(bonus, halves, np.random.default_rng([seed, 5])):
+                training.bar.update(0, f"random play for the whitening: {steps:,} of {bonus.recipe.warm_up_steps:,}")
+                training.check_stop()
         sampler, start = Sampler(halves, environment, agent, acting, precision), starter(halves, where, pool)
         try:
             publish(network, sampler, progress)
             rollout = sampler.collect(draws)
-            if network.pixels and not tensors:
-                network.standardise(first_look(rollout, order))
-                publish(network, sampler, progress)
             while not training.over():
                 started, before = time.monotonic(), (sampler.seconds, sampler.waited)
                 pending, begun = start(sampler.collect, draws), time.monotonic()
-                samples = prepare(network, rollout, agent, precision)
+                at = f"agent step {progress.steps:,}"
+                looked_at, told = None, dict[str, float]()
+                if bonus is not None:
+                    rollout, looked_at, told = scored(bonus, rollout, agent.streams, where=at)
+                samples = replace(prepare(network, rollout, agent, precision), looked_at=looked_at)
                 rate = agent.learning_rate + training.done * (agent.final_learning_rate - agent.learning_rate)
-                figures = learner.learn(samples, order, rate=rate, where=f"agent step {progress.steps:,}")
+                figures = told | learner.learn(samples, order, rate=rate, where=at, keeps=keeps)
                 figures["train/lag"] = progress.rounds - rollout.version.float().mean().item()
                 learnt = time.monotonic()
                 following = pending.result()
@@ -106,7 +115,7 @@ def train_ppo(
                 training.record(figures)
                 training.keep(network, rollout.log_prob.numel())
                 if training.checkpoint_due():
-                    save_checkpoint(run, tensors_of(network, learner.optimiser), progress)
+                    save_checkpoint(run, tensors_of(network, learner.optimiser) | state_of(bonus), progress)
                     training.check_stop()
                 rollout = following
         finally:
@@ -123,10 +132,15 @@ def publish(network: PolicyNetwork, sampler: Sampler, progress: Progress) -> Non
     sampler.version = progress.rounds
 
 
-def first_look(rollout: Rollout, generator: torch.Generator) -> torch.Tensor:
-    """[B, ...]: some observations of a rollout."""
-    seen = rollout.observation.flatten(0, 1)
-    return seen[torch.randint(len(seen), (FIRST_LOOK,), generator=generator).to(seen.device)]
+def make_bonus(spec: PolicySpec, agent: Ppo, *, seed: int, device: torch.device) -> Rnd | None:
+    """The bonus that the recipe wants, with weights from a seed, on a device; None where it wants none."""
+    if agent.bonus is None:
+        return None
+    assert spec.environment is not None
+    view = spec.environment.views.get("pixels")
+    bonus = Rnd(agent.bonus, view, spec.observation_shape, num_envs=agent.num_envs, rollout_steps=agent.rollout_steps)
+    bonus.initialise(torch.Generator().manual_seed(seed + 6))
+    return bonus.to(device)
 
 
 def policy_spec(environment: Environment, agent: Ppo, *, origin: str) -> PolicySpec:

@@ -24,7 +24,6 @@ from rlkd.recipe import Dqn
 from rlkd.replay import Batch, Transitions
 
 BATCH = [field.name for field in fields(Batch)]
-STANDARDISE_STATES = 256  # of the memory, that fresh units are scaled on
 SMALLEST_PART = 16  # transitions of a batch that are learnt from side by side with others
 
 
@@ -98,10 +97,6 @@ def learn(
     """
     if not steps:
         return {}
-    if learner.gradient_steps == 0 and learner.online.policy.pixels:
-        seen = memory.draw(STANDARDISE_STATES, draws).observation
-        learner.online.policy.standardise(seen)
-        learner.target.load_state_dict(learner.online.state_dict())
     beta = agent.beta + done * (1 - agent.beta)
     sums: dict[str, Tensor] = {}
     with ThreadPoolExecutor(learner.parts) as pool:

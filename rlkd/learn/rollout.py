@@ -46,6 +46,8 @@ class Rollout:
     """[T, N, K], what each stream learns from; 0 where not valid."""
     terminated: Tensor
     """[T, N] bool, nothing follows to bootstrap from."""
+    ended: Tensor
+    """[T, N] bool, the episode is over, in the game itself or by a limit."""
     valid: Tensor
     """[T, N] bool, rows that were really played and may be learnt from."""
     version: Tensor
@@ -140,7 +142,7 @@ class Sampler:
         for half in self.halves:
             rollout.episodes.extend(half.stepper.finished)
             half.stepper.finished.clear()
-        names = ("first", "reward", "terminated", "valid")
+        names = ("first", "reward", "terminated", "ended", "valid")
         rollout = replace(rollout, **{name: getattr(rollout, name).to(self.device) for name in names})
         if self.stream is not None:
             self.stream.synchronize()  # the learner's stream reads what this one wrote
@@ -166,6 +168,7 @@ class Sampler:
             value=torch.empty(T + 1, N, K, device=device),
             reward=torch.empty(T, N, K),
             terminated=torch.empty(T, N, dtype=torch.bool),
+            ended=torch.empty(T, N, dtype=torch.bool),
             valid=torch.empty(T, N, dtype=torch.bool),
             version=torch.full((T, N), self.version),
             episodes=[],
@@ -216,6 +219,7 @@ class Sampler:
         rollout.reward[t, rows] = stream_rewards(step.reward, self.agent.streams)
         ends = step.terminated | step.life_lost if self.ends_with_life else step.terminated
         rollout.terminated[t, rows] = torch.from_numpy(ends)
+        rollout.ended[t, rows] = torch.from_numpy(step.ended)
         rollout.valid[t, rows] = torch.from_numpy(step.valid)
         for row in np.flatnonzero(step.broken) + rows.start:
             begun = torch.nonzero(rollout.first[: t + 1, row]).flatten()
@@ -225,8 +229,9 @@ class Sampler:
 
 
 def stream_rewards(reward: np.ndarray, streams: Sequence[Stream]) -> Tensor:
-    """[n, K] float32: what each stream learns from raw rewards [n]."""
-    columns = [np.sign(reward) if stream.sign else reward for stream in streams]
+    """[n, K] float32: what each stream learns from raw rewards [n]; nothing yet of a bonus."""
+    game = [np.sign(reward) if stream.sign else reward for stream in streams]
+    columns = [column * (stream.reward == "game") for column, stream in zip(game, streams, strict=True)]
     return torch.from_numpy(np.stack(columns, axis=-1).astype(np.float32))
 
 

@@ -35,6 +35,8 @@ class Samples:
     """[R, K], of the critic."""
     valid: Tensor
     """[R] bool."""
+    looked_at: Tensor | None = None
+    """[R, ...], what a bonus learns from; None without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,10 @@ class Piece:
     """[..., K], of the critic."""
     weight: Tensor
     """Share in the minibatch; 0 where not valid."""
+    looked_at: Tensor | None
+    """[B', ...] of rows that a bonus learns from; None without one."""
+    kept: Tensor | None
+    """[B'], their shares in the minibatch."""
 
 
 def prepare(network: PolicyNetwork, rollout: Rollout, agent: Ppo, precision: Precision) -> Samples:
@@ -117,26 +123,43 @@ def minibatches(samples: Samples, agent: Ppo, order: torch.Generator) -> Iterato
     Rows that are not valid come along with a weight of 0, so that all minibatches have one size, whatever was played;
     a rest of less than half of it is left out.
     """
-    T, N = agent.rollout_steps, len(samples.valid) // agent.rollout_steps
-    sequence = N * torch.arange(T) if samples.state is not None else None
-    size = agent.minibatch if sequence is None else max(1, agent.minibatch // T)
-    total = T * N if sequence is None else N
+    T, N, device = agent.rollout_steps, len(samples.valid) // agent.rollout_steps, samples.valid.device
+    remembers, shuffled = samples.state is not None, agent.minibatches == "shuffled"
+    whole = remembers or not shuffled
+    steps = N * torch.arange(T if whole else 1, device=device)
+    size, total = (max(1, agent.minibatch // T), N) if whole else (agent.minibatch, T * N)
     for _ in range(agent.epochs):
-        places = torch.randperm(total, generator=order)
-        shuffled = (places if sequence is None else places[:, None] + sequence).to(samples.valid.device)
-        for rows in torch.split(shuffled, size):
-            if 2 * len(rows) >= min(size, total):
-                yield rows
+        places = torch.randperm(total, generator=order) if shuffled else torch.arange(total)
+        for part in torch.split(places.to(device), size):
+            if 2 * len(part) >= min(size, total):
+                rows = part[:, None] + steps
+                yield rows if remembers else rows.flatten()
 
 
-def pieces_of(samples: Samples, rows: Tensor, parts: int) -> list[Piece]:
-    """A minibatch in so many pieces, its advantages normalised as a whole."""
+def pieces_of(samples: Samples, agent: Ppo, rows: Tensor, kept: Tensor | None, parts: int) -> list[Piece]:
+    """A minibatch in so many pieces, its advantages normalised as a whole.
+
+    Args:
+        samples: of the rollout.
+        agent: how to learn.
+        rows: of the minibatch, [B] or [B, T].
+        kept: [rows.numel()], shares in what a bonus learns from; None without one.
+        parts: how many pieces.
+    """
     valid = samples.valid[rows]
-    advantage = normalised(samples.advantage[rows], valid)
+    advantage = samples.advantage[rows]
+    if agent.normalise_advantages:
+        advantage = normalised(advantage, valid)
     weight = valid / valid.sum().clamp(min=1)
+    looked_at: list[tuple[Tensor | None, Tensor | None]] = [(None, None)] * parts
+    if samples.looked_at is not None and kept is not None:
+        # A graph needs the same shapes in each replay: there, rows without a share are looked at as well.
+        where = kept.nonzero().flatten() if kept.device.type == "cpu" else torch.arange(len(kept), device=kept.device)
+        chosen = samples.looked_at.index_select(0, rows.flatten()[where])
+        looked_at = list(zip(chosen.tensor_split(parts), kept[where].tensor_split(parts), strict=True))
     split = (tensor.chunk(parts) for tensor in (rows, advantage, weight))
     pieces = []
-    for places, normal, share in zip(*split, strict=True):
+    for places, normal, share, (seen, shares) in zip(*split, looked_at, strict=True):
         flat = samples.observation.index_select(0, places.flatten())
         pieces.append(
             Piece(
@@ -148,6 +171,8 @@ def pieces_of(samples: Samples, rows: Tensor, parts: int) -> list[Piece]:
                 advantage=normal,
                 target=samples.target[places],
                 weight=share,
+                looked_at=seen,
+                kept=shares,
             )
         )
     return pieces

@@ -1,5 +1,6 @@
 """Recipes: TOML files under `agents/` and `envs/` as frozen, checked, hashable values."""
 
+from rlkd.recipe.bonus import Bonus
 from rlkd.recipe.distill import Distill, Generations, Source, Term
 from rlkd.recipe.environment import EVALUATION_SEEDS, Emulator, Environment, Protocol, View
 from rlkd.recipe.find import Recipe, Shipped, data_root, dump, load, load_any, resolve, resolve_anywhere, shipped
@@ -11,6 +12,7 @@ from rlkd.recipe.scale import Scale, network_label, scaled, split_scale
 
 __all__ = [
     "EVALUATION_SEEDS",
+    "Bonus",
     "Distill",
     "Dqn",
     "Emulator",

@@ -6,6 +6,7 @@ A recipe says what is learnt, never how a machine does it: devices, threads and 
 from dataclasses import dataclass, field
 from typing import Literal
 
+from rlkd.recipe.bonus import Bonus
 from rlkd.recipe.read import require
 
 
@@ -18,7 +19,9 @@ class Stream:
     """
 
     name: str = "game"
-    """What curves call it; the reward is the environment's."""
+    """What curves call it."""
+    reward: Literal["game", "bonus"] = "game"
+    """The environment's reward, or what `[bonus]` gives for new states."""
     sign: bool = False
     """Learn from the sign of the reward; scores stay raw."""
     discount: float = 0.99
@@ -57,14 +60,23 @@ class Ppo:
     """Adam step size at the end; linear in between."""
     streams: tuple[Stream, ...] = (Stream(),)
     """Rewards that are learnt from; each has a value head."""
+    bonus: Bonus | None = None
+    """Where the reward of a stream with `reward = "bonus"` comes from."""
     clip: float = 0.2
     """Half width of the trust interval of the probability ratio."""
     entropy_coefficient: float = 0.01
     """Weight of the policy's entropy, in nats."""
     value_coefficient: float = 0.5
     """Weight of the squared value error."""
-    max_gradient_norm: float = 0.5
-    """Global gradient norm after clipping."""
+    max_gradient_norm: float | None = None
+    """Global gradient norm after clipping, over policy, critic and a bonus's predictor; unset: gradients stay as they
+    are."""
+    adam_epsilon: float = 1e-5
+    """Adam's epsilon, in the unit of a gradient."""
+    normalise_advantages: bool = True
+    """Give the advantages of each minibatch mean 0 and deviation 1."""
+    minibatches: Literal["shuffled", "environments"] = "shuffled"
+    """Steps at random, new ones in each epoch; or whole environments, always the same ones."""
     vtrace: bool = True
     """Weigh rollouts that lag behind the weights as V-trace does (Espeholt et al. 2018, arXiv:1802.01561): one more
     forward pass a rollout."""
@@ -77,6 +89,12 @@ class Ppo:
         names = [stream.name for stream in self.streams]
         require(len(names) > 0, "at least one [[streams]] is needed")
         require(len(set(names)) == len(names), f"streams need names of their own, got {names}")
+        wanting = sum(stream.reward == "bonus" for stream in self.streams)
+        require(
+            wanting == (self.bonus is not None),
+            "[bonus] and one of [[streams]] with reward = 'bonus' belong together; "
+            f"{'there is a' if self.bonus else 'no'} [bonus], and {wanting} such streams",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,283 @@
+"""Tests of a bonus inside PPO: what is rewarded when, by which statistics, and that nothing of it is lost."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from rlkd import recipe as recipes
+from rlkd.errors import NotFiniteError, RecipeError, Stopped, StorageError
+from rlkd.explore import Rnd
+from rlkd.learn.checkpoint import FILE
+from rlkd.learn.learner import Learner
+from rlkd.learn.ppo import make_bonus, policy_spec, train_ppo
+from rlkd.learn.rollout import Rollout, Sampler
+from rlkd.learn.samples import prepare
+from rlkd.learn.scored import put_back, scored, state_of
+from rlkd.learn.training import Training
+from rlkd.losses import generalised_advantages
+from rlkd.policy.file import build_network
+from rlkd.recipe import Bonus, Ppo, Stream
+from rlkd.vector import Stepper, as_recipe, make_vec
+from tests import reference_explore
+
+T, N = 5, 3
+SMALL = Bonus(features=16, predictor_widths=(24, 20), widths=(12,), warm_up_steps=40)
+AGENT = replace(
+    recipes.load("rl/ppo_classic", Ppo),
+    network="mlp_16",
+    num_envs=N,
+    rollout_steps=T,
+    epochs=2,
+    minibatch=8,
+    frames=T * N * 12,
+    streams=(Stream(coefficient=2.0, discount=0.9), Stream(name="new", reward="bonus", episodic=False, discount=0.8)),
+    bonus=SMALL,
+)
+LENGTHS = (3, 4, 2, 6, 1, 5, 3)
+
+
+class Walk(gymnasium.Env[np.ndarray, np.int64]):
+    """Episodes of known lengths, whatever is done; all begin alike, and each place after that is seen once."""
+
+    observation_space = gymnasium.spaces.Box(0, 100, (6,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, cut: bool = False, render_mode: str | None = None) -> None:
+        self.cut, self.lengths = cut, itertools.cycle(LENGTHS)
+        self.length = self.place = self.total = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self.lengths, self.total = itertools.cycle(LENGTHS), 0
+        self.length, self.place = next(self.lengths), 0
+        return self.seen(), {}
+
+    def step(self, action: np.int64) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.place += 1
+        self.total += 1
+        over = self.place == self.length
+        return self.seen(), 0.5 * self.place, over and not self.cut, over and self.cut, {}
+
+    def seen(self) -> np.ndarray:
+        return np.array([self.place, self.total * (self.place > 0), 1, 2, 3, self.place**2], np.float32) / 10
+
+
+for _cut in (False, True):
+    _walk: Any = Walk
+    gymnasium.register(f"RlkdWalk{'Cut' if _cut else ''}-v0", _walk, kwargs={"cut": _cut}, disable_env_checker=True)
+
+
+def lived(cut: bool) -> Iterator[tuple[np.ndarray, np.ndarray, float, bool]]:
+    """Observation acted on, observation rewarded, reward, over: as a source gives them that resets within a step."""
+    env = Walk(cut)
+    env.reset(seed=0)
+    seen, _ = env.reset()  # as who steps it does
+    while True:
+        following, reward, terminated, truncated, _ = env.step(np.int64(0))
+        over = terminated or truncated
+        if over:
+            following, _ = env.reset()
+        yield seen, following, reward, over
+        seen = following
+
+
+def rollouts(env: str, count: int) -> list[Rollout]:
+    environment = as_recipe(env)
+    acting = build_network(policy_spec(environment, AGENT, origin=""))
+    acting.initialise(torch.Generator().manual_seed(0), for_rl=True)
+    halves = [Stepper(make_vec(environment, size, seed)) for size, seed in ((2, 0), (1, 2))]
+    sampler, draws = Sampler(halves, environment, AGENT, acting, "float32"), torch.Generator().manual_seed(0)
+    found = [sampler.collect(draws) for _ in range(count)]
+    sampler.close()
+    return found
+
+
+def made_bonus(env: str = "RlkdWalk-v0", agent: Ppo = AGENT) -> Rnd:
+    bonus = make_bonus(policy_spec(as_recipe(env), agent, origin=""), agent, seed=0, device=torch.device("cpu"))
+    assert bonus is not None
+    return bonus
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_batches_are_those_of_a_source_that_resets_within_a_step(cut: bool) -> None:
+    name = f"RlkdWalk{'Cut' if cut else ''}-v0"
+    bonus, found = made_bonus(name), rollouts(name, 6)
+    rows: list[list[tuple[Tensor, Tensor, float, bool]]] = [[] for _ in range(N)]
+    for rollout in found:
+        arrived = bonus.arrivals(rollout.observation, rollout.first, rollout.ended)
+        for t, n in rollout.valid.nonzero().tolist():
+            step = (rollout.observation[t, n], arrived[t, n], rollout.reward[t, n, 0].item(), bool(rollout.ended[t, n]))
+            rows[n].append(step)
+    assert any(
+        (rollout.ended & rollout.valid)[-1].any() for rollout in found
+    )  # also where the next episode had not begun
+    for row in rows:
+        for (seen, rewarded, reward, over), (want_seen, want_rewarded, want_reward, want_over) in zip(
+            row, lived(cut), strict=False
+        ):
+            assert seen.tolist() == want_seen.tolist()
+            assert rewarded.tolist() == want_rewarded.tolist()
+            assert over == want_over
+            assert reward == pytest.approx(want_reward)
+
+
+def test_old_statistics_give_the_bonus_and_new_ones_teach_the_predictor() -> None:
+    bonus, seen, sums, before = made_bonus(), np.zeros((0, 6)), list[float](), [0.0] * N
+    target, predictor = ({k: v.numpy() for k, v in net.state_dict().items()} for net in (bonus.target, bonus.predictor))
+    layers = (("0", 0.2), ("2", 1.0)), (("0", 0.2), ("2", 0.0), ("4", 0.0), ("6", 1.0))
+
+    def errors(observations: np.ndarray, statistics: np.ndarray) -> np.ndarray:
+        whites = [reference_explore.whitened(each, statistics, 5.0) for each in observations]
+        return np.array(
+            [
+                reference_explore.error(
+                    *(
+                        reference_explore.answer(net, white, of)
+                        for net, of in zip((target, predictor), layers, strict=True)
+                    )
+                )
+                for white in whites
+            ]
+        )
+
+    for rollout in rollouts("RlkdWalk-v0", 3):
+        valid = rollout.valid.numpy()
+        arrived = bonus.arrivals(rollout.observation, rollout.first, rollout.ended).flatten(0, 1).numpy()
+        got, looked_at, figures = scored(bonus, rollout, AGENT.streams, where="here")
+        raw = errors(arrived, seen).reshape(T, N)
+        assert figures["bonus/raw"] == pytest.approx(raw[valid].mean(), rel=1e-4)
+        found = reference_explore.filtered(raw, valid, before, 0.99)
+        before = [each[-1] if each else last for each, last in zip(found, before, strict=True)]
+        sums += [value for each in found for value in each]
+        _, variance, _ = reference_explore.moments(np.array(sums))
+        want = np.where(valid, raw / np.sqrt(variance), 0)
+        np.testing.assert_allclose(got.reward[..., 1].numpy(), want, rtol=1e-4)
+        assert torch.equal(got.reward[..., 0], rollout.reward[..., 0])
+        assert not rollout.reward[..., 1].any()
+        seen = np.concatenate([seen, rollout.observation[:-1].numpy()[valid]])
+        np.testing.assert_allclose(bonus.seen.mean.numpy(), reference_explore.moments(seen)[0], rtol=1e-9)
+        # What the predictor learns from is whitened anew.
+        np.testing.assert_allclose(bonus.errors(looked_at).detach().numpy(), errors(arrived, seen), rtol=1e-4)
+
+
+def test_the_bonus_runs_on_over_ends_of_episodes_and_the_game_does_not() -> None:
+    bonus, rollout = made_bonus(), rollouts("RlkdWalk-v0", 1)[0]
+    rollout, _, _ = scored(bonus, rollout, AGENT.streams, where="here")
+    for k, stream in enumerate(AGENT.streams):
+        advantages = []
+        for terminated in (rollout.terminated, ~rollout.terminated):
+            advantage, _ = generalised_advantages(
+                rollout.reward[..., k], rollout.value[..., k], terminated, rollout.valid,
+                discount=stream.discount, gae_lambda=stream.gae_lambda, episodic=stream.episodic,
+            )  # fmt: skip
+            advantages.append(advantage)
+        assert torch.equal(*advantages) == (stream.reward == "bonus")
+
+
+def test_the_policy_is_not_moved_by_the_predictors_loss_nor_the_predictor_by_the_policys() -> None:
+    network = build_network(policy_spec(as_recipe("RlkdWalk-v0"), AGENT, origin=""))
+    network.initialise(torch.Generator().manual_seed(0), for_rl=True)
+    rollout = rollouts("RlkdWalk-v0", 1)[0]
+    gradients = []
+    for doubled in (False, True):
+        bonus = made_bonus()
+        learner = Learner(network, replace(AGENT, max_gradient_norm=None), "float32", bonus)
+        told, looked_at, _ = scored(bonus, rollout, AGENT.streams, where="here")
+        samples = replace(prepare(network, told, AGENT, "float32"), looked_at=looked_at)
+        rows = torch.arange(T * N)
+        kept = bonus.keep(samples.valid, torch.Generator().manual_seed(0))
+        before = [p.detach().clone() for p in learner.parameters]
+        learner._step(samples, rows, 2 * kept if doubled else kept)
+        gradients.append([p.grad for p in learner.parameters if p.grad is not None])
+        with torch.no_grad():
+            for parameter, value in zip(learner.parameters, before, strict=True):
+                parameter.copy_(value)
+    of_policy = len(list(network.parameters()))
+    for place, (once, twice) in enumerate(zip(*gradients, strict=True)):
+        torch.testing.assert_close(twice, once if place < of_policy else 2 * once)
+        assert once.any()
+
+
+def test_a_run_with_a_bonus_goes_on_with_all_that_it_remembered_and_repeats_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(training: Training) -> None:
+        if training.progress.rounds == 5:
+            raise Stopped("here")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Training, "checkpoint_due", lambda self: self.progress.rounds == 5)
+        patched.setattr(Training, "check_stop", stopped)
+        with pytest.raises(Stopped):
+            train_ppo(as_recipe("cartpole"), AGENT, run=tmp_path / "one", seed=0)
+    saved = (tmp_path / "one" / FILE).read_bytes()
+    tensors = safetensors.torch.load(saved)
+    fresh = state_of(made_bonus("cartpole"))
+    for name, tensor in fresh.items():
+        assert torch.equal(tensors[name], tensor) == name.startswith("bonus.target"), name
+    again = []
+    for folder in ("one", "two"):
+        run = tmp_path / folder
+        run.mkdir(exist_ok=True)
+        (run / FILE).write_bytes(saved)
+        train_ppo(as_recipe("cartpole"), AGENT, run=run, seed=0)
+        again.append(safetensors.torch.load((run / FILE).read_bytes()))
+    assert again[0].keys() == again[1].keys()
+    assert all(torch.equal(tensor, again[1][name]) for name, tensor in again[0].items())
+    assert again[0]["bonus.seen.count"] > tensors["bonus.seen.count"]
+
+
+def test_a_checkpoint_that_lacks_any_part_of_a_bonus_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    whole = state_of(made_bonus())
+    put_back(made_bonus(), whole, run="here")
+    for name in whole:
+        with pytest.raises(StorageError, match="here: its checkpoint does not fit this bonus"):
+            put_back(made_bonus(), {k: v for k, v in whole.items() if k != name}, run="here")
+    with pytest.raises(StorageError, match="here holds a run without a bonus"):
+        put_back(made_bonus(), {}, run="here")
+    with pytest.raises(StorageError, match="here holds a run with a bonus"):
+        put_back(None, whole, run="here")
+
+
+def test_a_bonus_that_is_no_number_stops_the_run_with_its_name() -> None:
+    bonus, rollout = made_bonus(), rollouts("RlkdWalk-v0", 1)[0]
+    with torch.no_grad():
+        next(bonus.predictor.parameters()).fill_(torch.nan)
+    with pytest.raises(NotFiniteError, match="^bonus is not finite at agent step 7"):
+        scored(bonus, rollout, AGENT.streams, where="agent step 7")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bonus": None}, r"no \[bonus\], and 1 such streams"),
+        ({"streams": (Stream(),)}, r"there is a \[bonus\], and 0 such streams"),
+        ({"bonus": replace(SMALL, clip=1.0), "streams": ()}, "at least one"),
+    ],
+)
+def test_a_bonus_and_its_stream_belong_together(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        replace(AGENT, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"features": 0}, {"clip": 0.0}, {"warm_up_steps": -1}, {"filter_discount": 1.0}, {"keep_environments": 0},
+     {"channels": ()}],
+)  # fmt: skip
+def test_a_bonus_that_makes_no_sense_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError):
+        replace(SMALL, **changes)
