@@ -15,7 +15,7 @@ from rlkd.policy import PolicyNetwork, Rule, decide
 from rlkd.policy.compute import Precision, autocast
 from rlkd.recipe import Dqn, Environment
 from rlkd.replay import Transitions
-from rlkd.vector import Stepper
+from rlkd.vector import Stepper, ends_for_learner
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class ChunkSampler:
             raise ValueError("value learning needs environments that reset in a step of their own")
         self.agent, self.network, self.generator, self.precision = agent, network, generator, precision
         self.device = network.head.weight.device
-        self.ends_with_life = environment.ends_with_life
+        self.environment = environment
         self.steps, self.total = steps, total
         self.halves, start = [], 0
         for stepper in steppers:
@@ -177,7 +177,7 @@ class ChunkSampler:
         if half.action is None or half.seen is None:
             raise ValueError("no step is in flight")
         reward = np.sign(step.reward) if self.agent.sign else step.reward
-        terminated = step.terminated | step.life_lost if self.ends_with_life else step.terminated
+        terminated = ends_for_learner(self.environment, step)
         moves = Moves(
             half.envs,
             half.seen,

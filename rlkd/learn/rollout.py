@@ -23,7 +23,7 @@ from rlkd.losses import gaussian_log_prob
 from rlkd.policy import Output, PolicyNetwork
 from rlkd.policy.compute import Precision, autocast
 from rlkd.recipe import Environment, Ppo, Stream, View
-from rlkd.vector import Stepper
+from rlkd.vector import Stepper, ends_for_learner
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Sampler:
         """
         self.agent, self.network, self.precision = agent, network, precision
         self.device = network.head.weight.device
-        self.ends_with_life = environment.ends_with_life
+        self.environment = environment
         self.halves: list[_Half] = []
         self.num_envs = 0
         for stepper in steppers:
@@ -217,7 +217,7 @@ class Sampler:
         rows = half.rows
         check_finite({"reward": step.reward, "observation": step.observation}, where=f"step {t} of a rollout")
         rollout.reward[t, rows] = stream_rewards(step.reward, self.agent.streams)
-        ends = step.terminated | step.life_lost if self.ends_with_life else step.terminated
+        ends = ends_for_learner(self.environment, step)
         rollout.terminated[t, rows] = torch.from_numpy(ends)
         rollout.ended[t, rows] = torch.from_numpy(step.ended)
         rollout.valid[t, rows] = torch.from_numpy(step.valid)

@@ -149,6 +149,8 @@ class _Watch(BaseCallback):
 
 def learning_game(environment: Environment) -> gymnasium.Env[Any, Any]:
     """One environment as Stable-Baselines3 learns from it; what it logs are raw scores of whole games."""
+    if environment.at_frame_cap is not None:
+        raise RecipeError(f"at_frame_cap = '{environment.at_frame_cap}' is for our own learners; take an rl/ recipe")
     game: gymnasium.Env[Any, Any] = Monitor(make(environment))
     if environment.emulator is None:
         return game

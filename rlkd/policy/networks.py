@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rlkd.losses import NO_NOISE
 from rlkd.policy.compute import Precision, takes_bfloat16
-from rlkd.policy.encoders import behind_layers, flops, fully_connected, make_encoder, standardise
+from rlkd.policy.encoders import ACTIVATIONS, behind_layers, flops, fully_connected, make_encoder, standardise
 from rlkd.policy.output import Output
 from rlkd.policy.rule import PARAMS, Kind
 from rlkd.recipe import Network
@@ -39,6 +39,8 @@ class PolicyNetwork(nn.Module):
         self.core = CORES[recipe.core](width, recipe.core_width) if recipe.core != "none" else None
         width = recipe.core_width if self.core is not None else width
         self.core_layers, width = fully_connected(recipe.core_hidden or (), width, behind_layers(recipe))
+        self.branch = _branch(width, recipe) if recipe.branches else None
+        self.critic_branch: nn.Module | None = None
         state_independent = kind == "gaussian"  # as in PPO implementations: one log_std per action dimension
         outputs = actions if state_independent else actions * len(PARAMS[kind])
         self.head = nn.Linear(width, outputs)
@@ -48,6 +50,7 @@ class PolicyNetwork(nn.Module):
         self.critic: nn.Linear | None = None
         if recipe.value == "shared":
             self.critic = nn.Linear(width, recipe.value_heads or 1)
+            self.critic_branch = _branch(width, recipe) if recipe.branches else None
         elif recipe.value == "separate":
             self.critic_encoder, critic_width = make_encoder(recipe, observation_shape)
             self.critic = nn.Linear(critic_width, recipe.value_heads or 1)
@@ -102,9 +105,13 @@ class PolicyNetwork(nn.Module):
         seen = features if self.critic_encoder is None else self.critic_encoder(x)
         # Answers in full precision: gaps between Q-values are finer than bfloat16 is.
         with torch.autocast(x.device.type, enabled=False):
-            features = features.to(self.head.weight.dtype)
+            features, seen = features.to(self.head.weight.dtype), seen.to(self.head.weight.dtype)
+            if self.critic_branch is not None:
+                seen = seen + self.critic_branch(seen)
+            if self.branch is not None:
+                features = features + self.branch(features)
             raw = self.head(features)
-            value = None if self.critic is None else self.critic(seen.to(features.dtype))
+            value = None if self.critic is None else self.critic(seen)
         if self.log_std is not None:
             params = {"mean": raw, "log_std": self.log_std.expand_as(raw)}
         else:
@@ -120,7 +127,8 @@ class PolicyNetwork(nn.Module):
         """Draw all weights from `generator`.
 
         Orthogonal with gain sqrt(2) and zero biases; for policy-gradient learning the head starts at gain 0.01,
-        so that the first policy is uniform, and the critic at gain 1 (Huang et al. 2022, 37 details of PPO).
+        so that the first policy is uniform, and the critic at gain 1 (Huang et al. 2022, 37 details of PPO). Behind
+        residual branches, which start at gain 0.1, the critic's is 0.01 (Burda et al. 2018, arXiv:1810.12894, code).
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -132,8 +140,11 @@ class PolicyNetwork(nn.Module):
                 nn.init.zeros_(module.bias_ih)
                 nn.init.zeros_(module.bias_hh)
         nn.init.orthogonal_(self.head.weight, 0.01 if for_rl else 1.0, generator=generator)
+        for branch in (self.branch, self.critic_branch):
+            if isinstance(branch, nn.Sequential) and isinstance(branch[0], nn.Linear):
+                nn.init.orthogonal_(branch[0].weight, 0.1, generator=generator)
         if self.critic is not None:
-            nn.init.orthogonal_(self.critic.weight, 1.0, generator=generator)
+            nn.init.orthogonal_(self.critic.weight, 1.0 if self.branch is None else 0.01, generator=generator)
 
     def standardise(self, observation: Tensor) -> None:
         """Scale and shift the encoder's fresh units so that each answers with mean 0 and deviation 1 to some states.
@@ -166,6 +177,10 @@ class PolicyNetwork(nn.Module):
         return observation.contiguous(memory_format=torch.channels_last).to(dtype).div_(255.0)
 
 
+def _branch(width: int, recipe: Network) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, width), ACTIVATIONS[behind_layers(recipe)]())
+
+
 def acting_parameters(network: PolicyNetwork) -> int:
     """Numbers on the path from observation to action; critics do not count."""
     return sum(p.numel() for name, p in network.named_parameters() if not name.startswith("critic"))
@@ -177,4 +192,6 @@ def acting_flops(network: PolicyNetwork, observation_shape: Sequence[int]) -> in
     if network.core is not None:
         total += 2 * (network.core.weight_ih.numel() + network.core.weight_hh.numel())
         total += flops(network.core_layers, (network.core.hidden_size,))[0]
+    if network.branch is not None:
+        total += flops(network.branch, (network.head.in_features,))[0]
     return total + 2 * network.head.weight.numel()

@@ -128,6 +128,13 @@ class Environment:
     object, colour and state of each cell in view. `time` appends to a vector the share of `frame_cap` that is left,
     from 1 to 0, as the RL Zoo's TimeFeatureWrapper does. Unset: the observation as it is."""
 
+    layout_seed: int | None = None
+    """gymnasium only: every episode begins from this seed, so that a drawn layout is always the same one. Unset: each
+    episode has its own."""
+    at_frame_cap: Literal["terminates"] | None = None
+    """What the end by `frame_cap` is for who learns: `terminates`, an end like the game's own, as in Burda et al. 2018.
+    Unset: a cut, behind which play would have gone on."""
+
     def __post_init__(self) -> None:
         atari = self.source == "ale"
         require(self.frame_cap >= 1, f"frame_cap must be at least 1, got {self.frame_cap}")
@@ -136,6 +143,7 @@ class Environment:
         require(pixels, "[views.pixels] belongs to source = 'ale', and only there")
         require(not (atari and self.options), "options belong to source = 'gymnasium'")
         require(not (atari and self.observation), "observation belongs to source = 'gymnasium'")
+        require(not atari or self.layout_seed is None, "layout_seed belongs to source = 'gymnasium'")
 
     @property
     def ends_with_life(self) -> bool:

@@ -44,6 +44,9 @@ class Network:
     """Critic: none, a head on the same features, or a network of its own with the same hidden widths."""
     value_heads: int | None = None
     """Values that the critic answers, one a reward stream; unset: one."""
+    branches: Literal["residual"] | None = None
+    """`residual`: head and a shared critic each read the features plus what a layer of their own makes of them, as in
+    the policies of Burda et al. 2018, arXiv:1810.12894. Unset: the features."""
     blocks: int | None = None
     """Residual blocks of each section of a resnet, two convolutions each; unset: 2."""
 

@@ -12,7 +12,7 @@ from rlkd.vector.making import (
     spaces,
 )
 from rlkd.vector.replaying import replay_fault
-from rlkd.vector.stepper import Stepper
+from rlkd.vector.stepper import Stepper, ends_for_learner
 from rlkd.vector.workers import WorkerVectorEnv
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "action_bounds",
     "action_meanings",
     "as_recipe",
+    "ends_for_learner",
     "environment_named_in",
     "make",
     "make_halves",

@@ -15,10 +15,12 @@ from rlkd import recipe as recipes
 from rlkd.errors import RecipeError
 from rlkd.recipe import EVALUATION_SEEDS, Environment, Protocol
 from rlkd.vector.atari import AtariGame, cpp_can_play, rom_path
-from rlkd.vector.observations import Symbols, TimeLeft
+from rlkd.vector.observations import OneLayout, Symbols, TimeLeft
 from rlkd.vector.stepper import Stepper
 from rlkd.vector.workers import WorkerVectorEnv
+from rlkd.vector.worlds import register_worlds
 
+register_worlds()
 Backend = Literal["auto", "ale", "ale_same_step", "sync", "workers"]
 
 
@@ -161,6 +163,8 @@ _CLASSIC_ACTIONS = {
     "CartPole-v1": ("LEFT", "RIGHT"),
     "Acrobot-v1": ("TORQUE_MINUS", "NONE", "TORQUE_PLUS"),
     "MountainCar-v0": ("LEFT", "NONE", "RIGHT"),
+    "rlkd/NoisyTv-v0": ("UP", "DOWN", "LEFT", "RIGHT", "PRESS"),
+    "rlkd/NChain-v0": ("FORWARD", "BACK"),
     "MiniGrid-DoorKey-5x5-v0": ("LEFT", "RIGHT", "FORWARD", "PICKUP", "DROP", "TOGGLE", "DONE"),
     "LunarLander-v3": ("NONE", "LEFT_ENGINE", "MAIN_ENGINE", "RIGHT_ENGINE"),
 }
@@ -227,6 +231,8 @@ def _make_gymnasium(recipe: Environment, render_mode: str | None) -> gymnasium.E
             env = gymnasium.make(recipe.id, **options)
     except (gymnasium.error.Error, TypeError) as error:
         raise RecipeError(f"gymnasium cannot make '{recipe.id}': {error}") from None
+    if recipe.layout_seed is not None:
+        env = OneLayout(env, recipe.layout_seed)
     if recipe.observation == "symbols":
         return Symbols(env)
     return TimeLeft(env, recipe.frame_cap) if recipe.observation == "time" else env

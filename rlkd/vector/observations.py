@@ -25,6 +25,18 @@ class Symbols(gymnasium.ObservationWrapper[np.ndarray, Any, Any]):
         return np.moveaxis(np.asarray(observation["image"], np.float32), -1, 0)
 
 
+class OneLayout(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """A game whose episodes all begin from one seed, whatever seed they are given."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], layout_seed: int) -> None:
+        super().__init__(env)
+        self.layout_seed = layout_seed
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """The same beginning; `seed` is left out."""
+        return self.env.reset(seed=self.layout_seed, options=options)
+
+
 class TimeLeft(gymnasium.ObservationWrapper[np.ndarray, Any, Any]):
     """A vector with the share of the game that is left behind it, from 1 at the start to 0 at the time limit.
 

@@ -6,6 +6,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from rlkd.data import Episode, Step
+from rlkd.recipe import Environment
 
 
 class Stepper:
@@ -144,6 +145,12 @@ class Stepper:
             self.finished.append(Episode(float(self._score[row]), int(self._steps[row])))
         self._score[ended] = 0
         self._steps[ended] = 0
+
+
+def ends_for_learner(environment: Environment, step: Step) -> np.ndarray:
+    """[N] bool: nothing behind the step counts for who learns, as the environment's recipe says."""
+    over = step.terminated | step.life_lost if environment.ends_with_life else step.terminated
+    return over | step.truncated if environment.at_frame_cap == "terminates" else over
 
 
 def _as_input(observation: Any) -> np.ndarray:
