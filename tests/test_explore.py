@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from rlkd import recipe as recipes
 from rlkd.errors import MismatchError
-from rlkd.explore import Rnd, warm_up
+from rlkd.explore import Novelty, Steps, warm_up
+from rlkd.explore.models import Counts, RandomNetwork
 from rlkd.explore.moments import Moments
 from rlkd.explore.scaling import Scaling
 from rlkd.recipe import Bonus, Environment
@@ -27,10 +29,27 @@ TARGET = (*CONV_LAYERS, ("7", 1.0))
 PREDICTOR = (*CONV_LAYERS, ("7", 0.0), ("9", 0.0), ("11", 1.0))
 
 
-def made(recipe: Bonus = SMALL, shape: tuple[int, ...] = VECTORS, *, num_envs: int = N) -> Rnd:
-    bonus = Rnd(recipe, PONG if len(shape) == 3 else None, shape, num_envs=num_envs, rollout_steps=T)
+def made(
+    recipe: Bonus = SMALL, shape: tuple[int, ...] = VECTORS, *, num_envs: int = N, actions: int | None = 3
+) -> Novelty:
+    view = PONG if shape[-1:] == (84,) else None
+    bonus = Novelty(recipe, view, shape, actions, num_envs=num_envs, rollout_steps=T)
     bonus.initialise(torch.Generator().manual_seed(0))
     return bonus
+
+
+def arriving(states: Tensor) -> Steps:
+    """Steps that led to some states, by action 0 from nowhere."""
+    return Steps(None, torch.zeros(len(states), dtype=torch.int64), states)
+
+
+def bonus_of(bonus: Novelty, states: Tensor) -> Tensor:
+    return bonus.bonus(arriving(states), torch.ones(len(states), dtype=torch.bool))
+
+
+def model(bonus: Novelty) -> RandomNetwork:
+    assert isinstance(bonus.model, RandomNetwork)
+    return bonus.model
 
 
 def arrays(network: nn.Module) -> dict[str, np.ndarray]:
@@ -84,8 +103,8 @@ def test_a_bonus_is_the_mean_squared_error_about_the_whitened_newest_frame() -> 
     seen = torch.randint(0, 256, (7, 1, 84, 84), dtype=torch.uint8, generator=generator)
     stack = torch.randint(0, 256, (2, N, *PIXELS), dtype=torch.uint8, generator=generator)
     bonus.seen.update(seen)
-    got = bonus.bonus(bonus.look(stack).flatten(0, 1))
-    target, predictor = arrays(bonus.target), arrays(bonus.predictor)
+    got = bonus_of(bonus, bonus.look(stack).flatten(0, 1))
+    target, predictor = arrays(model(bonus).target), arrays(model(bonus).predictor)
     want = []
     for frames in stack.flatten(0, 1).numpy():
         white = reference_explore.whitened(frames[-1:], seen.numpy(), 5.0)
@@ -98,11 +117,11 @@ def test_the_predictor_is_larger_than_what_it_learns_and_both_begin_orthogonal()
     bonus = made(Bonus(), PIXELS)
     sizes = [
         [tuple(weight.shape) for name, weight in net.named_parameters() if name.endswith("weight")]
-        for net in (bonus.target, bonus.predictor)
+        for net in (model(bonus).target, model(bonus).predictor)
     ]
     assert sizes[0] == [(32, 1, 8, 8), (64, 32, 4, 4), (64, 64, 3, 3), (512, 3136)]
     assert sizes[1][3:] == [(512, 3136), (512, 512), (512, 512)]
-    for net in (bonus.target, bonus.predictor):
+    for net in (model(bonus).target, model(bonus).predictor):
         for layer in net:
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 flat = layer.weight.detach().flatten(1)
@@ -159,21 +178,23 @@ def test_a_step_is_scored_on_what_it_led_to_and_an_ending_one_on_the_next_beginn
     ):
         bonus = made(Bonus(terminal=terminal), num_envs=2)  # type: ignore[arg-type]
         bonus.start[1] = 7.0
-        assert bonus.arrivals(observation, first, ended)[:, :, 0].T.tolist() == want
+        steps = bonus.steps(observation, torch.zeros(T, 2, dtype=torch.int64), first, ended)
+        assert steps.before is None
+        assert steps.arrived[:, 0].view(T, 2).T.tolist() == want
         assert bonus.start[:, 0].tolist() == [30, 7]
 
 
 @pytest.mark.parametrize("order", ["oldest_first", "newest_first"])
 def test_only_the_newest_frame_is_looked_at(order: Any) -> None:
     view = recipes.build(type(PONG), recipes.to_table(PONG) | {"stack_order": order}, where="here")
-    bonus = Rnd(SMALL, view, PIXELS, num_envs=N, rollout_steps=T)
+    bonus = Novelty(SMALL, view, PIXELS, 3, num_envs=N, rollout_steps=T)
     stack = torch.arange(4, dtype=torch.uint8)[:, None, None].expand(2, N, 4, 84, 84)
     assert torch.unique(bonus.look(stack)).tolist() == [3 if order == "oldest_first" else 0]
     assert bonus.look(stack).shape == (2, N, 1, 84, 84)
 
 
 def test_all_numbers_of_what_is_no_stack_of_frames_are_looked_at() -> None:
-    symbols = Rnd(SMALL, None, (3, 7, 7), num_envs=N, rollout_steps=T)
+    symbols = made(SMALL, (3, 7, 7))
     assert symbols.look(torch.zeros(2, N, 3, 7, 7)).shape == (2, N, 147)
 
 
@@ -181,7 +202,8 @@ def test_all_numbers_of_what_is_no_stack_of_frames_are_looked_at() -> None:
 def test_the_predictor_learns_from_as_many_samples_as_32_environments_bring(num_envs: int, share: float) -> None:
     bonus, generator = made(num_envs=num_envs), torch.Generator().manual_seed(0)
     rows = torch.arange(20_000) % 5 != 0
-    weights = [bonus.keep(rows, generator) for _ in range(2)]
+    weights, lucks = zip(*(bonus.keep(rows, generator) for _ in range(2)), strict=True)
+    assert not torch.equal(*lucks)
     kept = weights[0] > 0
     assert not kept[~rows].any()
     assert weights[0].sum().item() == pytest.approx(1, abs=1e-4)
@@ -193,27 +215,31 @@ def test_the_predictor_learns_from_as_many_samples_as_32_environments_bring(num_
 
 def test_a_minibatch_of_which_nothing_is_kept_costs_nothing() -> None:
     bonus = made()
-    weights = bonus.keep(torch.zeros(9, dtype=torch.bool), torch.Generator().manual_seed(0))
-    assert (bonus.errors(torch.randn(9, 6)) * weights).sum().item() == 0.0
+    weights, luck = bonus.keep(torch.zeros(9, dtype=torch.bool), torch.Generator().manual_seed(0))
+    assert (bonus.losses(arriving(torch.randn(9, 6)), luck) * weights).sum().item() == 0.0
 
 
-def test_learning_changes_the_predictor_and_nothing_else() -> None:
-    bonus = made()
+@pytest.mark.parametrize("name", ["rnd", "drnd", "dynamics"])
+def test_learning_changes_the_predictor_and_nothing_else(name: Any) -> None:
+    bonus = made(replace(SMALL, name=name))
     before = copy.deepcopy(bonus.state_dict())
-    optimiser = torch.optim.AdamW([p for p in bonus.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
+    optimiser = torch.optim.AdamW(bonus.learning.values(), lr=1e-2, weight_decay=0.1)
     bonus.train()
-    bonus.errors(torch.randn(9, 6)).mean().backward()  # type: ignore[no-untyped-call]
+    action = torch.arange(9) % 3
+    bonus.losses(Steps(torch.randn(9, 6), action, torch.randn(9, 6)), torch.rand(9)).mean().backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     changed = {name for name, tensor in bonus.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert changed == {f"predictor.{name}" for name, _ in bonus.predictor.named_parameters()}
+    assert changed == {f"model.{name}" for name in bonus.learning}
+    assert not any("target" in name for name in changed)
 
 
-def trained(bonus: Rnd, states: Tensor, steps: int) -> None:
-    optimiser = torch.optim.Adam(bonus.predictor.parameters(), lr=1e-3)
-    draw = np.random.default_rng(0)
-    for _ in range(steps):
+def trained(bonus: Novelty, steps: Steps, count: int) -> None:
+    optimiser = torch.optim.Adam(bonus.learning.values(), lr=1e-3)
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(count):
+        rows = torch.randint(len(steps.arrived), (64,), generator=draw)
         optimiser.zero_grad()
-        bonus.errors(states[draw.integers(len(states), size=64)]).mean().backward()  # type: ignore[no-untyped-call]
+        bonus.losses(steps.rows(rows), torch.rand(64, generator=draw)).mean().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
 
 
@@ -222,9 +248,9 @@ def test_the_bonus_of_what_was_seen_fades_and_of_what_was_not_stays() -> None:
     seen, unseen = (torch.randn(64, 6, generator=generator) + shift for shift in (0.0, 6.0))
     bonus = made(Bonus(features=32, predictor_widths=(64,), clip=20.0))
     bonus.seen.update(seen)
-    before = [bonus.bonus(states).mean().item() for states in (seen, unseen)]
-    trained(bonus, seen, 300)
-    after = [bonus.bonus(states).mean().item() for states in (seen, unseen)]
+    before = [bonus_of(bonus, states).mean().item() for states in (seen, unseen)]
+    trained(bonus, arriving(seen), 300)
+    after = [bonus_of(bonus, states).mean().item() for states in (seen, unseen)]
     assert after[0] < 0.05 * before[0]
     assert after[1] > 10 * after[0]
 
@@ -239,18 +265,17 @@ def test_novelty_falls_with_the_logarithm_of_how_often_a_class_was_seen() -> Non
         return prototypes[label] + torch.randn(count, 16, generator=generator)
 
     states = torch.cat([examples(0, 1024), *(examples(k, count) for k, count in enumerate(counts) if k)])
-    bonus = Rnd(Bonus(features=32, predictor_widths=(64,)), None, (16,), num_envs=N, rollout_steps=T)
-    bonus.initialise(generator)
+    bonus = made(Bonus(features=32, predictor_widths=(64,)), (16,))
     bonus.seen.update(states)
-    trained(bonus, states, 600)
-    novelty = [bonus.bonus(examples(k, 256)).mean().item() for k in range(1, 6)]
+    trained(bonus, arriving(states), 600)
+    novelty = [bonus_of(bonus, examples(k, 256)).mean().item() for k in range(1, 6)]
     assert novelty == sorted(novelty, reverse=True), novelty
     assert novelty[-1] < novelty[0] / 2
 
 
 def test_a_first_look_sees_what_random_steps_led_to_and_is_repeatable() -> None:
-    def looked(seed: int) -> Rnd:
-        bonus = Rnd(Bonus(warm_up_steps=300, features=8), None, (4,), num_envs=4, rollout_steps=T)
+    def looked(seed: int) -> Novelty:
+        bonus = made(Bonus(warm_up_steps=300, features=8), (4,), num_envs=4)
         steppers = [Stepper(make_vec("cartpole", 2, seed)) for seed in (5, 9)]
         steps = list(warm_up(bonus, steppers, np.random.default_rng(seed)))
         for stepper in steppers:
@@ -268,9 +293,71 @@ def test_a_first_look_sees_what_random_steps_led_to_and_is_repeatable() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: made(SMALL, (4, 20, 20)), "frames of 20 x 20 pixels are too small for the bonus's convolutions"),
+        (
+            lambda: Novelty(SMALL, PONG, (4, 20, 20), 3, num_envs=N, rollout_steps=T),
+            "frames of 20 x 20 pixels are too small for the bonus's convolutions",
+        ),
+        (lambda: made(Bonus(name="dynamics"), actions=None), "tells discrete actions apart, and these are continuous"),
     ],
 )
 def test_what_a_bonus_cannot_read_is_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(MismatchError, match=message):
         make()
+
+
+def test_the_nth_visit_of_a_state_brings_one_over_the_root_of_n() -> None:
+    bonus = made(Bonus(name="counts"))
+    assert not bonus.learning
+    assert bonus.warm_up_steps == 0
+    a, b = torch.zeros(6), torch.ones(6)
+    found = bonus.bonus(arriving(torch.stack([a, b, a, a])), torch.tensor([True, True, False, True]))
+    assert found.tolist() == pytest.approx([1, 1, 0, 2**-0.5])
+    assert bonus_of(bonus, torch.stack([a, a])).tolist() == pytest.approx([3**-0.5, 0.5])
+    again = made(Bonus(name="counts"))
+    again.load_state_dict(bonus.state_dict())
+    assert isinstance(again.model, Counts)
+    assert bonus_of(again, torch.stack([b, a])).tolist() == pytest.approx([2**-0.5, 5**-0.5])
+    assert sorted(again.model.visits.values()) == [2, 5]
+
+
+def test_a_predictor_of_many_networks_is_scored_by_distance_and_by_the_estimate_of_visits() -> None:
+    bonus = made(Bonus(name="drnd", features=8, widths=(12,), predictor_widths=(10,), targets=4, alpha=0.3))
+    states = torch.randn(9, 6, generator=torch.Generator().manual_seed(1))
+    state = bonus.state_dict()
+    target_layers, layers = (("0", 0.2), ("2", 1.0)), (("0", 0.2), ("2", 0.0), ("4", 1.0))
+
+    def weights(prefix: str) -> dict[str, np.ndarray]:
+        return {k.removeprefix(prefix): v.numpy() for k, v in state.items() if k.startswith(prefix)}
+
+    want, wanted_loss, luck = [], [], np.linspace(0, 0.99, 9)
+    for place, value in enumerate(states.numpy()):
+        white = reference_explore.whitened(value, np.zeros((0, 6)), 5.0)
+        answers = [reference_explore.answer(weights(f"model.targets.{k}."), white, target_layers) for k in range(4)]
+        predicted = reference_explore.answer(weights("model.predictor."), white, layers)
+        mean, second = np.mean(answers, axis=0), np.mean(np.square(answers), axis=0)
+        estimate = np.sqrt(np.clip(np.abs(predicted**2 - mean**2) / (second - mean**2), 1e-6, 1)).mean()
+        want.append(0.3 * reference_explore.error(mean, predicted) + 0.7 * estimate)
+        wanted_loss.append(reference_explore.error(answers[int(luck[place] * 4)], predicted))
+    np.testing.assert_allclose(bonus_of(bonus, states).numpy(), want, rtol=1e-4)
+    losses = bonus.losses(arriving(states), torch.from_numpy(luck))
+    np.testing.assert_allclose(losses.detach().numpy(), wanted_loss, rtol=1e-4)
+
+
+def test_dynamics_that_were_learnt_bring_no_bonus_and_noise_that_no_action_moves_little() -> None:
+    # Three numbers that the action moves in a circle, and three of noise.
+    generator = torch.Generator().manual_seed(0)
+    place, action = (torch.randint(3, (4096,), generator=generator) for _ in range(2))
+
+    def seen(place: Tensor) -> Tensor:
+        return torch.cat([torch.eye(3)[place], torch.randn(len(place), 3, generator=generator)], dim=1)
+
+    steps = Steps(seen(place), action, seen((place + action) % 3))
+    bonus = made(Bonus(name="dynamics", features=8, widths=(32,), predictor_widths=(32,)))
+    assert steps.before is not None
+    bonus.seen.update(steps.before)
+    every = torch.ones(4096, dtype=torch.bool)
+    before = bonus.bonus(steps, every).mean().item()
+    trained(bonus, steps, 1500)
+    after = bonus.bonus(steps, every).mean().item()
+    wrong = bonus.bonus(Steps(steps.before, (action + 1) % 3, steps.arrived), every).mean().item()
+    assert after < wrong / 2, (before, after, wrong)

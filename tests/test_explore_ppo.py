@@ -15,7 +15,8 @@ from torch import Tensor
 
 from rlkd import recipe as recipes
 from rlkd.errors import NotFiniteError, RecipeError, Stopped, StorageError
-from rlkd.explore import Rnd
+from rlkd.explore import Novelty
+from rlkd.explore.models import RandomNetwork
 from rlkd.learn.checkpoint import FILE
 from rlkd.learn.learner import Learner
 from rlkd.learn.ppo import make_bonus, policy_spec, train_ppo
@@ -102,10 +103,16 @@ def rollouts(env: str, count: int) -> list[Rollout]:
     return found
 
 
-def made_bonus(env: str = "RlkdWalk-v0", agent: Ppo = AGENT) -> Rnd:
+def made_bonus(env: str = "RlkdWalk-v0", agent: Ppo = AGENT) -> Novelty:
     bonus = make_bonus(policy_spec(as_recipe(env), agent, origin=""), agent, seed=0, device=torch.device("cpu"))
     assert bonus is not None
     return bonus
+
+
+def arrivals(bonus: Novelty, rollout: Rollout) -> Tensor:
+    """What each step led to, [T, N, ...]."""
+    steps = bonus.steps(rollout.observation, rollout.action, rollout.first, rollout.ended)
+    return steps.arrived.view(T, N, *steps.arrived.shape[1:])
 
 
 @pytest.mark.parametrize("cut", [False, True])
@@ -114,7 +121,7 @@ def test_batches_are_those_of_a_source_that_resets_within_a_step(cut: bool) -> N
     bonus, found = made_bonus(name), rollouts(name, 6)
     rows: list[list[tuple[Tensor, Tensor, float, bool]]] = [[] for _ in range(N)]
     for rollout in found:
-        arrived = bonus.arrivals(rollout.observation, rollout.first, rollout.ended)
+        arrived = arrivals(bonus, rollout)
         for t, n in rollout.valid.nonzero().tolist():
             step = (rollout.observation[t, n], arrived[t, n], rollout.reward[t, n, 0].item(), bool(rollout.ended[t, n]))
             rows[n].append(step)
@@ -133,7 +140,9 @@ def test_batches_are_those_of_a_source_that_resets_within_a_step(cut: bool) -> N
 
 def test_old_statistics_give_the_bonus_and_new_ones_teach_the_predictor() -> None:
     bonus, seen, sums, before = made_bonus(), np.zeros((0, 6)), list[float](), [0.0] * N
-    target, predictor = ({k: v.numpy() for k, v in net.state_dict().items()} for net in (bonus.target, bonus.predictor))
+    assert isinstance(bonus.model, RandomNetwork)
+    networks = bonus.model.target, bonus.model.predictor
+    target, predictor = ({k: v.numpy() for k, v in net.state_dict().items()} for net in networks)
     layers = (("0", 0.2), ("2", 1.0)), (("0", 0.2), ("2", 0.0), ("4", 0.0), ("6", 1.0))
 
     def errors(observations: np.ndarray, statistics: np.ndarray) -> np.ndarray:
@@ -152,8 +161,8 @@ def test_old_statistics_give_the_bonus_and_new_ones_teach_the_predictor() -> Non
 
     for rollout in rollouts("RlkdWalk-v0", 3):
         valid = rollout.valid.numpy()
-        arrived = bonus.arrivals(rollout.observation, rollout.first, rollout.ended).flatten(0, 1).numpy()
-        got, looked_at, figures = scored(bonus, rollout, AGENT.streams, where="here")
+        arrived = arrivals(bonus, rollout).flatten(0, 1).numpy()
+        got, steps, figures = scored(bonus, rollout, AGENT.streams, where="here")
         raw = errors(arrived, seen).reshape(T, N)
         assert figures["bonus/raw"] == pytest.approx(raw[valid].mean(), rel=1e-4)
         found = reference_explore.filtered(raw, valid, before, 0.99)
@@ -167,7 +176,8 @@ def test_old_statistics_give_the_bonus_and_new_ones_teach_the_predictor() -> Non
         seen = np.concatenate([seen, rollout.observation[:-1].numpy()[valid]])
         np.testing.assert_allclose(bonus.seen.mean.numpy(), reference_explore.moments(seen)[0], rtol=1e-9)
         # What the predictor learns from is whitened anew.
-        np.testing.assert_allclose(bonus.errors(looked_at).detach().numpy(), errors(arrived, seen), rtol=1e-4)
+        losses = bonus.losses(steps, torch.zeros(T * N))
+        np.testing.assert_allclose(losses.detach().numpy(), errors(arrived, seen), rtol=1e-4)
 
 
 def test_the_bonus_runs_on_over_ends_of_episodes_and_the_game_does_not() -> None:
@@ -192,12 +202,12 @@ def test_the_policy_is_not_moved_by_the_predictors_loss_nor_the_predictor_by_the
     for doubled in (False, True):
         bonus = made_bonus()
         learner = Learner(network, replace(AGENT, max_gradient_norm=None), "float32", bonus)
-        told, looked_at, _ = scored(bonus, rollout, AGENT.streams, where="here")
-        samples = replace(prepare(network, told, AGENT, "float32"), looked_at=looked_at)
+        told, steps, _ = scored(bonus, rollout, AGENT.streams, where="here")
+        samples = replace(prepare(network, told, AGENT, "float32"), steps=steps)
         rows = torch.arange(T * N)
         kept = bonus.keep(samples.valid, torch.Generator().manual_seed(0))
         before = [p.detach().clone() for p in learner.parameters]
-        learner._step(samples, rows, 2 * kept if doubled else kept)
+        learner._step(samples, rows, kept * torch.tensor([[2.0 if doubled else 1.0], [1.0]]))
         gradients.append([p.grad for p in learner.parameters if p.grad is not None])
         with torch.no_grad():
             for parameter, value in zip(learner.parameters, before, strict=True):
@@ -224,7 +234,7 @@ def test_a_run_with_a_bonus_goes_on_with_all_that_it_remembered_and_repeats_itse
     tensors = safetensors.torch.load(saved)
     fresh = state_of(made_bonus("cartpole"))
     for name, tensor in fresh.items():
-        assert torch.equal(tensors[name], tensor) == name.startswith("bonus.target"), name
+        assert torch.equal(tensors[name], tensor) == name.startswith("bonus.model.target"), name
     again = []
     for folder in ("one", "two"):
         run = tmp_path / folder
@@ -255,7 +265,7 @@ def test_a_checkpoint_that_lacks_any_part_of_a_bonus_is_refused(
 def test_a_bonus_that_is_no_number_stops_the_run_with_its_name() -> None:
     bonus, rollout = made_bonus(), rollouts("RlkdWalk-v0", 1)[0]
     with torch.no_grad():
-        next(bonus.predictor.parameters()).fill_(torch.nan)
+        next(iter(bonus.learning.values())).fill_(torch.nan)
     with pytest.raises(NotFiniteError, match="^bonus is not finite at agent step 7"):
         scored(bonus, rollout, AGENT.streams, where="agent step 7")
 
@@ -276,7 +286,7 @@ def test_a_bonus_and_its_stream_belong_together(changes: dict[str, Any], message
 @pytest.mark.parametrize(
     "changes",
     [{"features": 0}, {"clip": 0.0}, {"warm_up_steps": -1}, {"filter_discount": 1.0}, {"keep_environments": 0},
-     {"channels": ()}],
+     {"channels": ()}, {"name": "counts"}, {"targets": 3}, {"power": 1.0}, {"name": "drnd", "error": "half_sum"}],
 )  # fmt: skip
 def test_a_bonus_that_makes_no_sense_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(RecipeError):

@@ -87,6 +87,7 @@ def test_one_update_is_that_of_stable_baselines3(env: str, monkeypatch: pytest.M
         value=torch.cat([torch.from_numpy(buffer.values), last_value.view(1, N)])[..., None],
         reward=torch.from_numpy(buffer.rewards)[..., None],
         terminated=torch.cat([starts[1:], dones[None]]).bool(),
+        ended=torch.cat([starts[1:], dones[None]]).bool(),
         valid=torch.ones(T, N, dtype=torch.bool),
         version=torch.zeros(T, N, dtype=torch.int64),
         episodes=[],
@@ -203,7 +204,7 @@ def test_rows_that_were_not_played_weigh_nothing() -> None:
     assert 64 < samples.valid.sum() < 128
     other = dataclasses.replace(
         samples,
-        **{
+        **{  # type: ignore[arg-type]  # tensors all
             name: torch.where(samples.valid.view(-1, *(1 for _ in value.shape[1:])), value, 50)
             for name, value in (
                 ("target", samples.target),

@@ -6,13 +6,13 @@ import gymnasium
 import numpy as np
 import torch
 
-from rlkd.explore.rnd import Rnd
+from rlkd.explore.novelty import Novelty
 from rlkd.vector import Stepper
 
 CHUNK = 128  # agent steps of each environment between two updates of the whitening
 
 
-def warm_up(bonus: Rnd, steppers: Sequence[Stepper], generator: np.random.Generator) -> Iterator[int]:
+def warm_up(bonus: Novelty, steppers: Sequence[Stepper], generator: np.random.Generator) -> Iterator[int]:
     """Step all environments at random, and let the whitening see what the steps led to.
 
     Final observations of episodes are left out, as in sources that reset within the last step. The environments are
@@ -28,8 +28,8 @@ def warm_up(bonus: Rnd, steppers: Sequence[Stepper], generator: np.random.Genera
     """
     for stepper in steppers:
         stepper.reset()
-    for begun in range(0, bonus.recipe.warm_up_steps, CHUNK):
-        length = min(CHUNK, bonus.recipe.warm_up_steps - begun)
+    for begun in range(0, bonus.warm_up_steps, CHUNK):
+        length = min(CHUNK, bonus.warm_up_steps - begun)
         for stepper in steppers:
             found = []
             for _ in range(length):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rlkd.explore import Rnd
+from rlkd.explore import Novelty
 from rlkd.learn.graphs import Captured, prime
 from rlkd.learn.guard import check_finite
 from rlkd.learn.samples import Piece, Samples, log_prob_and_entropy, minibatches, pieces_of
@@ -30,22 +30,22 @@ class Losses(NamedTuple):
     """Nats."""
     approx_kl: Tensor
     """Nats, from who acted to the learner."""
-    predictor: Tensor
-    """Of a bonus; 0 without one."""
+    bonus: Tensor
+    """What a bonus's model minimises; 0 without one."""
 
     def total(self, agent: Ppo) -> Tensor:
-        """What is minimised. The predictor shares no weight with the policy: its loss moves itself alone."""
+        """What is minimised. A bonus's model shares no weight with the policy: its loss moves itself alone."""
         policy = self.policy + agent.value_coefficient * self.value - agent.entropy_coefficient * self.entropy
-        return policy + self.predictor
+        return policy + self.bonus
 
 
 class Learner:
     """Network and optimiser, and what a machine needs to learn fast: threads on a CPU, a CUDA graph on a GPU."""
 
-    def __init__(self, network: PolicyNetwork, agent: Ppo, precision: Precision, bonus: Rnd | None = None) -> None:
-        """Take a network, and a bonus whose predictor learns beside it, on their device; fresh moments."""
+    def __init__(self, network: PolicyNetwork, agent: Ppo, precision: Precision, bonus: Novelty | None = None) -> None:
+        """Take a network, and a bonus whose model learns beside it, on their device; fresh moments."""
         self.network, self.agent, self.precision, self.bonus = network, agent, precision, bonus
-        self.parameters = [*network.parameters(), *(bonus.predictor.parameters() if bonus else ())]
+        self.parameters = [*network.parameters(), *(bonus.learning.values() if bonus is not None else ())]
         self.device = network.head.weight.device
         on_gpu = self.device.type == "cuda"
         rate = torch.tensor(agent.learning_rate, device=self.device) if on_gpu else agent.learning_rate
@@ -92,7 +92,7 @@ class Learner:
             each = pool.map if self.parts > 1 else map
             for rows in minibatches(samples, self.agent, order):
                 kept = None
-                if self.bonus is not None:
+                if self.bonus is not None and self.bonus.learning:
                     assert keeps is not None, "a bonus learns from what a generator draws"
                     kept = self.bonus.keep(samples.valid[rows.flatten()], keeps)
                 if self.captures:
@@ -107,8 +107,8 @@ class Learner:
         return figures | {"train/learning_rate": rate}
 
     def _named(self) -> list[tuple[str, nn.Parameter]]:
-        predictor = self.bonus.predictor.named_parameters(prefix="predictor") if self.bonus is not None else ()
-        return [*self.network.named_parameters(), *predictor]
+        learning = self.bonus.learning.items() if self.bonus is not None else ()
+        return [*self.network.named_parameters(), *((f"bonus {name}", weight) for name, weight in learning)]
 
     def _step(
         self, samples: Samples, rows: Tensor, kept: Tensor | None, each: Callable[..., Iterable[Any]] = map
@@ -148,7 +148,7 @@ class Learner:
 
 
 def piece_losses(
-    network: PolicyNetwork, agent: Ppo, precision: Precision, piece: Piece, bonus: Rnd | None = None
+    network: PolicyNetwork, agent: Ppo, precision: Precision, piece: Piece, bonus: Novelty | None = None
 ) -> Losses:
     """What a piece adds to each loss of its minibatch."""
     with autocast(piece.weight.device, precision, pixels=network.pixels):
@@ -163,15 +163,15 @@ def piece_losses(
     old, advantage, weight = piece.log_prob.flatten(), piece.advantage.flatten(), piece.weight.flatten()
     log_prob, entropy = log_prob_and_entropy(output, action)
     log_ratio = (log_prob - old).detach()
-    predictor = weight.new_zeros(())
-    if bonus is not None and piece.looked_at is not None and piece.kept is not None:
-        predictor = (bonus.errors(piece.looked_at) * piece.kept).sum()
+    of_bonus = weight.new_zeros(())
+    if bonus is not None and piece.steps is not None and piece.kept is not None and piece.chance is not None:
+        of_bonus = (bonus.losses(piece.steps, piece.chance) * piece.kept).sum()
     return Losses(
         policy=(ppo_surrogate(log_prob, old, advantage, clip=agent.clip) * weight).sum(),
         value=(0.5 * (output.value.float() - target).square().sum(-1) * weight).sum(),
         entropy=(entropy * weight).sum(),
         approx_kl=((log_ratio.exp() - 1 - log_ratio) * weight).sum(),
-        predictor=predictor,
+        bonus=of_bonus,
     )
 
 

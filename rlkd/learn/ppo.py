@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from rlkd import recipe
-from rlkd.explore import Rnd, warm_up
+from rlkd.explore import Novelty, warm_up
 from rlkd.learn.checkpoint import Progress, restore, save_checkpoint
 from rlkd.learn.learner import Learner
 from rlkd.learn.rollout import Sampler
@@ -88,8 +88,8 @@ def train_ppo(
         keeps = torch.Generator(where).manual_seed(attempt + 4)
         halves = make_halves(environment, agent.num_envs, np.random.default_rng([attempt, 3]))
         if bonus is not None and not tensors:
-            for steps in warm_up(bonus, halves, np.random.default_rng([seed, 5])):
-                training.bar.update(0, f"random play for the whitening: {steps:,} of {bonus.recipe.warm_up_steps:,}")
+            for played in warm_up(bonus, halves, np.random.default_rng([seed, 5])):
+                training.bar.update(0, f"random play for the whitening: {played:,} of {bonus.warm_up_steps:,}")
                 training.check_stop()
         sampler, start = Sampler(halves, environment, agent, acting, precision), starter(halves, where, pool)
         try:
@@ -99,10 +99,10 @@ def train_ppo(
                 started, before = time.monotonic(), (sampler.seconds, sampler.waited)
                 pending, begun = start(sampler.collect, draws), time.monotonic()
                 at = f"agent step {progress.steps:,}"
-                looked_at, told = None, dict[str, float]()
+                steps, told = None, dict[str, float]()
                 if bonus is not None:
-                    rollout, looked_at, told = scored(bonus, rollout, agent.streams, where=at)
-                samples = replace(prepare(network, rollout, agent, precision), looked_at=looked_at)
+                    rollout, steps, told = scored(bonus, rollout, agent.streams, where=at)
+                samples = replace(prepare(network, rollout, agent, precision), steps=steps)
                 rate = agent.learning_rate + training.done * (agent.final_learning_rate - agent.learning_rate)
                 figures = told | learner.learn(samples, order, rate=rate, where=at, keeps=keeps)
                 figures["train/lag"] = progress.rounds - rollout.version.float().mean().item()
@@ -132,13 +132,19 @@ def publish(network: PolicyNetwork, sampler: Sampler, progress: Progress) -> Non
     sampler.version = progress.rounds
 
 
-def make_bonus(spec: PolicySpec, agent: Ppo, *, seed: int, device: torch.device) -> Rnd | None:
+def make_bonus(spec: PolicySpec, agent: Ppo, *, seed: int, device: torch.device) -> Novelty | None:
     """The bonus that the recipe wants, with weights from a seed, on a device; None where it wants none."""
     if agent.bonus is None:
         return None
     assert spec.environment is not None
-    view = spec.environment.views.get("pixels")
-    bonus = Rnd(agent.bonus, view, spec.observation_shape, num_envs=agent.num_envs, rollout_steps=agent.rollout_steps)
+    bonus = Novelty(
+        agent.bonus,
+        spec.environment.views.get("pixels"),
+        spec.observation_shape,
+        spec.actions if spec.kind == "categorical" else None,
+        num_envs=agent.num_envs,
+        rollout_steps=agent.rollout_steps,
+    )
     bonus.initialise(torch.Generator().manual_seed(seed + 6))
     return bonus.to(device)
 

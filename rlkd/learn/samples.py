@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlkd.explore import Steps
 from rlkd.learn.rollout import Rollout
 from rlkd.losses import categorical_entropy, gaussian_entropy, gaussian_log_prob, generalised_advantages
 from rlkd.policy import Output, PolicyNetwork
@@ -35,8 +36,8 @@ class Samples:
     """[R, K], of the critic."""
     valid: Tensor
     """[R] bool."""
-    looked_at: Tensor | None = None
-    """[R, ...], what a bonus learns from; None without one."""
+    steps: Steps | None = None
+    """[R] what a bonus learns from; None without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +60,12 @@ class Piece:
     """[..., K], of the critic."""
     weight: Tensor
     """Share in the minibatch; 0 where not valid."""
-    looked_at: Tensor | None
-    """[B', ...] of rows that a bonus learns from; None without one."""
+    steps: Steps | None
+    """[B'] that a bonus learns from; None without one."""
     kept: Tensor | None
     """[B'], their shares in the minibatch."""
+    chance: Tensor | None
+    """[B'], luck of each, in [0, 1)."""
 
 
 def prepare(network: PolicyNetwork, rollout: Rollout, agent: Ppo, precision: Precision) -> Samples:
@@ -143,7 +146,7 @@ def pieces_of(samples: Samples, agent: Ppo, rows: Tensor, kept: Tensor | None, p
         samples: of the rollout.
         agent: how to learn.
         rows: of the minibatch, [B] or [B, T].
-        kept: [rows.numel()], shares in what a bonus learns from; None without one.
+        kept: [2, rows.numel()], shares in what a bonus learns from, and its luck in [0, 1); None without one.
         parts: how many pieces.
     """
     valid = samples.valid[rows]
@@ -151,15 +154,18 @@ def pieces_of(samples: Samples, agent: Ppo, rows: Tensor, kept: Tensor | None, p
     if agent.normalise_advantages:
         advantage = normalised(advantage, valid)
     weight = valid / valid.sum().clamp(min=1)
-    looked_at: list[tuple[Tensor | None, Tensor | None]] = [(None, None)] * parts
-    if samples.looked_at is not None and kept is not None:
+    learnt: list[tuple[Steps | None, Tensor | None, Tensor | None]] = [(None, None, None)] * parts
+    if samples.steps is not None and kept is not None:
         # A graph needs the same shapes in each replay: there, rows without a share are looked at as well.
-        where = kept.nonzero().flatten() if kept.device.type == "cpu" else torch.arange(len(kept), device=kept.device)
-        chosen = samples.looked_at.index_select(0, rows.flatten()[where])
-        looked_at = list(zip(chosen.tensor_split(parts), kept[where].tensor_split(parts), strict=True))
+        share, chance = kept
+        where = (
+            share.nonzero().flatten() if share.device.type == "cpu" else torch.arange(len(share), device=share.device)
+        )
+        places = zip(*(tensor[where].tensor_split(parts) for tensor in (rows.flatten(), share, chance)), strict=True)
+        learnt = [(samples.steps.rows(part), *luck) for part, *luck in places]
     split = (tensor.chunk(parts) for tensor in (rows, advantage, weight))
     pieces = []
-    for places, normal, share, (seen, shares) in zip(*split, looked_at, strict=True):
+    for places, normal, share, (steps, shares, luck) in zip(*split, learnt, strict=True):
         flat = samples.observation.index_select(0, places.flatten())
         pieces.append(
             Piece(
@@ -171,8 +177,9 @@ def pieces_of(samples: Samples, agent: Ppo, rows: Tensor, kept: Tensor | None, p
                 advantage=normal,
                 target=samples.target[places],
                 weight=share,
-                looked_at=seen,
+                steps=steps,
                 kept=shares,
+                chance=luck,
             )
         )
     return pieces
