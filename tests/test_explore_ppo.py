@@ -17,6 +17,7 @@ from rlkd import recipe as recipes
 from rlkd.errors import NotFiniteError, RecipeError, Stopped, StorageError
 from rlkd.explore import Novelty
 from rlkd.explore.models import RandomNetwork
+from rlkd.learn import train
 from rlkd.learn.checkpoint import FILE
 from rlkd.learn.learner import Learner
 from rlkd.learn.ppo import make_bonus, policy_spec, train_ppo
@@ -25,6 +26,7 @@ from rlkd.learn.samples import prepare
 from rlkd.learn.scored import put_back, scored, state_of
 from rlkd.learn.training import Training
 from rlkd.losses import generalised_advantages
+from rlkd.metrics import read_metrics
 from rlkd.policy.file import build_network
 from rlkd.recipe import Bonus, Ppo, Stream
 from rlkd.vector import Stepper, as_recipe, make_vec
@@ -291,3 +293,42 @@ def test_a_bonus_and_its_stream_belong_together(changes: dict[str, Any], message
 def test_a_bonus_that_makes_no_sense_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(RecipeError):
         replace(SMALL, **changes)
+
+
+SHORT = ("num_envs=4", "rollout_steps=8", "minibatch=16", "epochs=1")
+CLASSIC = ("explore/ppo_rnd_classic", "explore/ppo_counts")
+
+
+@pytest.mark.parametrize(
+    "name", [entry.name for entry in recipes.shipped("agents") if entry.name.startswith("explore/")]
+)
+def test_every_shipped_recipe_of_a_bonus_plays_and_learns(name: str, tmp_path: Path) -> None:
+    overrides = SHORT if name == "explore/ppo_counts" else (*SHORT, "bonus.warm_up_steps=4", "bonus.features=16")
+    if name not in CLASSIC:
+        overrides = (*overrides, "bonus.channels=[4, 6, 6]", "bonus.predictor_widths=[16]")
+    env = "deep_sea_10" if name in CLASSIC else "montezuma"
+    policy = train(env, name, run=tmp_path, frames=32 * 3 * (1 if name in CLASSIC else 4), overrides=overrides)
+    assert all(bool(weight.isfinite().all()) for weight in policy.network.parameters())
+    (line,) = (line for line in read_metrics(tmp_path) if "bonus/raw" in line)
+    assert line["bonus/raw"] > 0
+    assert line["bonus/scaled"] > 0
+
+
+def test_symbols_of_a_grid_are_learnt_from_as_numbers(tmp_path: Path) -> None:
+    overrides = (*SHORT, "network='grid'", "bonus.warm_up_steps=4")
+    policy = train("doorkey_5x5_fixed", "explore/ppo_rnd_classic", run=tmp_path, frames=64, overrides=overrides)
+    assert (policy.spec.observation_shape, policy.spec.observation_dtype) == ((3, 7, 7), "float32")
+
+
+@pytest.mark.parametrize("cap", [None, "terminates"])
+def test_the_end_by_a_limit_is_an_end_where_the_recipe_says_so(cap: Any) -> None:
+    environment = replace(as_recipe("cartpole"), frame_cap=7, at_frame_cap=cap)
+    acting = build_network(policy_spec(environment, AGENT, origin=""))
+    acting.initialise(torch.Generator().manual_seed(0), for_rl=True)
+    sampler = Sampler(
+        [Stepper(make_vec(environment, N, 0))], environment, replace(AGENT, rollout_steps=8), acting, "float32"
+    )
+    rollout = sampler.collect(torch.Generator().manual_seed(0))
+    sampler.close()
+    assert rollout.ended[6].all()
+    assert rollout.terminated[6].all() == (cap == "terminates")

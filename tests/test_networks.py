@@ -376,3 +376,36 @@ def test_a_distillation_recipe_may_name_scaled_students() -> None:
     how = handmade.small_distillation(students=("mlp_16@width=2",))
     assert recipe.build(Distill, recipe.to_table(how), where="here") == how
     assert dataclasses.asdict(recipe.load(how.students[0], Network))["hidden"] == (32, 32)
+
+
+@pytest.mark.parametrize("name", ["rnd_cnn", "rnd_gru"])
+def test_head_and_critic_read_features_and_what_a_layer_of_their_own_makes_of_them(name: str) -> None:
+    built = replace(recipe.load(name, Network), value="shared", value_heads=2)
+    network = PolicyNetwork(built, (4, 84, 84), "categorical", 18)
+    network.initialise(torch.Generator().manual_seed(0), for_rl=True)
+    seen = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    state = torch.zeros(3, network.state_width) if network.state_width else None
+    assert network.branch is not None
+    assert network.critic_branch is not None
+    assert network.critic is not None
+    with torch.no_grad():
+        output = network(seen, state)
+        behind = network.encoder(network._scaled(seen))
+        if network.core is not None:
+            behind = network.core(behind, state)
+        own = [behind + torch.relu(branch[0](behind)) for branch in (network.branch, network.critic_branch)]
+    torch.testing.assert_close(output.params["logits"], network.head(own[0]))
+    torch.testing.assert_close(output.value, network.critic(own[1]))
+    width = behind.shape[1]
+    plain = PolicyNetwork(replace(built, branches=None), (4, 84, 84), "categorical", 18)
+    assert acting_parameters(network) - acting_parameters(plain) == width * (width + 1)
+    assert acting_flops(network, (4, 84, 84)) - acting_flops(plain, (4, 84, 84)) == 2 * width**2
+    gain = network.branch.get_parameter("0.weight").detach()
+    torch.testing.assert_close(gain @ gain.T, 0.01 * torch.eye(width), atol=1e-5, rtol=0)
+
+
+def test_the_feed_forward_policy_of_random_network_distillation_has_the_widths_of_its_code() -> None:
+    network = PolicyNetwork(recipe.load("rnd_cnn", Network), (4, 84, 84), "categorical", 18)
+    sizes = [tuple(weight.shape) for name, weight in network.named_parameters() if name.endswith("weight")]
+    convolutions = [(32, 4, 8, 8), (64, 32, 4, 4), (64, 64, 4, 4)]
+    assert sizes == [*convolutions, (256, 2304), (448, 256), (448, 448), (18, 448)]

@@ -164,7 +164,7 @@ def policy_spec(environment: Environment, agent: Ppo, *, origin: str) -> PolicyS
             value_heads=None if streams == 1 else streams,
         ),
         observation_shape=shape,
-        observation_dtype="uint8" if len(shape) == 3 else "float32",
+        observation_dtype="uint8" if len(shape) == 3 and environment.observation != "symbols" else "float32",
         actions=actions,
         action_low=low,
         action_high=high,

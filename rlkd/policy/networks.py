@@ -40,7 +40,7 @@ class PolicyNetwork(nn.Module):
         width = recipe.core_width if self.core is not None else width
         self.core_layers, width = fully_connected(recipe.core_hidden or (), width, behind_layers(recipe))
         self.branch = _branch(width, recipe) if recipe.branches else None
-        self.critic_branch: nn.Module | None = None
+        self.critic_branch: nn.Sequential | None = None
         state_independent = kind == "gaussian"  # as in PPO implementations: one log_std per action dimension
         outputs = actions if state_independent else actions * len(PARAMS[kind])
         self.head = nn.Linear(width, outputs)
@@ -141,8 +141,8 @@ class PolicyNetwork(nn.Module):
                 nn.init.zeros_(module.bias_hh)
         nn.init.orthogonal_(self.head.weight, 0.01 if for_rl else 1.0, generator=generator)
         for branch in (self.branch, self.critic_branch):
-            if isinstance(branch, nn.Sequential) and isinstance(branch[0], nn.Linear):
-                nn.init.orthogonal_(branch[0].weight, 0.1, generator=generator)
+            if branch is not None:
+                nn.init.orthogonal_(branch.get_parameter("0.weight"), 0.1, generator=generator)
         if self.critic is not None:
             nn.init.orthogonal_(self.critic.weight, 1.0 if self.branch is None else 0.01, generator=generator)
 
