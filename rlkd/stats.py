@@ -1,4 +1,4 @@
-"""Intervals and comparisons: teacher-normalised score, its bootstrap interval, share of failed episodes."""
+"""Intervals and comparisons: normalised scores, suites of environments, one agent against another, failed episodes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,3 +99,94 @@ def _resampled_means(seeds: Sequence[np.ndarray], generator: np.random.Generator
         counts = generator.multinomial(len(scores), equal, int(picked.sum()))  # fresh episodes for each pick
         means[picked] = counts @ scores / len(scores)
     return np.asarray(means.mean(0))
+
+
+def interquartile_mean(scores: Sequence[Sequence[float]], *, seed: int = 0) -> Estimate:
+    """Mean of the middle half of all scores of a suite: less noisy than a mean, less blind than a median.
+
+    The interval resamples training seeds within each environment. Weights are fractional at the edges of the middle
+    half, so that no number of scores is a special case.
+
+    Args:
+        scores: of each environment one normalised score a training seed.
+        seed: of the bootstrap.
+
+    Source:
+        Agarwal et al. 2021, arXiv:2108.13264, section 4.
+    """
+    generator = np.random.default_rng(seed)
+    picked = np.concatenate([_resampled(values, generator) for values in scores], axis=1)
+    low, high = np.quantile(_middle_half(picked), [0.025, 0.975])
+    every = np.concatenate([np.asarray(values, float) for values in scores])
+    return Estimate(float(_middle_half(every[None])[0]), float(low), float(high))
+
+
+def probability_of_improvement(
+    scores: Sequence[Sequence[float]], others: Sequence[Sequence[float]], *, seed: int = 0
+) -> Estimate:
+    """Chance that a run of ours beats one of theirs on an environment drawn at random; equal scores count half.
+
+    The interval resamples training seeds within each environment, on both sides.
+
+    Args:
+        scores: of each environment one score a training seed.
+        others: the same of what it is compared with, environments in the same order.
+        seed: of the bootstrap.
+
+    Source:
+        Agarwal et al. 2021, arXiv:2108.13264, section 4.1; Mann and Whitney 1947.
+    """
+    generator = np.random.default_rng(seed)
+    points, chances = [], []
+    for ours, theirs in zip(scores, others, strict=True):
+        a, b = np.asarray(ours, float), np.asarray(theirs, float)
+        points.append(_wins(a[None], b[None])[0])
+        chances.append(_wins(_resampled(a, generator), _resampled(b, generator)))
+    low, high = np.quantile(np.mean(chances, axis=0), [0.025, 0.975])
+    return Estimate(float(np.mean(points)), float(low), float(high))
+
+
+def performance_profile(
+    scores: Sequence[Sequence[float]], thresholds: Sequence[float], *, seed: int = 0
+) -> list[Estimate]:
+    """Share of a suite's runs that score above each threshold, environments counting alike.
+
+    Args:
+        scores: of each environment one normalised score a training seed.
+        thresholds: in the unit of the scores.
+        seed: of the bootstrap; intervals are pointwise and resample training seeds within each environment.
+
+    Source:
+        Agarwal et al. 2021, arXiv:2108.13264, section 4.2.
+    """
+    generator = np.random.default_rng(seed)
+    picked = [_resampled(values, generator) for values in scores]
+    found = []
+    for threshold in thresholds:
+        point = np.mean([(np.asarray(values, float) > threshold).mean() for values in scores])
+        low, high = np.quantile(np.mean([(each > threshold).mean(1) for each in picked], axis=0), [0.025, 0.975])
+        found.append(Estimate(float(point), float(low), float(high)))
+    return found
+
+
+def _resampled(values: Sequence[float] | np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """[RESAMPLES, len(values)]: drawn with replacement."""
+    array = np.asarray(values, float)
+    return array[generator.integers(len(array), size=(RESAMPLES, len(array)))]
+
+
+def _middle_half(rows: np.ndarray) -> np.ndarray:
+    """[R]: mean of the middle half of each of the rows [R, M]."""
+    ordered, count = np.sort(rows, axis=1), rows.shape[1]
+    edges = np.arange(count + 1)
+    # How much of each value lies between the quartiles.
+    weight = np.diff(np.clip(edges, count / 4, 3 * count / 4))
+    means: np.ndarray = ordered @ weight / weight.sum()
+    return means
+
+
+def _wins(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """[R]: share of pairs that ours [R, A] win against theirs [R, B]."""
+    difference = ours[:, :, None] - theirs[:, None, :]
+    shares: np.ndarray = (np.sign(difference) + 1).mean(axis=(1, 2)) / 2
+    return shares

@@ -1,5 +1,6 @@
 """Tests of `rlkd.stats`: points by hand, intervals against a slow bootstrap and against what they promise."""
 
+import itertools
 import math
 import random
 import statistics
@@ -9,7 +10,16 @@ import numpy as np
 import pytest
 
 from rlkd import stats
-from rlkd.stats import Estimate, failed_share, mean_difference, mean_interval, normalised_score
+from rlkd.stats import (
+    Estimate,
+    failed_share,
+    interquartile_mean,
+    mean_difference,
+    mean_interval,
+    normalised_score,
+    performance_profile,
+    probability_of_improvement,
+)
 
 TEACHER = [18.0, 20.0, 21.0, 19.0, 17.0, 21.0]
 RANDOM = [-21.0, -20.0, -21.0, -19.0, -20.0]
@@ -156,3 +166,59 @@ def test_failed_episodes_are_those_on_randoms_side_of_the_midpoint() -> None:
 
 def test_an_estimate_reads_as_a_number_and_its_interval() -> None:
     assert str(Estimate(0.95, 0.9, 1.0123)) == "0.950 [0.900, 1.012]"
+
+
+def resampled_suite(scores: Sequence[Sequence[float]], draw: random.Random) -> list[list[float]]:
+    """Training seeds with replacement, within each environment."""
+    return [draw.choices(values, k=len(values)) for values in scores]
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    ordered = sorted(values)
+    return ordered[int(0.025 * len(ordered))], ordered[int(0.975 * len(ordered)) - 1]
+
+
+SUITE = [[0.1, 0.4, 0.2, 0.9], [1.0, 1.1, 0.8, 0.3], [0.0, 0.0, 0.5, 0.6]]
+OTHERS = [[0.0, 0.3, 0.2, 0.5], [1.2, 0.9, 0.7, 0.2], [0.0, 0.1, 0.4, 0.7]]
+
+
+def test_the_interquartile_mean_is_that_of_the_middle_half_of_all_runs() -> None:
+    got = interquartile_mean(SUITE)
+    flat = sorted(value for values in SUITE for value in values)
+    assert got.point == pytest.approx(statistics.fmean(flat[3:9]))
+    draw = random.Random(0)
+    slow = [statistics.fmean(sorted(itertools.chain(*resampled_suite(SUITE, draw)))[3:9]) for _ in range(4000)]
+    assert (got.low, got.high) == pytest.approx(interval(slow), abs=0.03)
+    # Of five runs a quarter is one and a quarter: the second and fourth count three quarters.
+    five = interquartile_mean([[1.0, 2.0, 4.0, 8.0, 100.0]])
+    assert five.point == pytest.approx((0.75 * 2 + 4 + 0.75 * 8) / 2.5)
+
+
+def test_the_probability_of_improvement_counts_pairs_and_halves_ties() -> None:
+    got = probability_of_improvement(SUITE, OTHERS)
+
+    def slow(suite: Sequence[Sequence[float]], others: Sequence[Sequence[float]]) -> float:
+        by_environment = []
+        for ours, theirs in zip(suite, others, strict=True):
+            pairs = [(a > b) + 0.5 * (a == b) for a in ours for b in theirs]
+            by_environment.append(statistics.fmean(pairs))
+        return statistics.fmean(by_environment)
+
+    assert got.point == pytest.approx(slow(SUITE, OTHERS))
+    draw = random.Random(0)
+    found = [slow(resampled_suite(SUITE, draw), resampled_suite(OTHERS, draw)) for _ in range(3000)]
+    assert (got.low, got.high) == pytest.approx(interval(found), abs=0.03)
+    assert probability_of_improvement(SUITE, SUITE).point == pytest.approx(0.5)
+    assert probability_of_improvement([[2.0, 3.0]], [[0.0, 1.0]]) == Estimate(1.0, 1.0, 1.0)
+
+
+def test_a_profile_falls_from_all_runs_to_none() -> None:
+    profile = performance_profile(SUITE, [-1.0, 0.0, 0.35, 2.0])
+    assert [each.point for each in profile] == pytest.approx([1, 10 / 12, 7 / 12, 0])
+    assert all(each.low <= each.point <= each.high for each in profile)
+    draw = random.Random(0)
+    found = []
+    for _ in range(3000):
+        suite = resampled_suite(SUITE, draw)
+        found.append(statistics.fmean(statistics.fmean(v > 0.35 for v in values) for values in suite))
+    assert (profile[2].low, profile[2].high) == pytest.approx(interval(found), abs=0.09)
