@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from rlkd.learn import train
     from rlkd.lineage import evolve
     from rlkd.policy import from_sb3, load
+    from rlkd.study import compare
     from rlkd.vector import make, make_vec
 
 __version__ = "0.1.0"
-__all__ = ["distill", "evaluate", "evolve", "export", "from_sb3", "load", "make", "make_vec", "train"]
+__all__ = ["compare", "distill", "evaluate", "evolve", "export", "from_sb3", "load", "make", "make_vec", "train"]
 
 _HOMES = {
+    "compare": "rlkd.study",
     "distill": "rlkd.distillation",
     "evaluate": "rlkd.evaluation",
     "evolve": "rlkd.lineage",

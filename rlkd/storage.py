@@ -27,6 +27,7 @@ MARKS = {
     "train": ("checkpoint.safetensors", "sb3.json"),
     "distill": ("students.checkpoint.safetensors",),
     "evolve": ("random.json",),
+    "compare": ("cells",),
 }
 """Files by which a run folder of each verb is known, whether finished or not."""
 

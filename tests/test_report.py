@@ -117,7 +117,7 @@ def spoil(content: dict[str, Any], key: str, value: object) -> bytes:
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [
-        ("kind", "compare", "kind"),
+        ("kind", "imitate", "kind"),
         ("teacher", None, "teacher"),
         ("teacher.mean", None, "mean"),
         ("teacher.ci95", [1.0], "ci95"),

@@ -15,7 +15,7 @@ from typing import Annotated
 import tyro
 
 from rlkd.cli.exchange import Export, Import
-from rlkd.cli.learn import Distill, Evolve, Train
+from rlkd.cli.learn import Compare, Distill, Evolve, Train
 from rlkd.cli.look import Eval, List, Report, Show
 from rlkd.errors import RlkdError
 
@@ -28,6 +28,7 @@ Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Distill, tyro.conf.subcommand("distill")]
     | Annotated[Evolve, tyro.conf.subcommand("evolve")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Eval, tyro.conf.subcommand("eval")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Report, tyro.conf.subcommand("report")]

@@ -1,4 +1,4 @@
-"""Verbs that make policies: `train`, `distill`, `evolve`."""
+"""Verbs that make policies: `train`, `distill`, `evolve`; and `compare`, which trains many."""
 
 import json
 from dataclasses import dataclass
@@ -154,4 +154,54 @@ class Evolve:
         from rlkd.lineage import lineage_table
 
         print_table(lineage_table, record)
+        print(f"pictures: rlkd report {self.run_folder}")
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """Train agents on environments from several seeds, and say what differs. Finished runs are not repeated."""
+
+    env: UseAppendAction[tuple[str, ...]] = ()
+    """An environment; may be given several times."""
+    agent: UseAppendAction[tuple[str, ...]] = ()
+    """An agent recipe; may be given several times. The others are compared with the first."""
+    seeds: int = 5
+    """Training seeds of each agent on each environment."""
+    frames: int | None = None
+    """Emulator frames of each training. Default: the recipes', which must agree."""
+    run_folder: Annotated[str, arg(name="run")] = "runs/compare"
+    """Run folder."""
+    episodes: int | None = None
+    """Of each policy's evaluation. Default: the protocol's."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    workers: int | None = None
+    """Runs side by side. Default: one a core, or one for two cores where emulators take cores of their own."""
+    set: Set = ()
+    """Override a value of every agent's recipe."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        """Compare, and print the verdicts."""
+        from rlkd.study import compare
+
+        record = compare(
+            self.env,
+            self.agent,
+            seeds=self.seeds,
+            run=self.run_folder,
+            frames=self.frames,
+            episodes=self.episodes,
+            device=self.device,
+            workers=self.workers,
+            overrides=self.set,
+            command=command(),
+        )
+        if self.json:
+            print(json.dumps(record))
+            return
+        from rlkd.study import comparison_table
+
+        print_table(comparison_table, record)
         print(f"pictures: rlkd report {self.run_folder}")

@@ -88,7 +88,7 @@ class Report:
     """One self-contained HTML file for each run folder."""
 
     runs: Positional[tuple[str, ...]]
-    """Run folders of train, distill or evolve."""
+    """Run folders of train, distill, evolve or compare."""
 
     def run(self) -> None:
         """Write them, and say where they are."""

@@ -103,6 +103,9 @@ def train_ppo(
                 if bonus is not None:
                     rollout, steps, told = scored(bonus, rollout, agent.streams, where=at)
                 samples = replace(prepare(network, rollout, agent, precision), steps=steps)
+                if len(agent.streams) > 1:
+                    parts = zip(agent.streams, samples.shares.tolist(), strict=True)
+                    told |= {f"advantage/{stream.name}": share for stream, share in parts}
                 rate = agent.learning_rate + training.done * (agent.final_learning_rate - agent.learning_rate)
                 figures = told | learner.learn(samples, order, rate=rate, where=at, keeps=keeps)
                 figures["train/lag"] = progress.rounds - rollout.version.float().mean().item()

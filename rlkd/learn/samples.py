@@ -36,6 +36,8 @@ class Samples:
     """[R, K], of the critic."""
     valid: Tensor
     """[R] bool."""
+    shares: Tensor
+    """[K], of each stream in the advantages' mean size; they add up to 1, or are all 0."""
     steps: Steps | None = None
     """[R] what a bonus learns from; None without one."""
 
@@ -79,7 +81,7 @@ def prepare(network: PolicyNetwork, rollout: Rollout, agent: Ppo, precision: Pre
         output = Output(output.kind, {name: tensor[: T * N] for name, tensor in output.params.items()})
         log_ratio = log_prob_and_entropy(output, rollout.action.flatten(0, 1))[0].view(T, N) - rollout.log_prob
     advantage = torch.zeros_like(rollout.log_prob)
-    target = torch.empty_like(rollout.reward)
+    target, sizes = torch.empty_like(rollout.reward), torch.zeros(len(agent.streams), device=value.device)
     for k, stream in enumerate(agent.streams):
         by_stream, target[..., k] = generalised_advantages(
             rollout.reward[..., k],
@@ -92,6 +94,7 @@ def prepare(network: PolicyNetwork, rollout: Rollout, agent: Ppo, precision: Pre
             log_ratio=log_ratio,
         )
         advantage += stream.coefficient * by_stream
+        sizes[k] = abs(stream.coefficient) * by_stream.abs().mean()
     return Samples(
         observation=rollout.observation[:-1].flatten(0, 1),
         first=rollout.first[:-1].flatten(),
@@ -101,6 +104,7 @@ def prepare(network: PolicyNetwork, rollout: Rollout, agent: Ppo, precision: Pre
         advantage=advantage.flatten(),
         target=target.flatten(0, 1),
         valid=rollout.valid.flatten(),
+        shares=sizes / sizes.sum().clamp(min=1e-12),
     )
 
 

@@ -16,8 +16,8 @@ from rlkd.errors import RecipeError, StorageError
 from rlkd.metrics import read_metrics
 from rlkd.recipe import build
 
-Kind = Literal["distill", "evolve", "train"]
-KINDS: tuple[Kind, ...] = ("distill", "evolve", "train")
+Kind = Literal["distill", "evolve", "train", "compare"]
+KINDS: tuple[Kind, ...] = ("distill", "evolve", "train", "compare")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +118,9 @@ def read_run(folder: Path) -> Run:
         StorageError: no run folder, a damaged run.json, or a run of a kind that has no report.
     """
     if not folder.is_dir():
-        raise StorageError(f"no run folder at {folder}; name one that `rlkd distill`, `evolve` or `train` wrote")
+        raise StorageError(
+            f"no run folder at {folder}; name one that `rlkd distill`, `evolve`, `train` or `compare` wrote"
+        )
     metrics, path = read_curves(folder), folder / "run.json"
     if not path.exists():
         return _unfinished(folder, metrics)
@@ -129,7 +131,7 @@ def read_run(folder: Path) -> Run:
     if kind not in KINDS:
         raise StorageError(f"{path}: key 'kind' must be one of {', '.join(KINDS)} for a report, got {kind!r}")
     finished = record.get("status", "done") == "done"
-    if kind == "train":
+    if kind in ("train", "compare"):
         return Run(folder=folder, kind=kind, finished=finished, record=record, metrics=metrics)
     teacher, random = _table(record, "teacher", path), _table(record, "random", path)
     return Run(

@@ -72,5 +72,6 @@ def _waiting(run: Run) -> str:
 
 
 def _figures(run: Run) -> list[str]:
-    tags = sorted({tag for line in run.metrics for tag in line if tag.startswith("train/")})
+    known = {tag for line in run.metrics for tag in line}
+    tags = sorted(tag for tag in known if tag.startswith(("advantage/", "bonus/", "train/")))
     return [_chart(run, tag, tag, "") for tag in tags[:MOST_FIGURES]]
