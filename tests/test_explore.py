@@ -97,6 +97,13 @@ def test_a_pixel_that_never_changed_is_whitened_by_the_prior_alone_and_one_grey_
     assert bonus.whiten(torch.zeros(2, 1, 84, 84, dtype=torch.uint8)).isfinite().all()
 
 
+def test_nothing_but_the_prior_widens_the_scale_of_numbers_that_hardly_vary() -> None:
+    bonus, seen = made(), 6400 * 128
+    bonus.seen.combine(torch.zeros(6).double(), torch.zeros(6).double(), seen)
+    white = bonus.whiten(torch.full((1, 6), 2e-5))
+    np.testing.assert_allclose(white.numpy(), 2e-5 / np.sqrt(1e-4 / (1e-4 + seen)), rtol=1e-4)
+
+
 def test_a_bonus_is_the_mean_squared_error_about_the_whitened_newest_frame() -> None:
     bonus = made(SMALL, PIXELS)
     generator = torch.Generator().manual_seed(1)

@@ -4,8 +4,8 @@ r"""The policies that ship: how each came to be, and what it scores.
     python -m benchmarks.teachers --ship pong --run RUN       # makes that file and its curve from a training run first
 
 teachers.toml has the commands that made each policy and what it was to score. Policies are stored in half precision,
-which is what is scored. Which rule picks their actions is chosen on episodes of its own; the score is measured on the
-protocol's.
+which is what is scored. Whether the last policy of a run or the best one by its curve is taken, and which rule picks
+its actions, is chosen on episodes of its own; the score is measured on the protocol's.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from pathlib import Path
 from benchmarks.common import Record, machine, store
 from rlkd import recipe
 from rlkd.evaluation import environment_of, play, play_randomly
+from rlkd.learn.training import POLICY
 from rlkd.metrics import read_metrics
 from rlkd.policy import Policy, load_policy, parse_rule
 from rlkd.recipe import Environment, data_root
@@ -43,7 +44,7 @@ def main() -> int:
     if chosen.ship:
         if chosen.run is None or chosen.ship not in made:
             raise SystemExit(f"--ship NAME goes with --run RUN; names are {', '.join(made)}")
-        ship(chosen.ship, chosen.run)
+        ship(chosen.ship, chosen.run, made[chosen.ship])
     lines = [
         "Whole games, sticky actions 0.25, 100 episodes; 95 % intervals.",
         "",
@@ -79,14 +80,16 @@ def scored(name: str, told: Record) -> tuple[str, Record]:
     environment = environment_of(policy, None)
     played, random = play(policy, environment).evaluation, play_randomly(environment)
     estimate, size = mean_interval(played.scores), (SHIPPED / f"{name}.safetensors").stat().st_size
-    met = estimate.point >= told["wanted"] and estimate.low >= told.get("wanted_low", estimate.low)
-    wanted = f"{told['wanted']:g}" + (f", lower end {told['wanted_low']:g}" if "wanted_low" in told else "")
+    wanted = "nothing fixed"
+    if "wanted" in told:
+        met = estimate.point >= told["wanted"] and estimate.low >= told["wanted_low"]
+        wanted = f"{told['wanted']:g}, lower end {told['wanted_low']:g}: {'met' if met else 'MISSED'}"
     with (FOLDER / f"{name}_curve.csv").open() as curve:
         last = list(csv.DictReader(curve))[-1]
     cost = f"{int(last['agent_steps']):,}, {float(last['frames']):,.0f}, {float(last['hours']):.1f}"
     line = (
         f"| {name} | **{estimate.point:.2f}** [{estimate.low:.2f}, {estimate.high:.2f}] "
-        f"| {wanted}: {'met' if met else 'MISSED'} | {random.mean:.2f} | {played.rule} | {cost} "
+        f"| {wanted} | {random.mean:.2f} | {played.rule} | {cost} "
         f"| {size:,}{'' if size <= MOST_BYTES else ' MISSED'} | {policy.spec.parameters:,} |"
     )
     record: Record = {"mean": estimate.point, "ci95": [estimate.low, estimate.high], "scores": list(played.scores)}
@@ -98,17 +101,23 @@ def scored(name: str, told: Record) -> tuple[str, Record]:
     }
 
 
-def ship(name: str, run: Path) -> None:
-    """Write a policy in half precision, with the better rule and the run's curve. The last policy, not the best one."""
-    trained = load_policy(run / "generations" / "000" / "policy.safetensors")
-    half = Policy(trained.network, replace(trained.spec, name=name)).half()
-    means = {
-        rule: play(half, episodes=CHOICE_EPISODES, rule=parse_rule(rule), first_seed=CHOICE_SEED).evaluation.mean
-        for rule in RULES[half.spec.kind]
-    }
+def ship(name: str, run: Path, told: Record) -> None:
+    """Write a policy in half precision, the better of those that a run left by the better rule, and the run's curve."""
+    means: dict[tuple[str, str], float] = {}
+    halves: dict[str, Policy] = {}
+    for which, file in {"last": POLICY, "best": Path("best.safetensors")}.items():
+        if (run / file).exists():
+            trained = load_policy(run / file)
+            # Training may have taken a lost life for an end; the policy is stored with where it is scored.
+            spec = replace(trained.spec, name=name, environment=recipe.load(told["environment"], Environment))
+            halves[which] = Policy(trained.network, spec).half()
+            for rule in RULES[spec.kind]:
+                played = play(halves[which], episodes=CHOICE_EPISODES, rule=parse_rule(rule), first_seed=CHOICE_SEED)
+                means[which, rule] = played.evaluation.mean
     print(f"{name}: {means}", file=sys.stderr)
-    better = max(means, key=lambda rule: means[rule])
-    Policy(half.network, replace(half.spec, rule=parse_rule(better))).save(SHIPPED / f"{name}.safetensors")
+    which, rule = max(means, key=lambda pair: means[pair])
+    half = halves[which]
+    Policy(half.network, replace(half.spec, rule=parse_rule(rule))).save(SHIPPED / f"{name}.safetensors")
     metrics = [line for line in read_metrics(run) if "rollout/ep_rew_mean" in line]
     text = io.StringIO()
     writer = csv.writer(text)
