@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.stats
 
 RESAMPLES = 2000
 
@@ -82,6 +83,38 @@ def mean_difference(scores: Sequence[Sequence[float]], others: Sequence[Sequence
     return Estimate(point, float(low), float(high))
 
 
+def seed_interval(means: Sequence[float]) -> Estimate:
+    """Mean over training seeds, each counting once, with Student's interval; one seed has none (infinite).
+
+    A bootstrap of three or five seeds covers the truth in three of four cases where it says 95 %.
+    """
+    values = np.asarray(means, float)
+    point = float(values.mean())
+    if len(values) < 2:
+        return Estimate(point, -np.inf, np.inf)
+    half = float(scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return Estimate(point, point - half, point + half)
+
+
+def seed_difference(means: Sequence[float], others: Sequence[float]) -> Estimate:
+    """Mean over training seeds, less that of others, with Welch's interval; one seed has none (infinite).
+
+    Source:
+        Welch 1947, with the degrees of freedom of Satterthwaite 1946.
+    """
+    ours, theirs = np.asarray(means, float), np.asarray(others, float)
+    point = float(ours.mean() - theirs.mean())
+    if min(len(ours), len(theirs)) < 2:
+        return Estimate(point, -np.inf, np.inf)
+    squares = np.array([each.var(ddof=1) / len(each) for each in (ours, theirs)])
+    error = float(np.sqrt(squares.sum()))
+    if error == 0:
+        return Estimate(point, point, point)
+    freedom = squares.sum() ** 2 / (squares**2 / (np.array([len(ours), len(theirs)]) - 1)).sum()
+    half = float(scipy.stats.t.ppf(0.975, freedom)) * error
+    return Estimate(point, point - half, point + half)
+
+
 def failed_share(scores: Sequence[float], teacher: Sequence[float], random: Sequence[float]) -> float:
     """Share of episodes on random's side of the midpoint between random and teacher. An average hides them."""
     base, top = float(np.mean(random)), float(np.mean(teacher))
@@ -112,7 +145,7 @@ def interquartile_mean(scores: Sequence[Sequence[float]], *, seed: int = 0) -> E
         seed: of the bootstrap.
 
     Source:
-        Agarwal et al. 2021, arXiv:2108.13264, section 4.
+        Agarwal et al. 2021, arXiv:2108.13264.
     """
     generator = np.random.default_rng(seed)
     picked = np.concatenate([_resampled(values, generator) for values in scores], axis=1)
@@ -134,7 +167,7 @@ def probability_of_improvement(
         seed: of the bootstrap.
 
     Source:
-        Agarwal et al. 2021, arXiv:2108.13264, section 4.1; Mann and Whitney 1947.
+        Agarwal et al. 2021, arXiv:2108.13264; Mann and Whitney 1947.
     """
     generator = np.random.default_rng(seed)
     points, chances = [], []
@@ -157,7 +190,7 @@ def performance_profile(
         seed: of the bootstrap; intervals are pointwise and resample training seeds within each environment.
 
     Source:
-        Agarwal et al. 2021, arXiv:2108.13264, section 4.2.
+        Agarwal et al. 2021, arXiv:2108.13264.
     """
     generator = np.random.default_rng(seed)
     picked = [_resampled(values, generator) for values in scores]

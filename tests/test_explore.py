@@ -350,7 +350,30 @@ def test_a_predictor_of_many_networks_is_scored_by_distance_and_by_the_estimate_
     np.testing.assert_allclose(losses.detach().numpy(), wanted_loss, rtol=1e-4)
 
 
-def test_dynamics_that_were_learnt_bring_no_bonus_and_noise_that_no_action_moves_little() -> None:
+def test_a_state_to_which_all_targets_answer_the_same_has_a_bonus_all_the_same() -> None:
+    bonus = made(Bonus(name="drnd", features=8, widths=(12,), predictor_widths=(10,), targets=4))
+    assert bonus_of(bonus, torch.zeros(2, 6)).isfinite().all()
+
+
+def test_half_a_sum_is_rewarded_and_the_mean_is_learnt() -> None:
+    states = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
+    mean, half = made(SMALL), made(replace(SMALL, error="half_sum"))
+    torch.testing.assert_close(bonus_of(half, states), bonus_of(mean, states) * SMALL.features / 2)
+    torch.testing.assert_close(*(each.losses(arriving(states), torch.zeros(5)) for each in (half, mean)))
+
+
+def test_who_learns_from_the_observation_before_is_rewarded_for_the_one_it_led_to() -> None:
+    bonus = made(replace(SMALL, learns_from="before"))
+    before, arrived = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1))
+    steps = Steps(before, torch.zeros(5, dtype=torch.int64), arrived)
+    every = torch.ones(5, dtype=torch.bool)
+    torch.testing.assert_close(bonus.bonus(steps, every), bonus_of(made(SMALL), arrived))
+    torch.testing.assert_close(
+        bonus.losses(steps, torch.zeros(5)), made(SMALL).losses(arriving(before), torch.zeros(5))
+    )
+
+
+def test_dynamics_that_were_learnt_bring_less_than_a_wrong_action_and_noise_brings_nothing_new() -> None:
     # Three numbers that the action moves in a circle, and three of noise.
     generator = torch.Generator().manual_seed(0)
     place, action = (torch.randint(3, (4096,), generator=generator) for _ in range(2))
@@ -367,4 +390,8 @@ def test_dynamics_that_were_learnt_bring_no_bonus_and_noise_that_no_action_moves
     trained(bonus, steps, 1500)
     after = bonus.bonus(steps, every).mean().item()
     wrong = bonus.bonus(Steps(steps.before, (action + 1) % 3, steps.arrived), every).mean().item()
-    assert after < wrong / 2, (before, after, wrong)
+    noise = torch.cat([steps.arrived[:, :3], torch.randn(4096, 3, generator=generator)], dim=1)
+    other_noise = bonus.bonus(Steps(steps.before, action, noise), every).mean().item()
+    told = (before, after, wrong, other_noise)
+    assert after < wrong / 2, told
+    assert other_noise == pytest.approx(after, rel=0.1), told  # no less surprising, no more

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rlkd import recipe as recipes
 from rlkd.errors import NotFiniteError, RecipeError, Stopped, StorageError
-from rlkd.explore import Novelty
+from rlkd.explore import Novelty, Steps, warm_up
 from rlkd.explore.models import RandomNetwork
 from rlkd.learn import train
 from rlkd.learn.checkpoint import FILE
@@ -28,6 +28,8 @@ from rlkd.learn.training import Training
 from rlkd.losses import generalised_advantages
 from rlkd.metrics import read_metrics
 from rlkd.policy.file import build_network
+from rlkd.policy.tensors import put_back as restored
+from rlkd.policy.tensors import tensors_of
 from rlkd.recipe import Bonus, Ppo, Stream
 from rlkd.vector import Stepper, as_recipe, make_vec
 from tests import reference_explore
@@ -178,6 +180,7 @@ def test_old_statistics_give_the_bonus_and_new_ones_teach_the_predictor() -> Non
         seen = np.concatenate([seen, rollout.observation[:-1].numpy()[valid]])
         np.testing.assert_allclose(bonus.seen.mean.numpy(), reference_explore.moments(seen)[0], rtol=1e-9)
         # What the predictor learns from is whitened anew.
+        assert steps is not None
         losses = bonus.losses(steps, torch.zeros(T * N))
         np.testing.assert_allclose(losses.detach().numpy(), errors(arrived, seen), rtol=1e-4)
 
@@ -278,6 +281,8 @@ def test_a_bonus_that_is_no_number_stops_the_run_with_its_name() -> None:
         ({"bonus": None}, r"no \[bonus\], and 1 such streams"),
         ({"streams": (Stream(),)}, r"there is a \[bonus\], and 0 such streams"),
         ({"bonus": replace(SMALL, clip=1.0), "streams": ()}, "at least one"),
+        ({"max_gradient_norm": 0.0}, "max_gradient_norm must be above 0, got 0.0"),
+        ({"adam_epsilon": 0.0}, "adam_epsilon must be above 0"),
     ],
 )
 def test_a_bonus_and_its_stream_belong_together(changes: dict[str, Any], message: str) -> None:
@@ -288,7 +293,8 @@ def test_a_bonus_and_its_stream_belong_together(changes: dict[str, Any], message
 @pytest.mark.parametrize(
     "changes",
     [{"features": 0}, {"clip": 0.0}, {"warm_up_steps": -1}, {"filter_discount": 1.0}, {"keep_environments": 0},
-     {"channels": ()}, {"name": "counts"}, {"targets": 3}, {"power": 1.0}, {"name": "drnd", "error": "half_sum"}],
+     {"channels": ()}, {"name": "counts"}, {"targets": 3}, {"name": "drnd", "targets": 1},
+     {"power": 1.0}, {"name": "drnd", "error": "half_sum"}],
 )  # fmt: skip
 def test_a_bonus_that_makes_no_sense_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(RecipeError):
@@ -332,3 +338,87 @@ def test_the_end_by_a_limit_is_an_end_where_the_recipe_says_so(cap: Any) -> None
     sampler.close()
     assert rollout.ended[6].all()
     assert rollout.terminated[6].all() == (cap == "terminates")
+
+
+def test_a_resumed_bonus_on_pixels_takes_the_step_that_one_without_a_break_takes() -> None:
+    environment = as_recipe("montezuma")
+    agent = replace(AGENT, network="nature_62k", minibatch=5, bonus=replace(SMALL, channels=(4, 6, 6)))
+    spec = policy_spec(environment, agent, origin="")
+    generator = torch.Generator().manual_seed(0)
+    seen = torch.randint(0, 256, (40, 1, 84, 84), dtype=torch.uint8, generator=generator)
+    steps = Steps(None, torch.zeros(40, dtype=torch.int64), seen)
+
+    def made() -> tuple[Learner, Novelty]:
+        network, bonus = build_network(spec), made_bonus("montezuma", agent)
+        network.initialise(torch.Generator().manual_seed(1), for_rl=True)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return Learner(network, agent, "float32", bonus), bonus
+
+    def step(learner: Learner, bonus: Novelty) -> list[Tensor]:
+        loss = bonus.losses(steps, torch.zeros(40)).mean()
+        loss = loss + learner.network(seen.expand(-1, 4, -1, -1)).value.square().mean()
+        for parameter, gradient in zip(
+            learner.parameters, torch.autograd.grad(loss, learner.parameters, materialize_grads=True), strict=True
+        ):
+            parameter.grad = gradient
+        learner.optimiser.step()
+        return [parameter.detach().clone() for parameter in learner.parameters]
+
+    learner, bonus = made()
+    for _ in range(3):
+        step(learner, bonus)
+    kept = tensors_of(learner.network, learner.optimiser) | state_of(bonus)
+    tensors = {name: tensor.clone().contiguous() for name, tensor in kept.items()}
+    other, again = made()
+    restored(tensors, other.network, other.optimiser)
+    put_back(again, tensors, run="here")
+    for one, two in zip(step(learner, bonus), step(other, again), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_scores_of_random_play_are_not_the_policys() -> None:
+    bonus = made_bonus("cartpole", replace(AGENT, bonus=replace(SMALL, warm_up_steps=100)))
+    steppers = [Stepper(make_vec("cartpole", N, 0))]
+    assert list(warm_up(bonus, steppers, np.random.default_rng(0))) == [100]
+    assert steppers[0].finished == []
+    steppers[0].close()
+
+
+@pytest.mark.parametrize("terminal", ["reset", "final"])
+def test_the_whitening_sees_final_observations_where_they_are_rewarded(terminal: Any) -> None:
+    bonus = made_bonus(agent=replace(AGENT, bonus=replace(SMALL, terminal=terminal)))
+    (rollout,) = rollouts("RlkdWalk-v0", 1)
+    before = bonus.seen.count.item()
+    scored(bonus, rollout, AGENT.streams, where="here")
+    finals = int((rollout.ended[:-1]).sum()) if terminal == "final" else 0
+    assert finals > 0 or terminal == "reset"
+    assert bonus.seen.count.item() - before == rollout.valid.sum().item() + finals
+
+
+@pytest.mark.parametrize("core", ["none", "gru"])
+def test_a_bonus_learns_the_same_from_a_minibatch_in_pieces(core: Any, tmp_path: Path) -> None:
+    path = tmp_path / "network.toml"
+    path.write_text(f'kind = "network"\nencoder = "mlp"\nhidden = [8]\ncore = "{core}"\ncore_width = 8\n')
+    agent = replace(AGENT, network=str(path), max_gradient_norm=None)
+    network = build_network(policy_spec(as_recipe("RlkdWalk-v0"), agent, origin=""))
+    network.initialise(torch.Generator().manual_seed(0), for_rl=True)
+    (rollout,) = rollouts("RlkdWalk-v0", 1)
+    state = torch.zeros(N, network.state_width) if network.state_width else None
+    found = []
+    for parts in (1, 2, 7):
+        bonus = made_bonus(agent=agent)
+        learner = Learner(network, agent, "float32", bonus)
+        learner.parts = parts
+        told, steps, _ = scored(bonus, replace(rollout, state=state), agent.streams, where="here")
+        samples = replace(prepare(network, told, agent, "float32"), steps=steps)
+        rows = torch.arange(N)[:, None] + N * torch.arange(T) if core == "gru" else torch.arange(T * N)
+        kept = bonus.keep(samples.valid[rows.flatten()], torch.Generator().manual_seed(3))
+        before = [p.detach().clone() for p in learner.parameters]
+        learner._step(samples, rows, kept)
+        found.append([p.grad.clone() for p in learner.parameters if p.grad is not None])
+        with torch.no_grad():
+            for parameter, value in zip(learner.parameters, before, strict=True):
+                parameter.copy_(value)
+    for pieces in found[1:]:
+        for one, two in zip(found[0], pieces, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from rlkd import stats
 from rlkd.stats import (
@@ -19,6 +20,8 @@ from rlkd.stats import (
     normalised_score,
     performance_profile,
     probability_of_improvement,
+    seed_difference,
+    seed_interval,
 )
 
 TEACHER = [18.0, 20.0, 21.0, 19.0, 17.0, 21.0]
@@ -217,8 +220,31 @@ def test_a_profile_falls_from_all_runs_to_none() -> None:
     assert [each.point for each in profile] == pytest.approx([1, 10 / 12, 7 / 12, 0])
     assert all(each.low <= each.point <= each.high for each in profile)
     draw = random.Random(0)
-    found = []
-    for _ in range(3000):
-        suite = resampled_suite(SUITE, draw)
-        found.append(statistics.fmean(statistics.fmean(v > 0.35 for v in values) for values in suite))
-    assert (profile[2].low, profile[2].high) == pytest.approx(interval(found), abs=0.09)
+    suites = [resampled_suite(SUITE, draw) for _ in range(4000)]
+    for threshold, got in ((0.0, profile[1]), (0.35, profile[2])):
+        found = [statistics.fmean(statistics.fmean(v > threshold for v in row) for row in suite) for suite in suites]
+        assert (got.low, got.high) == pytest.approx(interval(found), abs=0.01)
+
+
+def test_intervals_over_seeds_are_those_of_student_and_welch() -> None:
+    ours, theirs = [1.0, 2.0, 4.0, 4.5, 6.0], [0.0, 0.5, 3.0]
+    low, high = scipy.stats.t.interval(0.95, 4, statistics.fmean(ours), statistics.stdev(ours) / math.sqrt(5))
+    got = seed_interval(ours)
+    assert (got.point, got.low, got.high) == pytest.approx((3.5, low, high))
+    found = scipy.stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+    difference = seed_difference(ours, theirs)
+    assert (difference.low, difference.high) == pytest.approx((found.low, found.high))
+    assert difference.point == pytest.approx(3.5 - 3.5 / 3)
+    assert seed_difference([2.0, 2.0], [1.0, 1.0]) == Estimate(1.0, 1.0, 1.0)
+    for alone in (seed_interval([1.0]), seed_difference([1.0], ours)):
+        assert (alone.low, alone.high) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_agents_that_do_not_differ_are_told_apart_in_one_of_twenty_studies(seeds: int) -> None:
+    draws = np.random.default_rng(3)
+    wrong = 0
+    for _ in range(2000):
+        found = seed_difference(draws.normal(size=seeds).tolist(), draws.normal(size=seeds).tolist())
+        wrong += not found.low <= 0 <= found.high
+    assert 0.02 < wrong / 2000 < 0.065

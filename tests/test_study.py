@@ -12,13 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlkd import recipe as recipes
+from rlkd import storage
 from rlkd.cli import main
 from rlkd.data import JsonDict
-from rlkd.errors import RecipeError, RlkdError, StorageError
+from rlkd.errors import RecipeError, RlkdError
+from rlkd.metrics import read_metrics
+from rlkd.recipe import Ppo
 from rlkd.report import write_report
 from rlkd.stats import Estimate
 from rlkd.study import compare, comparison_table
+from rlkd.study.cell import Cell, last_words, start
 from rlkd.study.verdicts import verdict, verdicts
+from rlkd.vector import as_recipe
 from tests.commands import Capture
 
 ENVS, AGENTS = ("deep_sea_10", "cartpole"), ("rl/ppo_classic", "explore/ppo_counts")
@@ -46,9 +52,7 @@ def test_every_agent_is_trained_and_played_on_every_environment_from_every_seed(
         assert len(cell["scores"]) == 3
         policy = studied / cell["path"] / "generations" / "000" / "policy.safetensors"
         assert policy.is_file()
-    assert record["verdicts"]["environments"]["cartpole"]["random"] == pytest.approx(
-        np.mean(record["environments"]["cartpole"]["random"])
-    )
+    assert 5 < record["verdicts"]["environments"]["cartpole"]["random"] < 50
     assert set(record["verdicts"]["suite"]) == set(AGENTS)
 
 
@@ -61,21 +65,35 @@ def test_what_is_finished_is_not_computed_again_and_seeds_are_added(studied: Pat
     assert len(list(run.rglob("score.json"))) == len(before) + 1
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"frames": 4096}, "holds runs of 2,048 frames; name another --run"),
-        ({"episodes": 4}, "holds scores of another 'cartpole' \\(episodes differ\\)"),
-        ({"overrides": ("epochs=2",)}, "holds scores of another 'explore/ppo_counts' \\(hashes differ\\)"),
-    ],
-)
-def test_scores_of_another_protocol_or_recipe_are_not_mixed_in(
-    changes: dict[str, Any], message: str, studied: Path
+@pytest.mark.parametrize("changes", [{"frames": 4096}, {"episodes": 4}, {"overrides": ("epochs=2",)}])
+def test_whatever_changes_a_score_is_computed_anew_and_the_old_scores_stay(
+    changes: dict[str, Any], studied: Path, tmp_path: Path
 ) -> None:
-    before = (studied / "run.json").read_bytes()
-    with pytest.raises(StorageError, match=message):
-        compare(ENVS, AGENTS, seeds=1, run=studied, **(SMALL | changes))
-    assert (studied / "run.json").read_bytes() == before
+    run = copied(studied, tmp_path)
+    before = {path: path.read_bytes() for path in run.rglob("score.json")}
+    record = compare(ENVS[:1], AGENTS[:1], seeds=1, run=run, **(SMALL | changes))
+    (cell,) = record["cells"]
+    assert run / cell["path"] / "score.json" not in before
+    assert all(path.read_bytes() == content for path, content in before.items())
+    # And the other way about: the first scores are taken as they were.
+    again = compare(ENVS[:1], AGENTS[:1], seeds=1, run=run, **SMALL)
+    assert run / again["cells"][0]["path"] / "score.json" in before
+
+
+def test_what_is_edited_while_a_study_runs_is_not_trained(tmp_path: Path) -> None:
+    network = tmp_path / "mine.toml"
+    network.write_text('kind = "network"\nencoder = "mlp"\nhidden = [8]\n')
+    learner = recipes.load("rl/ppo_classic", Ppo, overrides=(f"network='{network}'", "frames=1024"))
+    cell = Cell(
+        env="cartpole", agent="mine", place=as_recipe("cartpole"), learner=learner, seed=0, episodes=1, device="cpu",
+        study=tmp_path,
+    )  # fmt: skip
+    process = start(cell)
+    assert process.stdin is not None
+    network.write_text('kind = "network"\nencoder = "mlp"\nhidden = [9]\n')
+    assert process.wait(60) == 2
+    assert "was changed while the study ran" in last_words(cell, 2)
+    process.stdin.close()
 
 
 @pytest.mark.parametrize(
@@ -83,7 +101,8 @@ def test_scores_of_another_protocol_or_recipe_are_not_mixed_in(
     [
         ((), AGENTS, 1, "name at least one environment"),
         (ENVS, (), 1, "name at least one agent"),
-        (("cartpole", "cartpole"), AGENTS, 1, "an environment is named twice"),
+        (("cartpole", "cartpole"), AGENTS, 1, "'cartpole' and 'cartpole' are one environment; name it once"),
+        (("cartpole", "classic/cartpole"), AGENTS, 1, "are one environment; name it once"),
         (ENVS, AGENTS, 0, "seeds must be at least 1, got 0"),
         (ENVS, ("hinton",), 1, "'hinton' does not say how to train"),
         (("cartpol",), AGENTS, 1, "did you mean 'cartpole'"),
@@ -113,24 +132,64 @@ def test_a_run_that_fails_is_named_with_its_reason_and_the_others_are_kept(tmp_p
     assert (tmp_path / "cells" / "cartpole" / "rl-dqn_classic" / "seed0" / "score.json").exists()
 
 
-def test_a_stopped_study_goes_on_with_the_same_command(tmp_path: Path) -> None:
+def begun(run: Path, *options: str) -> tuple["subprocess.Popen[str]", Path]:
+    """A study of one cell that has learnt for a while, and the cell's folder."""
     command = [
-        *(sys.executable, "-m", "rlkd", "compare", "--env", "cartpole", "--agent", "rl/ppo_classic", "--seeds", "1"),
-        *("--frames", "400000", "--episodes", "2", "--run", str(tmp_path)),
+        sys.executable,
+        "-m",
+        "rlkd",
+        "compare",
+        "--env",
+        "cartpole",
+        "--seeds",
+        "1",
+        "--episodes",
+        "2",
+        *options,
     ]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        metrics = tmp_path / "cells" / "cartpole" / "rl-ppo_classic" / "seed0" / "metrics.jsonl"
-        for _ in range(600):
-            time.sleep(0.1)
-            if metrics.exists() and metrics.read_text().count("\n") > 1:
-                break
+    process = subprocess.Popen(
+        [*command, "--run", str(run)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    for _ in range(900):
+        time.sleep(0.1)
+        for metrics in run.rglob("metrics.jsonl"):
+            if metrics.read_text().count("\n") > 1:
+                return process, metrics.parent
+    process.kill()
+    raise AssertionError("nothing was learnt")
+
+
+@pytest.mark.parametrize("agent", ["rl/ppo_classic", "sb3/ppo"])
+def test_a_stopped_study_goes_on_with_the_same_command(agent: str, tmp_path: Path) -> None:
+    options = ("--agent", agent, "--frames", "60000")
+    process, cell = begun(tmp_path, *options)
+    with process:
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=60)
     assert process.returncode == 3, told
     assert "what ran is saved" in told
-    assert (metrics.parent / "checkpoint.safetensors").exists()
-    assert not (metrics.parent / "score.json").exists()
+    assert not (cell / "score.json").exists()
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "running"
+    record = compare(("cartpole",), (agent,), seeds=1, run=tmp_path, frames=60_000, episodes=2)
+    assert len(record["cells"][0]["scores"]) == 2
+    if agent == "rl/ppo_classic":  # one curve, where the learner can go on
+        steps = [line["step"] for line in read_metrics(cell)]
+        assert steps == sorted(set(steps))
+
+
+def test_runs_save_and_end_when_who_started_them_is_killed(tmp_path: Path) -> None:
+    process, cell = begun(tmp_path, "--agent", "rl/ppo_classic", "--frames", "10_000_000")
+    with process:
+        process.kill()
+    checkpoint = cell / "checkpoint.safetensors"
+    for _ in range(300):
+        time.sleep(0.1)
+        if "stopped on a signal" in (cell / "log.txt").read_text():
+            break
+    assert "stopped on a signal" in (cell / "log.txt").read_text()
+    assert checkpoint.exists()
+    with storage.run_folder(cell):
+        pass  # nobody holds it any more
 
 
 @pytest.mark.parametrize(
@@ -138,8 +197,8 @@ def test_a_stopped_study_goes_on_with_the_same_command(tmp_path: Path) -> None:
     [
         (Estimate(1.0, 0.1, 2.0), 5, "better"),
         (Estimate(-1.0, -2.0, -0.1), 5, "worse"),
-        (Estimate(1.0, -0.1, 2.0), 5, "no difference"),
-        (Estimate(0.0, 0.0, 0.0), 5, "no difference"),
+        (Estimate(1.0, -0.1, 2.0), 5, "no difference seen"),
+        (Estimate(0.0, 0.0, 0.0), 5, "no difference seen"),
         (Estimate(1.0, 0.9, 1.1), 2, "too few seeds"),
     ],
 )
@@ -170,16 +229,26 @@ def test_verdicts_name_the_better_agent_where_there_is_one() -> None:
     found = verdicts(record)
     assert found["environments"]["a"]["agents"]["two"]["verdict"] == "better"
     assert found["environments"]["a"]["agents"]["two"]["difference"][0] == pytest.approx(10, abs=1)
-    assert found["environments"]["b"]["agents"]["two"]["verdict"] == "no difference"
+    assert found["environments"]["b"]["agents"]["two"]["verdict"] == "no difference seen"
     assert "verdict" not in found["environments"]["a"]["agents"]["one"]
     # 0 is random play, 1 the best agent's mean: half of it on one environment, all of it on the other.
     assert found["suite"]["two"]["iqm"][0] == pytest.approx(1, abs=0.1)
     assert found["suite"]["one"]["iqm"][0] == pytest.approx(0.75, abs=0.1)
-    assert 0.5 < found["suite"]["two"]["improvement"][0] < 1
+    assert 0.5 < found["suite"]["two"]["improvement"] < 1
+    assert found["left_out"] == []
     for width in (80, 200):
         table = comparison_table(record | {"verdicts": found}, width=width)
         assert len(table.rows) == 6
         assert len(table.columns) == (5 if width == 80 else 6)
+
+
+def test_where_nobody_beats_random_play_nothing_is_normalised_but_pairs_still_count() -> None:
+    record = made_up()
+    record["environments"]["b"]["random"] = [5.0, 90.0]
+    found = verdicts(record)
+    assert found["left_out"] == ["b"]
+    assert found["suite"]["two"]["iqm"][0] == pytest.approx(1, abs=0.1)
+    assert found["suite"]["two"]["improvement"] == verdicts(made_up())["suite"]["two"]["improvement"]
 
 
 def test_the_report_says_what_the_study_says(studied: Path, capsys: Capture) -> None:
@@ -189,7 +258,6 @@ def test_the_report_says_what_the_study_says(studied: Path, capsys: Capture) -> 
         *AGENTS,
         "too few seeds",
         "interquartile mean",
-        "share of runs",
         "share of the bonus",
         "random play",
     ):
@@ -206,6 +274,6 @@ def test_the_command_prints_verdicts_or_one_object(studied: Path, tmp_path: Path
         arguments += ["--agent", agent]
     arguments += ["--run", str(copied(studied, tmp_path))]
     assert main(arguments) == 0
-    assert "difference [95 %]" in capsys.readouterr().out
+    assert "too few seeds" in capsys.readouterr().out.replace("\n", " ")
     assert main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kind"] == "compare"

@@ -155,7 +155,7 @@ def theirs(environment: Environment, recipe: Ppo | Dqn, seed: int) -> Policy:
             clip_range=recipe.clip,
             ent_coef=recipe.entropy_coefficient,
             vf_coef=recipe.value_coefficient / 2,  # of the whole squared error; ours is of its half
-            max_grad_norm=recipe.max_gradient_norm,
+            max_grad_norm=recipe.max_gradient_norm or float("inf"),
             policy_kwargs=layers,
             seed=seed,
             device="cpu",

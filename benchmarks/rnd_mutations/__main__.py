@@ -122,13 +122,13 @@ MUTATIONS = (
     Mutation(
         "whitening sees only what is rewarded",
         SCORED,
-        "bonus.look(rollout.observation[:-1])[valid]",
+        "bonus.look(rollout.observation[:-1])[bonus.looked(valid, rollout.ended)]",
         "steps.arrived[valid.flatten()]",
     ),
     Mutation(
         "steps that only reset are whitened by",
         SCORED,
-        "bonus.look(rollout.observation[:-1])[valid]",
+        "bonus.look(rollout.observation[:-1])[bonus.looked(valid, rollout.ended)]",
         "bonus.look(rollout.observation[:-1]).flatten(0, 1)",
     ),
     Mutation(
@@ -204,8 +204,10 @@ def first_failure(copy: Path) -> str | None:
     found = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
     if found.returncode == 0:
         return None
+    if found.returncode != 1:  # an import that fails is no test that sees something
+        raise SystemExit(f"pytest ended with {found.returncode}:\n{found.stdout[-2000:]}")
     failed = re.search(r"^(?:FAILED|ERROR) \S+?(?:::(\S+))?(?: |$)", found.stdout, re.MULTILINE)
-    return failed[1] if failed and failed[1] else f"pytest ended with {found.returncode}"
+    return failed[1] if failed and failed[1] else "a test file"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """How new a step was, and what is learnt from it: one module for each name of a bonus.
 
 Every model reads `Steps` whose observations are whitened, but `counts`, which reads them as they are; answers are [B],
-one for each step. Networks compute in float32, whatever the policy does: a small difference of large features counts.
+one for each step. Networks compute in float32, whatever the policy does (on a GPU, convolutions as torch is set, which
+may be TF32): a small difference of large features counts.
 """
 
 import hashlib
@@ -33,6 +34,17 @@ class Steps(NamedTuple):
         before = None if self.before is None else self.before.index_select(0, places)
         return Steps(before, self.action.index_select(0, places), self.arrived.index_select(0, places))
 
+    def clone(self) -> "Steps":
+        """The same in memory of its own."""
+        before = None if self.before is None else self.before.clone()
+        return Steps(before, self.action.clone(), self.arrived.clone())
+
+    def copy_(self, other: "Steps") -> None:
+        """Write another's tensors over these."""
+        for mine, theirs in zip(self, other, strict=True):
+            if mine is not None and theirs is not None:
+                mine.copy_(theirs)
+
 
 class RandomNetwork(nn.Module):
     """A random teacher, its features, a squared error: distillation, whose student has not learnt what is new."""
@@ -46,15 +58,15 @@ class RandomNetwork(nn.Module):
 
     def novelty(self, steps: Steps) -> Tensor:
         """The predictor's error about what the steps led to."""
-        return self._error(steps.arrived)
+        error = self._error(steps.arrived)
+        return error if self.recipe.error == "mean" else error * self.recipe.features / 2
 
     def losses(self, steps: Steps, chance: Tensor) -> Tensor:
-        """The same, to be minimised; `chance` [B] is not needed."""
+        """Mean squared error, to be minimised; `chance` [B] is not needed."""
         return self._error(steps.arrived if steps.before is None else steps.before)
 
     def _error(self, seen: Tensor) -> Tensor:
-        error = mse(self.target(seen), self.predictor(seen), centre=False)
-        return error if self.recipe.error == "mean" else error * self.recipe.features / 2
+        return mse(self.target(seen), self.predictor(seen), centre=False)
 
 
 class RandomNetworks(nn.Module):
@@ -77,10 +89,10 @@ class RandomNetworks(nn.Module):
     def novelty(self, steps: Steps) -> Tensor:
         """Distance to the mean, and the estimate of 1 / sqrt(visits), by their shares."""
         answers = torch.stack([target(steps.arrived) for target in self.targets])
-        mean, second = answers.mean(0), answers.square().mean(0)
+        mean, variance = answers.mean(0), answers.var(0, correction=0).clamp(min=1e-12)
         predicted: Tensor = self.predictor(steps.arrived)
         # One over the visits, from each feature; what a prediction outside of the targets' range gives is cut off.
-        rarity: Tensor = ((predicted.square() - mean.square()).abs() / (second - mean.square())).clamp(1e-6, 1)
+        rarity: Tensor = ((predicted.square() - mean.square()).abs() / variance).clamp(1e-6, 1)
         return self.alpha * mse(mean, predicted, centre=False) + (1 - self.alpha) * rarity.sqrt().mean(1)
 
     def losses(self, steps: Steps, chance: Tensor) -> Tensor:

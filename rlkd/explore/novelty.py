@@ -107,6 +107,19 @@ class Novelty(nn.Module):
         before = seen[:-1].flatten(0, 1) if self.model.asks_before else None
         return Steps(before, action.flatten(0, 1), arrived.flatten(0, 1))
 
+    def looked(self, valid: Tensor, ended: Tensor) -> Tensor:
+        """[T, N] bool: which observations of a rollout the whitening sees.
+
+        Those that were acted on, and final ones where they are rewarded.
+
+        Args:
+            valid: [T, N] bool, of the step from each observation.
+            ended: [T, N] bool, the step ended an episode; the observation behind it is the final one.
+        """
+        if self.recipe.terminal == "reset":
+            return valid
+        return torch.cat([valid[:1], valid[1:] | ended[:-1]])
+
     def whiten(self, looked_at: Tensor) -> Tensor:
         """[B, ...] float32: centred and scaled by what was seen, then clipped."""
         mean, deviation = self.seen.mean.float(), self.seen.deviation().float()

@@ -11,8 +11,8 @@ class Scaling(nn.Module):
     """A forward filter over each environment's bonuses, and the moments of what comes out of it.
 
     The filter runs on over ends of episodes and over rollouts, and starts from nothing: its first value is the first
-    bonus. So the first rollout's deviation is too small by what has not added up yet, and since moments never forget,
-    early bonuses are damped for long, in the released code as here.
+    bonus. So in the first rollout the sums climb, their deviation is too large, and since moments never forget, bonuses
+    are damped for long, in the released code as here.
     """
 
     filter: Tensor

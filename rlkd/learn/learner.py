@@ -34,7 +34,8 @@ class Losses(NamedTuple):
     """What a bonus's model minimises; 0 without one."""
 
     def total(self, agent: Ppo) -> Tensor:
-        """What is minimised. A bonus's model shares no weight with the policy: its loss moves itself alone."""
+        """What is minimised. A bonus's model shares no weight with the policy; the clip of the gradient's norm is over
+        both."""
         policy = self.policy + agent.value_coefficient * self.value - agent.entropy_coefficient * self.entropy
         return policy + self.bonus
 
@@ -126,8 +127,8 @@ class Learner:
     def _replayed(self, samples: Samples, rows: Tensor, kept: Tensor | None) -> tuple[Losses, Tensor]:
         """The same as one CUDA graph, which reads the samples from copies at fixed addresses."""
         if self._fixed is None:
-            tensors = {field.name: getattr(samples, field.name) for field in fields(samples)}
-            copies = replace(samples, **{name: t.clone() for name, t in tensors.items() if t is not None})
+            values: dict[str, Any] = {field.name: getattr(samples, field.name) for field in fields(samples)}
+            copies = replace(samples, **{name: value.clone() for name, value in values.items() if value is not None})
             places, shares = rows.clone(), None if kept is None else kept.clone()
             changes = [*self.parameters, *prime(self.optimiser)]
             captured = Captured(partial(self._step, copies, places, shares), changes=changes)
@@ -164,8 +165,8 @@ def piece_losses(
     log_prob, entropy = log_prob_and_entropy(output, action)
     log_ratio = (log_prob - old).detach()
     of_bonus = weight.new_zeros(())
-    if bonus is not None and piece.steps is not None and piece.kept is not None and piece.chance is not None:
-        of_bonus = (bonus.losses(piece.steps, piece.chance) * piece.kept).sum()
+    if bonus is not None and piece.learnt is not None:
+        of_bonus = (bonus.losses(piece.learnt.steps, piece.learnt.chance) * piece.learnt.share).sum()
     return Losses(
         policy=(ppo_surrogate(log_prob, old, advantage, clip=agent.clip) * weight).sum(),
         value=(0.5 * (output.value.float() - target).square().sum(-1) * weight).sum(),
@@ -184,6 +185,6 @@ def gradients_of(learner: Learner, piece: Piece) -> tuple[Losses, tuple[Tensor, 
 
 def _copy(samples: Samples, into: Samples) -> None:
     for field in fields(samples):
-        tensor = getattr(samples, field.name)
-        if tensor is not None:
-            getattr(into, field.name).copy_(tensor)
+        value = getattr(samples, field.name)
+        if value is not None:
+            getattr(into, field.name).copy_(value)

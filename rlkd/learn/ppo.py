@@ -87,12 +87,12 @@ def train_ppo(
         draws = torch.Generator(where).manual_seed(attempt + 2)
         keeps = torch.Generator(where).manual_seed(attempt + 4)
         halves = make_halves(environment, agent.num_envs, np.random.default_rng([attempt, 3]))
-        if bonus is not None and not tensors:
-            for played in warm_up(bonus, halves, np.random.default_rng([seed, 5])):
-                training.bar.update(0, f"random play for the whitening: {played:,} of {bonus.warm_up_steps:,}")
-                training.check_stop()
-        sampler, start = Sampler(halves, environment, agent, acting, precision), starter(halves, where, pool)
         try:
+            if bonus is not None and not tensors:
+                for played in warm_up(bonus, halves, np.random.default_rng([seed, 5])):
+                    training.bar.update(0, f"random play for the whitening: {played:,} of {bonus.warm_up_steps:,}")
+                    training.stop.check(f"run {run} had not begun to learn; the same command begins again")
+            sampler, start = Sampler(halves, environment, agent, acting, precision), starter(halves, where, pool)
             publish(network, sampler, progress)
             rollout = sampler.collect(draws)
             while not training.over():
@@ -123,7 +123,8 @@ def train_ppo(
                 rollout = following
         finally:
             pool.shutdown()  # the sampler still steps the environments if the learner failed
-            sampler.close()
+            for half in halves:
+                half.close()
         return training.finish(network)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,6 +43,17 @@ class Samples:
     """[R] what a bonus learns from; None without one."""
 
 
+class Learnt(NamedTuple):
+    """Steps of a minibatch, or of a part of one, that a bonus learns from."""
+
+    steps: Steps
+    """[B']."""
+    share: Tensor
+    """[B'], in the minibatch's mean."""
+    chance: Tensor
+    """[B'], luck of each, in [0, 1)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """A minibatch or a part of one. Shapes begin with [B], or with [B, T] for who remembers: whole sequences."""
@@ -62,12 +74,8 @@ class Piece:
     """[..., K], of the critic."""
     weight: Tensor
     """Share in the minibatch; 0 where not valid."""
-    steps: Steps | None
-    """[B'] that a bonus learns from; None without one."""
-    kept: Tensor | None
-    """[B'], their shares in the minibatch."""
-    chance: Tensor | None
-    """[B'], luck of each, in [0, 1)."""
+    learnt: Learnt | None
+    """What a bonus learns from; None without one."""
 
 
 def prepare(network: PolicyNetwork, rollout: Rollout, agent: Ppo, precision: Precision) -> Samples:
@@ -151,25 +159,25 @@ def pieces_of(samples: Samples, agent: Ppo, rows: Tensor, kept: Tensor | None, p
         agent: how to learn.
         rows: of the minibatch, [B] or [B, T].
         kept: [2, rows.numel()], shares in what a bonus learns from, and its luck in [0, 1); None without one.
-        parts: how many pieces.
+        parts: how many pieces, at most; no more than there are rows or sequences.
     """
+    parts = min(parts, len(rows))
     valid = samples.valid[rows]
     advantage = samples.advantage[rows]
     if agent.normalise_advantages:
         advantage = normalised(advantage, valid)
     weight = valid / valid.sum().clamp(min=1)
-    learnt: list[tuple[Steps | None, Tensor | None, Tensor | None]] = [(None, None, None)] * parts
+    learnt: list[Learnt | None] = [None] * parts
     if samples.steps is not None and kept is not None:
-        # A graph needs the same shapes in each replay: there, rows without a share are looked at as well.
         share, chance = kept
-        where = (
-            share.nonzero().flatten() if share.device.type == "cpu" else torch.arange(len(share), device=share.device)
-        )
-        places = zip(*(tensor[where].tensor_split(parts) for tensor in (rows.flatten(), share, chance)), strict=True)
-        learnt = [(samples.steps.rows(part), *luck) for part, *luck in places]
-    split = (tensor.chunk(parts) for tensor in (rows, advantage, weight))
+        # A graph needs the same shapes in each replay: there, rows without a share are looked at as well.
+        on_cpu = share.device.type == "cpu"
+        where = share.nonzero().flatten() if on_cpu else torch.arange(len(share), device=share.device)
+        split = (tensor[where].tensor_split(parts) for tensor in (rows.flatten(), share, chance))
+        learnt = [Learnt(samples.steps.rows(places), *luck) for places, *luck in zip(*split, strict=True)]
+    split = (tensor.tensor_split(parts) for tensor in (rows, advantage, weight))
     pieces = []
-    for places, normal, share, (steps, shares, luck) in zip(*split, learnt, strict=True):
+    for places, normal, part, of_bonus in zip(*split, learnt, strict=True):
         flat = samples.observation.index_select(0, places.flatten())
         pieces.append(
             Piece(
@@ -180,10 +188,8 @@ def pieces_of(samples: Samples, agent: Ppo, rows: Tensor, kept: Tensor | None, p
                 log_prob=samples.log_prob[places],
                 advantage=normal,
                 target=samples.target[places],
-                weight=share,
-                steps=steps,
-                kept=shares,
-                chance=luck,
+                weight=part,
+                learnt=of_bonus,
             )
         )
     return pieces

@@ -19,7 +19,7 @@ PREFIX = "bonus."  # of a bonus's tensors in a checkpoint
 @torch.no_grad()
 def scored(
     bonus: Novelty, rollout: Rollout, streams: Sequence[Stream], *, where: str
-) -> tuple[Rollout, Steps, dict[str, float]]:
+) -> tuple[Rollout, Steps | None, dict[str, float]]:
     """Fill in the rewards of the bonus, and let it see the rollout.
 
     Old statistics give the bonus; then the rollout's own observations enter them; the predictor learns with new ones.
@@ -31,7 +31,7 @@ def scored(
         where: of the run, for messages.
 
     Returns:
-        The rollout with rewards; its T * N steps, to be learnt from; figures by TensorBoard tag.
+        The rollout with rewards; its T * N steps, where they are to be learnt from; figures by TensorBoard tag.
 
     Raises:
         NotFiniteError: the bonus is NaN or infinite.
@@ -40,14 +40,14 @@ def scored(
     steps = bonus.steps(rollout.observation, rollout.action, rollout.first, rollout.ended)
     raw = bonus.bonus(steps, valid.flatten()).view(valid.shape)
     check_finite({"bonus": raw}, where=where)
-    bonus.seen.update(bonus.look(rollout.observation[:-1])[valid])
+    bonus.seen.update(bonus.look(rollout.observation[:-1])[bonus.looked(valid, rollout.ended)])
     scaled = bonus.scaling.scale(raw, valid)
     columns = [scaled if s.reward == "bonus" else rollout.reward[..., k] for k, s in enumerate(streams)]
     count = valid.sum().clamp(min=1)
     figures = {"raw": raw.sum() / count, "scaled": scaled.sum() / count}
     figures["deviation"] = bonus.scaling.sums.deviation()
     told = {f"bonus/{name}": float(value) for name, value in figures.items()}
-    return replace(rollout, reward=torch.stack(columns, dim=-1)), steps, told
+    return replace(rollout, reward=torch.stack(columns, dim=-1)), steps if bonus.learning else None, told
 
 
 def state_of(bonus: Novelty | None) -> dict[str, Tensor]:

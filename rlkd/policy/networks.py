@@ -144,7 +144,7 @@ class PolicyNetwork(nn.Module):
             if branch is not None:
                 nn.init.orthogonal_(branch.get_parameter("0.weight"), 0.1, generator=generator)
         if self.critic is not None:
-            nn.init.orthogonal_(self.critic.weight, 1.0 if self.branch is None else 0.01, generator=generator)
+            nn.init.orthogonal_(self.critic.weight, 1.0 if self.critic_branch is None else 0.01, generator=generator)
 
     def standardise(self, observation: Tensor) -> None:
         """Scale and shift the encoder's fresh units so that each answers with mean 0 and deviation 1 to some states.

@@ -22,12 +22,14 @@ def put_back(tensors: Mapping[str, Tensor], network: nn.Module, optimiser: torch
         ValueError, RuntimeError: they do not fit.
     """
     network.load_state_dict(below(tensors, "network."))
+    parameters = [parameter.detach() for group in optimiser.param_groups for parameter in group["params"]]
     states: dict[int, dict[str, Tensor]] = {}
     for name, tensor in below(tensors, "optimiser.").items():
         index, _, key = name.partition(".")
-        # Laid out like the weights of convolutions, or every step after a resume would be slower.
-        layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
-        states.setdefault(int(index), {})[key] = tensor.contiguous(memory_format=layout)
+        # Laid out like its weight: fused optimisers walk memory as it lies, whatever strides say.
+        weight = parameters[int(index)]
+        same = tensor.shape == weight.shape
+        states.setdefault(int(index), {})[key] = torch.empty_like(weight).copy_(tensor) if same else tensor
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": states, "param_groups": groups})
 

@@ -39,16 +39,17 @@ class Bonus:
     clip: float = 5.0
     """Largest absolute whitened pixel (or number of a vector)."""
     warm_up_steps: int = 6_400
-    """Random agent steps in each environment whose observations the whitening begins with."""
+    """Random agent steps in each environment whose observations the whitening begins with; they are not counted as
+    frames of the run."""
     keep_environments: int = 32
     """Learnt from is a random share of each minibatch: as many samples as so many environments bring."""
     error: Literal["mean", "half_sum"] = "mean"
-    """rnd only. Squared error over the features: its mean, or half its sum."""
+    """rnd only. The bonus, of the squared error over the features: its mean, or half its sum. Learnt is the mean."""
     learns_from: Literal["arrived", "before"] = "arrived"
     """rnd only. Observation that the predictor learns from: the one that a step led to, which is rewarded, or the one
     before."""
     targets: int = 10
-    """drnd only. Random networks."""
+    """drnd only. Random networks, at least 2."""
     alpha: float = 0.9
     """drnd only. Share of the distance to their mean; the rest is an estimate of 1 / sqrt(visits)."""
     forward_share: float = 0.2
@@ -76,9 +77,10 @@ class Bonus:
         require(same, "channels, kernels and strides of a bonus need one entry for each convolution")
         sizes = (*self.channels, *self.kernels, *self.strides, *self.widths, *self.predictor_widths)
         require(min(self.features, *sizes) > 0, "features, widths, channels, kernels and strides must be above 0")
-        for name in ("clip", "keep_environments", "targets", "power"):
+        for name in ("clip", "keep_environments", "power"):
             require(getattr(self, name) > 0, f"{name} of a bonus must be above 0, got {getattr(self, name)}")
         for name in ("alpha", "forward_share"):
             require(0 <= getattr(self, name) <= 1, f"{name} of a bonus must be in [0, 1], got {getattr(self, name)}")
+        require(self.targets >= 2, f"targets of a bonus must be at least 2, got {self.targets}")
         require(self.warm_up_steps >= 0, f"warm_up_steps must be at least 0, got {self.warm_up_steps}")
         require(0 <= self.filter_discount < 1, f"filter_discount must be in [0, 1), got {self.filter_discount}")

@@ -36,6 +36,7 @@ class Stream:
     def __post_init__(self) -> None:
         for name in ("discount", "gae_lambda"):
             require(0 <= getattr(self, name) <= 1, f"{name} must be in [0, 1], got {getattr(self, name)}")
+        require(not (self.sign and self.reward == "bonus"), "sign belongs to reward = 'game'; a bonus is never clipped")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +87,9 @@ class Ppo:
     def __post_init__(self) -> None:
         for name in ("frames", "num_envs", "rollout_steps", "epochs", "minibatch", "learning_rate"):
             require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}")
+        norm = self.max_gradient_norm
+        require(norm is None or norm > 0, f"max_gradient_norm must be above 0, got {norm}")
+        require(self.adam_epsilon > 0, f"adam_epsilon must be above 0, got {self.adam_epsilon}")
         names = [stream.name for stream in self.streams]
         require(len(names) > 0, "at least one [[streams]] is needed")
         require(len(set(names)) == len(names), f"streams need names of their own, got {names}")

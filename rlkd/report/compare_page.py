@@ -20,7 +20,7 @@ CURVES = (
     ("advantage/bonus", "share of the bonus", "Share of the bonus in the advantages' size, mean over seeds."),
     ("bonus/deviation", "deviation of the bonus", "What the bonus is divided by: it never forgets, mean over seeds."),
 )
-COLUMNS = ("environment", "agent", "score [95 %]", "difference [95 %]", "P(better) [95 %]", "verdict", "seed by seed")
+COLUMNS = ("environment", "agent", "score [95 %]", "difference [95 %]", "P(better)", "verdict", "seed by seed")
 
 
 def compare_page(run: Run) -> str:
@@ -53,9 +53,11 @@ def compare_page(run: Run) -> str:
 def _headline(verdicts: Sequence[Verdict], agents: Sequence[str]) -> str:
     if len(agents) == 1:
         return f"Scores of {agents[0]}."
+    if all("too few seeds" in verdict.sentence for verdict in verdicts):
+        return "Too few seeds to say what differs."
     clear = [verdict for verdict in verdicts if verdict.tone != "unsure"]
     if not clear:
-        return f"No difference to {agents[0]} beyond the intervals."
+        return f"No difference to {agents[0]} is seen beyond the intervals."
     better = sum(verdict.tone == "good" for verdict in clear)
     return f"Against {agents[0]}: better in {better}, worse in {len(clear) - better} of {len(verdicts)} comparisons."
 
@@ -77,7 +79,7 @@ def _rows(told: Mapping[str, Any], agents: Sequence[str], environments: Sequence
         each = told["environments"][env]
         for agent in agents:
             row = each["agents"][agent]
-            against = ("difference" in row) and (_said(row["difference"]), _said(row["improvement"]), row["verdict"])
+            against = ("difference" in row) and (_said(row["difference"]), _share(row), row["verdict"])
             by_seed = ", ".join(words.number(value) for value in row["by_seed"])
             rows.append(("", [env, agent, _said(row["mean"]), *(against or ("", "", "")), by_seed]))
         rows.append(("", [env, "random play", words.number(each["random"]), "", "", "", ""]))
@@ -91,13 +93,16 @@ def _suite(told: Mapping[str, Any], agents: Sequence[str]) -> list[str]:
     rows, lines = [], []
     for place, agent in enumerate(agents):
         row = told["suite"][agent]
-        better = _said(row["improvement"]) if "improvement" in row else ""
-        rows.append(("", [agent, _said(row["iqm"]), better]))
+        rows.append(("", [agent, _said(row["iqm"]) if "iqm" in row else words.MISSING, _share(row)]))
+        if "profile" not in row:
+            continue
         shares = tuple(float(point) for point, *_ in row["profile"])
         lines.append(Series(_short(agent), tuple(float(at) for at in told["profile_at"]), shares, place))
     caption = "Share of runs whose normalised score is above: 0 is random play, 1 the best agent's mean."
+    if told["left_out"]:
+        caption += f" Without {', '.join(told['left_out'])}: nobody clearly beats random play there."
     drawn = chart(lines, "share of runs", caption, x_title="normalised score", percent=True, include=(0.0, 1.0))
-    return [table(("agent", "interquartile mean [95 %]", "P(better) [95 %]"), rows), grid([drawn])]
+    return [table(("agent", "interquartile mean [95 %]", "P(better)"), rows), grid([drawn])]
 
 
 def _curves(run: Run, agents: Sequence[str], environments: Sequence[str]) -> list[str]:
@@ -113,7 +118,8 @@ def _curves(run: Run, agents: Sequence[str], environments: Sequence[str]) -> lis
 
 
 def _mean_line(run: Run, env: str, agent: str, tag: str, place: int) -> Series | None:
-    folders = sorted((run.folder / "cells" / _slug(env) / _slug(agent)).glob("seed*"))
+    cells = [cell for cell in run.record.get("cells", []) if (cell.get("env"), cell.get("agent")) == (env, agent)]
+    folders = [run.folder / str(cell.get("path")) for cell in cells]
     curves = []
     for folder in folders:
         points = [(line["step"], line[tag]) for line in read_curves(folder) if tag in line]
@@ -140,14 +146,14 @@ def _provenance(run: Run) -> str:
 
 
 def _said(values: Sequence[float]) -> str:
-    point, low, high = map(float, values)
-    return words.score(point, (low, high))
+    point, *interval = map(float, values)
+    return words.score(point, interval) if interval else words.number(point)
+
+
+def _share(row: Mapping[str, Any]) -> str:
+    return words.number(float(row["improvement"]), 2) if "improvement" in row else ""
 
 
 def _short(name: str) -> str:
     """A recipe's last part: a chart has little room."""
     return name.removesuffix(".toml").rsplit("/", 1)[-1]
-
-
-def _slug(name: str) -> str:
-    return name.removesuffix(".toml").replace("/", "-")

@@ -1,23 +1,29 @@
 """`compare`: agents x environments x seeds, resumable, on as many processes as the cores carry."""
 
 import os
-import signal
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
 
 from rlkd import metrics, recipe, storage
 from rlkd.data import JsonDict
-from rlkd.errors import RecipeError, RlkdError, StorageError
+from rlkd.errors import RecipeError, RlkdError
 from rlkd.evaluation import play_randomly
+from rlkd.policy.compute import pick_device
 from rlkd.recipe import Dqn, Environment, Ppo, Sb3, check_request, load_any, recipe_hash, to_table
-from rlkd.study.cell import Cell, last_words, start
+from rlkd.study.cell import Cell, last_words, short, start
 from rlkd.study.verdicts import verdicts
-from rlkd.vector import as_recipe
+from rlkd.vector import as_recipe, spaces
 
+V = TypeVar("V")
 LOOK_EVERY = 0.2  # seconds between two looks at the processes
+LONGEST_STOP = 60.0  # seconds that a process may take to save
 
 
 def compare(
@@ -39,7 +45,8 @@ def compare(
         envs: environment recipes.
         agents: agent recipes; the others are compared with the first.
         seeds: training seeds 0 to seeds - 1.
-        run: folder; what is finished in it is not repeated, and agents, environments and seeds may be added.
+        run: folder; what was finished in it by the same recipes is not repeated, and agents, environments and seeds
+            may be added. Whatever changes a score, as a recipe, a budget or a number of episodes, is computed anew.
         frames: emulator frames of each training; None takes the recipes', which must agree.
         episodes: of each evaluation; None takes the protocol's.
         device: `auto`, `cpu` or `cuda`.
@@ -52,34 +59,39 @@ def compare(
         The content of `run.json`.
 
     Raises:
-        RlkdError: what the caller can fix, as agents with other budgets or a folder with scores of another protocol;
+        RlkdError: what the caller can fix, as agents with other budgets, or one game under two protocols;
             `Stopped` on a signal, when all that ran has saved.
     """
     check_request(0, episodes)
+    pick_device(device)
+    for name, count in (("seeds", seeds), ("workers", workers)):
+        if count is not None and count < 1:
+            raise RecipeError(f"{name} must be at least 1, got {count}")
     folder = Path(run)
-    places = {name: as_recipe(name) for name in _each_once(envs, "environment")}
-    learners = {name: _learner(name, overrides, frames) for name in _each_once(agents, "agent")}
-    if seeds < 1:
-        raise RecipeError(f"seeds must be at least 1, got {seeds}")
+    places = _by_name(envs, "environment", {name: as_recipe(name) for name in envs})
+    learners = _by_name(agents, "agent", {name: _learner(name, overrides, frames) for name in agents})
     budgets = {name: learner.frames for name, learner in learners.items()}
     if len(set(budgets.values())) > 1:
         told = ", ".join(f"{name}: {budget:,}" for name, budget in budgets.items())
         raise RecipeError(f"agents with other budgets do not compare ({told} frames); give --frames")
     _refuse_two_protocols(places)
+    for place in places.values():
+        spaces(place)  # an environment that cannot be made is refused here
+    lengths = {name: episodes or place.protocol.episodes for name, place in places.items()}
     cells = [
         Cell(
             env=env,
             agent=agent,
+            place=place,
+            learner=learner,
             seed=seed,
-            frames=learners[agent].frames,
-            episodes=episodes or place.protocol.episodes,
+            episodes=lengths[env],
             device=device,
-            overrides=tuple(overrides),
-            folder=folder / "cells" / _slug(env) / _slug(agent) / f"seed{seed}",
+            study=folder,
         )
         for seed in range(seeds)  # all of them at few seeds say more than some of them at all
         for env, place in places.items()
-        for agent in learners
+        for agent, learner in learners.items()
     ]
     with storage.run_folder(folder), metrics.stop_signal() as stop:
         storage.refuse_other_kinds(folder, "compare")
@@ -89,58 +101,84 @@ def compare(
             "run": str(folder),
             "command": command,
             "order": {"environments": list(places), "agents": list(learners)},
-            "environments": {name: _told(place, cells[0].episodes) for name, place in places.items()},
+            "environments": {
+                name: {"id": place.id, "protocol": place.protocol.name, "frame_skip": place.frame_skip}
+                for name, place in places.items()
+            },
             "agents": {name: to_table(learner) for name, learner in learners.items()},
             "hashes": {name: recipe_hash(value) for name, value in (places | learners).items()},
-            "episodes": {name: episodes or place.protocol.episodes for name, place in places.items()},
+            "episodes": lengths,
             "seeds": seeds,
-            "frames": cells[0].frames,
+            "frames": next(iter(budgets.values())),
             "versions": storage.versions(),
         }
-        _refuse_other_study(folder, record)
+        record["cells"] = [_told(cell) for cell in cells]
         storage.write_json(folder / "run.json", record)
         _compute_all(cells, workers or _side_by_side(places.values()), stop)
         for name, place in places.items():
-            random = play_randomly(place, episodes=record["episodes"][name])
-            record["environments"][name] |= {"random": list(random.scores)}
-        record["cells"] = [
-            {"env": cell.env, "agent": cell.agent, "seed": cell.seed, "path": str(cell.folder.relative_to(folder))}
-            | (cell.score() or {})
-            for cell in cells
-        ]
+            record["environments"][name]["random"] = _random(folder, name, place, lengths[name], stop)
+        record["cells"] = [_told(cell) | (cell.score() or {}) for cell in cells]
         record |= {"verdicts": verdicts(record), "status": "done"}
         storage.write_json(folder / "run.json", record)
     return record
 
 
 def _compute_all(cells: Sequence[Cell], workers: int, stop: metrics.StopSignal) -> None:
-    """Every cell that is not finished; a failed one is named when the others are done."""
+    """Every cell that is not finished; failed ones are named when the others are done."""
     waiting = [cell for cell in cells if cell.score() is None]
     running: list[tuple[Cell, subprocess.Popen[bytes]]] = []
-    failed: list[Cell] = []
-    told = False
+    failed: list[str] = []
     try:
         with metrics.bar("compare, runs", len(cells)) as bar:
             while running or (waiting and not stop.asked):
                 while waiting and len(running) < workers and not stop.asked:
                     running.append((waiting[0], start(waiting.pop(0))))
-                if stop.asked and not told:
-                    told = True
-                    for _, process in running:
-                        process.send_signal(signal.SIGINT)
+                if stop.asked:
+                    _ask_to_stop(running)
                 time.sleep(LOOK_EVERY)
-                ended = [(cell, process) for cell, process in running if process.poll() is not None]
-                running = [each for each in running if each not in ended]
-                failed += [cell for cell, process in ended if process.returncode != 0]
+                for cell, process in list(running):
+                    if process.poll() is None:
+                        continue
+                    running.remove((cell, process))
+                    _ask_to_stop([(cell, process)])  # closes our end of its pipe
+                    score = cell.score()
+                    if score is not None:
+                        metrics.say(f"{cell.name}: {np.mean(score['scores']):.3f}")
+                    else:
+                        failed.append(f"  {cell.name}: {last_words(cell, process.returncode)} ({cell.folder})")
                 done = len(cells) - len(waiting) - len(running) - len(failed)
                 bar.update(done, ", ".join(cell.name for cell, _ in running))
     finally:
+        _ask_to_stop(running)
         for _, process in running:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(LONGEST_STOP)
             process.kill()
+            process.wait()
     stop.check("what ran is saved; the same command goes on")
     if failed:
-        lines = "\n".join(f"  {cell.name}: {last_words(cell)} ({cell.folder})" for cell in failed)
+        lines = "\n".join(failed)
         raise RlkdError(f"{len(failed)} of {len(cells)} runs failed; the same command tries them again\n{lines}")
+
+
+def _ask_to_stop(running: Iterable[tuple[Cell, subprocess.Popen[bytes]]]) -> None:
+    for _, process in running:
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+def _random(folder: Path, name: str, place: Environment, episodes: int, stop: metrics.StopSignal) -> list[float]:
+    """Scores of uniformly random play, from the study's folder where they are known."""
+    key = f"{recipe_hash(place)} {episodes}"
+    path = folder / "random" / f"{short(name)}-{storage.sha256(key.encode())[:8]}.json"
+    if not path.exists():
+        storage.write_json(path, {"scores": play_randomly(place, episodes=episodes, stop=stop).scores})
+    return [float(score) for score in storage.read_json(path)["scores"]]
+
+
+def _told(cell: Cell) -> JsonDict:
+    path = str(cell.folder.relative_to(cell.study))
+    return {"env": cell.env, "agent": cell.agent, "seed": cell.seed, "path": path}
 
 
 def _learner(name: str, overrides: Sequence[str], frames: int | None) -> Ppo | Dqn | Sb3:
@@ -152,15 +190,19 @@ def _learner(name: str, overrides: Sequence[str], frames: int | None) -> Ppo | D
     return learner if frames is None else replace(learner, frames=frames)
 
 
-def _each_once(names: Sequence[str], what: str) -> list[str]:
+def _by_name(names: Sequence[str], what: str, values: Mapping[str, V]) -> dict[str, V]:
+    """The values in order of their names; RecipeError for none, and for two names of one recipe."""
     if not names:
         raise RecipeError(f"nothing to compare; name at least one {what}")
-    if len(set(names)) < len(names):
-        raise RecipeError(f"an {what} is named twice: {', '.join(names)}")
-    return list(names)
+    known: dict[str, str] = {}
+    for name in names:
+        other = known.setdefault(recipe_hash(values[name]), name)
+        if other != name or names.count(name) > 1:
+            raise RecipeError(f"'{other}' and '{name}' are one {what}; name it once")
+    return {name: values[name] for name in names}
 
 
-def _refuse_two_protocols(places: dict[str, Environment]) -> None:
+def _refuse_two_protocols(places: Mapping[str, Environment]) -> None:
     """Scores of one game under two protocols do not stand in one table."""
     known: dict[str, tuple[str, str]] = {}
     for name, place in places.items():
@@ -173,27 +215,6 @@ def _refuse_two_protocols(places: dict[str, Environment]) -> None:
             )
 
 
-def _refuse_other_study(folder: Path, record: JsonDict) -> None:
-    """Whatever the folder knows already must be the same: recipes by their hashes, frames, episodes."""
-    if not (folder / "run.json").exists():
-        return
-    before = storage.read_json(folder / "run.json")
-    if before.get("frames") != record["frames"]:
-        raise StorageError(f"{folder} holds runs of {before.get('frames'):,} frames; name another --run")
-    for key in ("hashes", "episodes"):
-        for name in sorted(set(before.get(key, {})) & set(record[key])):
-            if before[key][name] != record[key][name]:
-                raise StorageError(f"{folder} holds scores of another '{name}' ({key} differ); name another --run")
-
-
-def _told(place: Environment, episodes: int) -> JsonDict:
-    return {"id": place.id, "protocol": place.protocol.name, "frame_skip": place.frame_skip, "episodes": episodes}
-
-
 def _side_by_side(places: Iterable[Environment]) -> int:
-    cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // 2) if any(place.source == "ale" for place in places) else cores
-
-
-def _slug(name: str) -> str:
-    return name.removesuffix(".toml").replace("/", "-")

@@ -10,10 +10,10 @@ from rlkd.evaluation.record import WIDE, terminal_table
 from rlkd.stats import (
     Estimate,
     interquartile_mean,
-    mean_difference,
-    mean_interval,
     performance_profile,
     probability_of_improvement,
+    seed_difference,
+    seed_interval,
 )
 
 PROFILE = tuple(round(0.05 * k, 2) for k in range(21))
@@ -22,44 +22,53 @@ FEWEST_SEEDS = 3  # below, no interval over seeds is worth the name
 
 
 def verdicts(record: JsonDict) -> JsonDict:
-    """Scores and differences of a finished study.
+    """Scores and differences of a finished study. A training seed counts once, by the mean of its episodes.
 
-    On each environment: the mean over seeds, its interval from the seeds' means; the difference to the first agent,
-    whose interval resamples seeds, then episodes; the probability of improvement. Over several environments: the
-    interquartile mean of normalised scores, 0 for random play and 1 for the best agent's mean there.
+    On each environment: means over seeds and differences to the first agent, with intervals of Student and Welch, not
+    corrected for how many are looked at; the probability of improvement. Over several environments: that probability,
+    and the interquartile mean of normalised scores, 0 for random play and 1 for the best agent's mean there. Its
+    interval leaves out the noise of what normalises. Environments on which no agent is clearly better than random play
+    cannot be normalised: they are left out of it, and named.
 
     Args:
         record: `run.json`, with `cells` and random play.
     """
     agents, environments = record["order"]["agents"], record["order"]["environments"]
-    scores = {(env, agent): _scores(record, env, agent) for env in environments for agent in agents}
-    found: JsonDict = {"environments": {}, "suite": {}, "profile_at": list(PROFILE)}
+    found: JsonDict = {"environments": {}, "suite": {}, "profile_at": list(PROFILE), "left_out": []}
+    raw: dict[str, list[list[float]]] = {agent: [] for agent in agents}
     normalised: dict[str, list[list[float]]] = {agent: [] for agent in agents}
     for env in environments:
-        base = float(np.mean(record["environments"][env]["random"]))
-        means = {agent: [float(np.mean(each)) for each in scores[env, agent]] for agent in agents}
-        top = max(float(np.mean(values)) for values in means.values())
-        for agent in agents:
-            span = top - base
-            normalised[agent].append([(value - base) / span if span > 0 else 0.0 for value in means[agent]])
+        means = {agent: _means(record, env, agent) for agent in agents}
+        random = record["environments"][env]["random"]
+        base = float(np.mean(random))
+        best = max(agents, key=lambda agent: float(np.mean(means[agent])))
+        top = float(np.mean(means[best]))
+        clear = top - base > 2 * float(np.std(random)) / np.sqrt(len(random)) + 1e-9
+        if not clear:
+            found["left_out"].append(env)
         rows: dict[str, JsonDict] = {}
         for agent in agents:
-            against = mean_difference(scores[env, agent], scores[env, agents[0]])
-            rows[agent] = {"mean": _plain(mean_interval(means[agent])), "by_seed": means[agent]}
+            raw[agent].append(means[agent])
+            if clear:
+                normalised[agent].append([(value - base) / (top - base) for value in means[agent]])
+            rows[agent] = {"mean": _plain(seed_interval(means[agent])), "by_seed": means[agent]}
             if agent != agents[0]:
+                against = seed_difference(means[agent], means[agents[0]])
                 better = probability_of_improvement([means[agent]], [means[agents[0]]])
                 rows[agent] |= {
                     "difference": _plain(against),
-                    "improvement": _plain(better),
+                    "improvement": better.point,
                     "verdict": verdict(against, seeds=record["seeds"]),
                 }
         found["environments"][env] = {"random": base, "agents": rows}
     if len(environments) > 1:
         for agent in agents:
-            row: JsonDict = {"iqm": _plain(interquartile_mean(normalised[agent]))}
-            row["profile"] = [_plain(each) for each in performance_profile(normalised[agent], PROFILE)]
+            row: JsonDict = {}
+            if normalised[agent]:
+                row["iqm"] = _plain(interquartile_mean(normalised[agent]))
+                row["profile"] = [_plain(each) for each in performance_profile(normalised[agent], PROFILE)]
             if agent != agents[0]:
-                row["improvement"] = _plain(probability_of_improvement(normalised[agent], normalised[agents[0]]))
+                row["improvement"] = probability_of_improvement(raw[agent], raw[agents[0]]).point
             found["suite"][agent] = row
     return found
 
@@ -70,30 +79,33 @@ def verdict(difference: Estimate, *, seeds: int) -> str:
         return "too few seeds"
     if difference.low > 0:
         return "better"
-    return "worse" if difference.high < 0 else "no difference"
+    return "worse" if difference.high < 0 else "no difference seen"
 
 
 def comparison_table(record: JsonDict, *, width: int) -> Table:
     """A study's verdicts for the terminal, `width` characters wide."""
-    first = record["order"]["agents"][0]
+    order, told = record["order"], record["verdicts"]
+    first = order["agents"][0]
     headers = ["score [95 %]", "difference [95 %]", "P(better)", "verdict"]
     if width < WIDE:
         headers = ["score [95 %]", "difference [95 %]", "verdict"]
-    table = terminal_table(
-        f"{record['frames']:,} frames, {record['seeds']} seeds", f"differences and verdicts: against {first}"
-    )
+    caption = f"differences and verdicts: against {first}"
+    if told["left_out"]:
+        caption += f"; IQM without {', '.join(told['left_out'])}, where nobody clearly beats random play"
+    table = terminal_table(f"{record['frames']:,} frames, {record['seeds']} seeds", caption)
     table.add_column("environment", overflow="fold")
     table.add_column("agent", overflow="fold")
     for header in headers:
         table.add_column(header, justify="right")
-    told = record["verdicts"]
-    rows = [(env, agent, row) for env, each in told["environments"].items() for agent, row in each["agents"].items()]
-    rows += [("all, normalised IQM", agent, row) for agent, row in told["suite"].items()]
+    rows = [(env, agent, told["environments"][env]["agents"][agent])
+            for env in order["environments"] for agent in order["agents"]]  # fmt: skip
+    if told["suite"]:
+        rows += [("all, normalised IQM", agent, told["suite"][agent]) for agent in order["agents"]]
     for env, agent, row in rows:
         cells = {
-            "score [95 %]": spoken(row["mean"] if "mean" in row else row["iqm"]),
-            "difference [95 %]": spoken(row["difference"]) if "difference" in row else "",
-            "P(better)": spoken(row["improvement"]) if "improvement" in row else "",
+            "score [95 %]": spoken(row.get("mean", row.get("iqm", []))),
+            "difference [95 %]": spoken(row.get("difference", [])),
+            "P(better)": f"{row['improvement']:.2f}" if "improvement" in row else "",
             "verdict": row.get("verdict", ""),
         }
         table.add_row(env if agent == first else "", agent, *(cells[header] for header in headers))
@@ -101,16 +113,21 @@ def comparison_table(record: JsonDict, *, width: int) -> Table:
 
 
 def spoken(values: Sequence[float]) -> str:
-    """An estimate as a number and its interval."""
+    """An estimate as a number and its interval, if it has one; nothing where there is none."""
+    if not values:
+        return ""
     digits = 3 if max(map(abs, values)) < 10 else 1
-    point, low, high = (f"{value:.{digits}f}" for value in values)
-    return f"{point} [{low}, {high}]"
+    point, *interval = (f"{value:.{digits}f}" for value in values)
+    return f"{point} [{', '.join(interval)}]" if interval else point
 
 
-def _scores(record: JsonDict, env: str, agent: str) -> list[list[float]]:
-    """One sequence of episode scores a seed."""
-    return [cell["scores"] for cell in record["cells"] if (cell["env"], cell["agent"]) == (env, agent)]
+def _means(record: JsonDict, env: str, agent: str) -> list[float]:
+    """One number a seed."""
+    cells = [cell for cell in record["cells"] if (cell["env"], cell["agent"]) == (env, agent)]
+    return [float(np.mean(cell["scores"])) for cell in cells]
 
 
 def _plain(estimate: Estimate) -> list[float]:
-    return [estimate.point, estimate.low, estimate.high]
+    """Point and interval; the point alone where the interval says nothing."""
+    known = np.isfinite([estimate.low, estimate.high]).all()
+    return [estimate.point, estimate.low, estimate.high] if known else [estimate.point]

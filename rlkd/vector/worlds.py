@@ -44,7 +44,7 @@ class DeepSea(_World):
     Observation: N * N numbers, 1 where the player stands; all 0 behind the last row.
 
     Source:
-        Osband et al. 2019, arXiv:1908.03568 (bsuite), section A.6 and its deterministic `deep_sea`.
+        Osband et al. 2019, arXiv:1908.03568 (bsuite), its deterministic `deep_sea`.
     """
 
     def __init__(self, size: int = 10, mapping_seed: int = 42, render_mode: str | None = None) -> None:
@@ -80,7 +80,7 @@ class NChain(_World):
     to the first state and brings 2. With probability `slip` the other action is taken. No end but a limit of steps.
 
     With 5 states and slip 0.2, always forward earns 0.2 * 2 + 0.8^5 * 10 = 3.677 points a step in the long run, which
-    is the best; always back earns 0.8 * 2 + 0.2^5 * 10 = 1.603.
+    is the most, and 3,665.8 in 1,000 steps from the first state; always back earns 0.8 * 2 + 0.2^5 * 10 = 1.603.
 
     Observation: N numbers, 1 for the state.
 
