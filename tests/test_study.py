@@ -22,7 +22,7 @@ from rlkd.recipe import Ppo
 from rlkd.report import write_report
 from rlkd.stats import Estimate
 from rlkd.study import compare, comparison_table
-from rlkd.study.cell import Cell, last_words, start
+from rlkd.study.cell import Cell, cell_key, last_words, start
 from rlkd.study.verdicts import verdict, verdicts
 from rlkd.vector import as_recipe
 from tests.commands import Capture
@@ -86,7 +86,7 @@ def test_what_is_edited_while_a_study_runs_is_not_trained(tmp_path: Path) -> Non
     learner = recipes.load("rl/ppo_classic", Ppo, overrides=(f"network='{network}'", "frames=1024"))
     cell = Cell(
         env="cartpole", agent="mine", place=as_recipe("cartpole"), learner=learner, seed=0, episodes=1, device="cpu",
-        study=tmp_path,
+        study=tmp_path, key=cell_key(as_recipe("cartpole"), learner, 1),
     )  # fmt: skip
     process = start(cell)
     assert process.stdin is not None
@@ -129,7 +129,7 @@ def test_agents_with_other_budgets_and_one_game_under_two_protocols_are_refused(
 def test_a_run_that_fails_is_named_with_its_reason_and_the_others_are_kept(tmp_path: Path) -> None:
     with pytest.raises(RlkdError, match="1 of 2 runs failed.*\n.*dqn_classic on pendulum, seed 0: .*continuous"):
         compare(("pendulum", "cartpole"), ("rl/dqn_classic",), seeds=1, run=tmp_path, frames=2048, episodes=1)
-    assert (tmp_path / "cells" / "cartpole" / "rl-dqn_classic" / "seed0" / "score.json").exists()
+    assert [path.parent.parent.parent.name for path in tmp_path.rglob("score.json")] == ["cartpole"]
 
 
 def begun(run: Path, *options: str) -> tuple["subprocess.Popen[str]", Path]:

@@ -45,6 +45,8 @@ class Cell:
     """auto, cpu or cuda."""
     study: Path
     """Folder of the study."""
+    key: str
+    """`cell_key`, from when the study began."""
 
     @property
     def name(self) -> str:
@@ -54,8 +56,7 @@ class Cell:
     @property
     def folder(self) -> Path:
         """Of the cell; another recipe, network, budget or number of episodes has another one."""
-        key = cell_key(self.place, self.learner, self.episodes)[:8]
-        return self.study / "cells" / short(self.env) / f"{short(self.agent)}-{key}" / f"seed{self.seed}"
+        return self.study / "cells" / short(self.env) / f"{short(self.agent)}-{self.key[:8]}" / f"seed{self.seed}"
 
     def score(self) -> JsonDict | None:
         """The finished cell's record; None where it is not finished."""
@@ -65,7 +66,7 @@ class Cell:
         record = storage.read_json(path)
         if not isinstance(record, dict) or not isinstance(record.get("scores"), list):
             raise StorageError(f"{path}: damaged; delete it to compute this cell again")
-        if record.get("key") != cell_key(self.place, self.learner, self.episodes):
+        if record.get("key") != self.key:
             raise StorageError(f"{path}: of other recipes; delete it to compute this cell again")
         return record
 
@@ -91,8 +92,7 @@ def start(cell: Cell) -> subprocess.Popen[bytes]:
     folder = cell.folder
     if (folder / SB3_RECORD).exists():
         shutil.rmtree(folder)  # of Stable-Baselines3, and stopped: it can only begin again
-    request = {"seed": cell.seed, "episodes": cell.episodes, "device": cell.device}
-    request["key"] = cell_key(cell.place, cell.learner, cell.episodes)
+    request = {"seed": cell.seed, "episodes": cell.episodes, "device": cell.device, "key": cell.key}
     storage.write_json(folder / REQUEST, request)
     storage.write_bytes(folder / ENVIRONMENT, recipe.dump(cell.place).encode())
     storage.write_bytes(folder / AGENT, recipe.dump(cell.learner).encode())

@@ -17,7 +17,7 @@ from rlkd.errors import RecipeError, RlkdError
 from rlkd.evaluation import play_randomly
 from rlkd.policy.compute import pick_device
 from rlkd.recipe import Dqn, Environment, Ppo, Sb3, check_request, load_any, recipe_hash, to_table
-from rlkd.study.cell import Cell, last_words, short, start
+from rlkd.study.cell import Cell, cell_key, last_words, short, start
 from rlkd.study.verdicts import verdicts
 from rlkd.vector import as_recipe, spaces
 
@@ -88,6 +88,7 @@ def compare(
             episodes=lengths[env],
             device=device,
             study=folder,
+            key=cell_key(place, learner, lengths[env]),
         )
         for seed in range(seeds)  # all of them at few seeds say more than some of them at all
         for env, place in places.items()
