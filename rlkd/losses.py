@@ -127,7 +127,8 @@ def generalised_advantages(
     Row t of an episode's last step bootstraps from `value[t + 1]`, the value of the episode's last
     observation, unless it terminated. The step after it only resets: it is not valid, has no advantage, and
     stops the sum, so that nothing leaks from one episode into the one before. A return that is not episodic
-    runs on instead: it skips the resetting step and bootstraps from the next episode's first observation.
+    runs on instead: it skips the resetting step and bootstraps from the next episode's first observation; where row
+    T - 1 ends an episode that one has not been seen yet, and the last observation's value stands in for it.
 
     With `log_ratio` the targets are those of V-trace, both of its clips at 1: what follows an action that the
     learner would hardly take counts less. Without, or with ratios of 1, they are TD(lambda).

@@ -13,14 +13,15 @@ from rlkd import recipe as recipes
 from rlkd.learn.chunks import ChunkSampler
 from rlkd.learn.dqn import make_memory, train_dqn
 from rlkd.learn.learner import Learner
-from rlkd.learn.ppo import policy_spec, train_ppo
+from rlkd.learn.ppo import make_bonus, policy_spec, train_ppo
 from rlkd.learn.q_learning import make_learner, update
 from rlkd.learn.rollout import Rollout, Sampler
 from rlkd.learn.samples import answer_all, log_prob_and_entropy, prepare
+from rlkd.learn.scored import scored
 from rlkd.learn.values import value_spec
 from rlkd.policy import Output, PolicyNetwork
 from rlkd.policy.file import build_network
-from rlkd.recipe import Dqn, Ppo
+from rlkd.recipe import Bonus, Dqn, Ppo, Stream
 from rlkd.replay import Batch
 from rlkd.vector import as_recipe, make_halves
 
@@ -158,3 +159,39 @@ def test_captured_value_learning_is_that_of_the_same_lines_one_by_one(quantiles:
         learnt.append([*said, *learner.online.state_dict().values()])
     for eager, captured in zip(*learnt, strict=True):
         torch.testing.assert_close(captured, eager, rtol=1e-4, atol=1e-5)
+
+
+NEW = dataclasses.replace(
+    PONG,
+    streams=(Stream(sign=True), Stream(name="new", reward="bonus", episodic=False)),
+    bonus=Bonus(features=16, channels=(4, 6, 6), predictor_widths=(16,), warm_up_steps=20),
+)
+
+
+@pytest.mark.parametrize("name", ["rnd", "drnd", "dynamics"])
+def test_captured_gradient_steps_with_a_bonus_are_those_taken_one_by_one(name: Any) -> None:
+    assert NEW.bonus is not None
+    agent = dataclasses.replace(NEW, bonus=dataclasses.replace(NEW.bonus, name=name))
+    _, rollouts = collected(agent, "cuda", captures=False)
+    learnt = []
+    for captures in (False, True):
+        network = made(agent, "cuda")
+        bonus = make_bonus(policy_spec(as_recipe("pong"), agent, origin=""), agent, seed=0, device=torch.device("cuda"))
+        learner = Learner(network, agent, "float32", bonus)
+        learner.captures = captures
+        assert bonus is not None
+        order, keeps = torch.Generator().manual_seed(0), torch.Generator("cuda").manual_seed(1)
+        for rollout in rollouts:
+            told, steps, _ = scored(bonus, rollout, agent.streams, where="here")
+            samples = dataclasses.replace(prepare(network, told, agent, "float32"), steps=steps)
+            learner.learn(samples, order, rate=1e-3, where="here", keeps=keeps)
+        learnt.append([parameter.detach().clone() for parameter in learner.parameters])
+    for eager, captured in zip(*learnt, strict=True):
+        torch.testing.assert_close(captured, eager, rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_with_a_bonus_on_the_gpu_is_saved_and_goes_on(tmp_path: Path) -> None:
+    train_ppo(as_recipe("pong"), NEW, run=tmp_path, seed=0, device="cuda")
+    longer = dataclasses.replace(NEW, frames=4096)
+    policy = train_ppo(as_recipe("pong"), longer, run=tmp_path, seed=0, device="cuda")
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in policy.network.state_dict().values())

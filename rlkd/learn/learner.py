@@ -104,7 +104,10 @@ class Learner:
                     self._check(losses, norm, where)
         self._check(losses, norm, where)
         check_finite({f"weight {name}": weight.detach() for name, weight in self._named()}, where=where)
-        figures = {f"train/{name}": value.item() for name, value in losses._asdict().items()}
+        told = losses._asdict()
+        if self.bonus is None:
+            del told["bonus"]
+        figures = {f"train/{name}": value.item() for name, value in told.items()}
         return figures | {"train/learning_rate": rate}
 
     def _named(self) -> list[tuple[str, nn.Parameter]]:

@@ -102,6 +102,8 @@ class Sampler:
             network: who acts; its weights are replaced between rollouts. Rollouts are kept on its device.
             precision: of its answers.
         """
+        if not all(stepper.next_step for stepper in steppers):
+            raise ValueError("rollouts need environments that reset in a step of their own")
         self.agent, self.network, self.precision = agent, network, precision
         self.device = network.head.weight.device
         self.environment = environment
