@@ -156,16 +156,17 @@ def action_meanings(recipe: Environment) -> tuple[str, ...]:
     """Names of the discrete actions, in order; empty where the environment does not name them."""
     if recipe.source == "ale":
         return tuple(action.name for action in AtariGame(recipe).actions)
-    return _CLASSIC_ACTIONS.get(recipe.id, ())
+    return _GRID_ACTIONS if recipe.id.startswith("MiniGrid-") else _CLASSIC_ACTIONS.get(recipe.id, ())
 
 
+_GRID_ACTIONS = ("LEFT", "RIGHT", "FORWARD", "PICKUP", "DROP", "TOGGLE", "DONE")
 _CLASSIC_ACTIONS = {
     "CartPole-v1": ("LEFT", "RIGHT"),
     "Acrobot-v1": ("TORQUE_MINUS", "NONE", "TORQUE_PLUS"),
     "MountainCar-v0": ("LEFT", "NONE", "RIGHT"),
+    "rlkd/DeepSea-v0": ("FIRST", "SECOND"),  # which of them is right differs from cell to cell
     "rlkd/NoisyTv-v0": ("UP", "DOWN", "LEFT", "RIGHT", "PRESS"),
     "rlkd/NChain-v0": ("FORWARD", "BACK"),
-    "MiniGrid-DoorKey-5x5-v0": ("LEFT", "RIGHT", "FORWARD", "PICKUP", "DROP", "TOGGLE", "DONE"),
     "LunarLander-v3": ("NONE", "LEFT_ENGINE", "MAIN_ENGINE", "RIGHT_ENGINE"),
 }
 
