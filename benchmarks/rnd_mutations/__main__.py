@@ -72,7 +72,12 @@ MUTATIONS = (
         "        return (bonus.double() / self.sums.deviation()).where(valid, 0).float()\n        sums = []\n",
     ),
     Mutation("bonus of the observation that was acted on", NOVELTY, "arrived = seen[1:]\n", "arrived = seen[:-1]\n"),
-    Mutation("bonus of the final observation of an episode", NOVELTY, 'self.recipe.terminal == "reset"', "False"),
+    Mutation(
+        "bonus of the final observation of an episode",
+        NOVELTY,
+        'if self.recipe.terminal == "reset":\n            behind',
+        "if False:\n            behind",
+    ),
     Mutation("bonus of the oldest frame", NOVELTY, "observation[:, :, -1:] if", "observation[:, :, :1] if"),
     Mutation("no clip", NOVELTY, ".clamp(-self.recipe.clip, self.recipe.clip)", ""),
     Mutation("clip at 1", NOVELTY, "clamp(-self.recipe.clip, self.recipe.clip)", "clamp(-1, 1)"),
