@@ -12,6 +12,7 @@ from rlkd.report.curves import chart
 from rlkd.report.page import document, facts, folded, grid, header, section, table
 from rlkd.report.record import Run, read_curves, table_of
 from rlkd.report.verdict import Verdict
+from rlkd.study.cell import short
 
 POINTS = 60  # of a curve over seeds
 TONES = {"better": "good", "worse": "bad"}
@@ -97,7 +98,7 @@ def _suite(told: Mapping[str, Any], agents: Sequence[str]) -> list[str]:
         if "profile" not in row:
             continue
         shares = tuple(float(point) for point, *_ in row["profile"])
-        lines.append(Series(_short(agent), tuple(float(at) for at in told["profile_at"]), shares, place))
+        lines.append(Series(short(agent), tuple(float(at) for at in told["profile_at"]), shares, place))
     caption = "Share of runs whose normalised score is above: 0 is random play, 1 the best agent's mean."
     if told["left_out"]:
         caption += f" Without {', '.join(told['left_out'])}: nobody clearly beats random play there."
@@ -130,7 +131,7 @@ def _mean_line(run: Run, env: str, agent: str, tag: str, place: int) -> Series |
     start, end = max(curve[0, 0] for curve in curves), min(curve[-1, 0] for curve in curves)
     steps = np.linspace(start, end, POINTS) if end > start else np.array([end])
     mean = np.mean([np.interp(steps, curve[:, 0], curve[:, 1]) for curve in curves], axis=0)
-    return Series(_short(agent), tuple(map(float, steps)), tuple(map(float, mean)), place)
+    return Series(short(agent), tuple(map(float, steps)), tuple(map(float, mean)), place)
 
 
 def _provenance(run: Run) -> str:
@@ -152,8 +153,3 @@ def _said(values: Sequence[float]) -> str:
 
 def _share(row: Mapping[str, Any]) -> str:
     return words.number(float(row["improvement"]), 2) if "improvement" in row else ""
-
-
-def _short(name: str) -> str:
-    """A recipe's last part: a chart has little room."""
-    return name.removesuffix(".toml").rsplit("/", 1)[-1]

@@ -18,11 +18,11 @@ from pathlib import Path
 from rlkd import metrics, recipe, storage
 from rlkd.data import JsonDict
 from rlkd.errors import RlkdError, StorageError
+from rlkd.learn.checkpoint import SB3_RECORD
 from rlkd.recipe import Dqn, Environment, Network, Ppo, Sb3, recipe_hash
 
 SCORE, REQUEST, LOG = "score.json", "request.json", "log.txt"
 ENVIRONMENT, AGENT = "environment.toml", "agent.toml"
-SB3_RECORD = "sb3.json"  # of a run that cannot go on, once it was stopped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
