@@ -54,6 +54,8 @@ class Episode:
     """Sum of raw rewards over the whole episode."""
     steps: int
     """Agent steps; times frame skip gives emulator frames."""
+    rooms: frozenset[int] = frozenset()
+    """Rooms that were seen, by their numbers in the game; none where the environment has no rooms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -204,3 +204,19 @@ def test_no_ops_are_drawn_from_the_seed_and_stay_below_their_maximum() -> None:
     assert set(counts) == {1, 2, 3, 4}  # FIRE counts as the first: 0 no-ops and 1 are the same
     game.reset(seed=7)
     assert game.ale.getEpisodeFrameNumber() == counts[7]
+
+
+def test_the_room_is_the_byte_of_the_consoles_memory_that_the_recipe_names() -> None:
+    game = AtariGame(as_recipe("montezuma"))
+    _, info = game.reset(seed=0)
+    assert info["room"] == 1  # where every game begins
+    other = AtariGame(with_emulator("montezuma", room_address=42))
+    other.reset(seed=0)
+    found = set()
+    for action in np.random.default_rng(0).integers(18, size=60):
+        info = other.step(action)[-1]
+        assert info["room"] == other.ale.getRAM()[42]
+        found.add(info["room"])
+    assert len(found) > 1  # a place of the player's
+    assert "room" not in AtariGame(STILL).reset(seed=0)[1]
+    assert not cpp_can_play(as_recipe("montezuma"))

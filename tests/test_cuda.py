@@ -13,11 +13,11 @@ from rlkd import recipe as recipes
 from rlkd.learn.chunks import ChunkSampler
 from rlkd.learn.dqn import make_memory, train_dqn
 from rlkd.learn.learner import Learner
-from rlkd.learn.ppo import make_bonus, policy_spec, train_ppo
+from rlkd.learn.ppo import policy_spec, train_ppo
 from rlkd.learn.q_learning import make_learner, update
 from rlkd.learn.rollout import Rollout, Sampler
 from rlkd.learn.samples import answer_all, log_prob_and_entropy, prepare
-from rlkd.learn.scored import scored
+from rlkd.learn.scored import make_bonus, scored
 from rlkd.learn.values import value_spec
 from rlkd.policy import Output, PolicyNetwork
 from rlkd.policy.file import build_network

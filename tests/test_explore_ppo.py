@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 from rlkd import recipe as recipes
-from rlkd.errors import NotFiniteError, RecipeError, Stopped, StorageError
+from rlkd.errors import MismatchError, NotFiniteError, RecipeError, Stopped, StorageError
 from rlkd.explore import Novelty, Steps, warm_up
 from rlkd.explore.models import RandomNetwork
 from rlkd.learn import train
 from rlkd.learn.checkpoint import FILE
 from rlkd.learn.learner import Learner
-from rlkd.learn.ppo import make_bonus, policy_spec, train_ppo
+from rlkd.learn.ppo import policy_spec, train_ppo
 from rlkd.learn.rollout import Rollout, Sampler
 from rlkd.learn.samples import prepare
-from rlkd.learn.scored import put_back, scored, state_of
+from rlkd.learn.scored import make_bonus, put_back, scored, state_of
 from rlkd.learn.training import Training
 from rlkd.metrics import read_metrics
 from rlkd.policy.file import build_network
@@ -300,11 +300,11 @@ def test_a_bonus_that_makes_no_sense_is_refused(changes: dict[str, Any]) -> None
 
 
 SHORT = ("num_envs=4", "rollout_steps=8", "minibatch=16", "epochs=1")
-CLASSIC = ("explore/ppo_rnd_classic", "explore/ppo_counts")
+CLASSIC = ("explore/ppo_rnd_classic", "explore/ppo_dynamics_classic", "explore/ppo_counts")
 
 
 @pytest.mark.parametrize(
-    "name", [entry.name for entry in recipes.shipped("agents") if entry.name.startswith("explore/")]
+    "name", [entry.name for entry in recipes.shipped("agents") if entry.name.startswith("explore/ppo")]
 )
 def test_every_shipped_recipe_of_a_bonus_plays_and_learns(name: str, tmp_path: Path) -> None:
     overrides = SHORT if name == "explore/ppo_counts" else (*SHORT, "bonus.warm_up_steps=4", "bonus.features=16")
@@ -420,3 +420,16 @@ def test_a_bonus_learns_the_same_from_a_minibatch_in_pieces(core: Any, tmp_path:
     for pieces in found[1:]:
         for one, two in zip(found[0], pieces, strict=True):
             torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+
+
+def test_an_environment_that_scales_its_rewards_takes_no_bonus(tmp_path: Path) -> None:
+    wrapper: Any = gymnasium.wrappers.NormalizeReward
+
+    def make(render_mode: str | None = None) -> Any:
+        return gymnasium.wrappers.RescaleObservation(wrapper(Walk()), np.float32(-1), np.float32(1))
+
+    scaled: Any = make
+    gymnasium.register("RlkdScaled-v0", scaled, max_episode_steps=20, disable_env_checker=True)
+    with pytest.raises(MismatchError, match=r"RlkdScaled-v0 divides its rewards .*\(NormalizeReward\)"):
+        train("RlkdScaled-v0", "explore/ppo_rnd_classic", run=tmp_path)
+    train("RlkdScaled-v0", "rl/ppo_classic", run=tmp_path / "plain", frames=64)

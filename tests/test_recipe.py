@@ -392,6 +392,8 @@ def test_the_names_in_shipped_recipes_are_shipped(entry: recipe.Shipped) -> None
     if isinstance(loaded, Generations):
         if loaded.distill is not None:
             recipe.load(loaded.distill, Distill)
+        if loaded.explore is not None:
+            recipe.load(loaded.explore, Ppo)
         if loaded.student != "same":
             recipe.load(loaded.student, Network)
 

@@ -284,7 +284,7 @@ def test_the_memory_of_transitions_that_is_reserved_is_no_more_than_was_predicte
     memory = Transitions(8, 4000, (4, 84, 84), environment("pong").views["pixels"], n_step=3, discount=0.9, alpha=alpha)
     states = memory.states
     real = states._frames.nbytes + states._age.nbytes + memory._action.nbytes + memory._reward.nbytes
-    real += memory._terminated.nbytes + memory._valid.nbytes
+    real += memory._terminated.nbytes + memory._valid.nbytes + memory.bonus.nbytes
     if memory.priorities is not None:
         real += memory.priorities._tree._sums.nbytes
     assert real <= asked[0] <= 1.01 * real

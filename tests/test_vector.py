@@ -305,3 +305,59 @@ def test_the_same_seed_gives_the_same_stream_and_another_seed_another(backend: B
     for mine, theirs in zip(one, other, strict=True):
         with pytest.raises(AssertionError, match="row 0, move"):
             assert_same([mine], [theirs])
+
+
+class Rooms(gymnasium.Env[np.ndarray, np.int64]):
+    """Episodes of 1, 2, 3, ... steps; each state is a room of its own: 100 times the episode, and the step."""
+
+    observation_space = gymnasium.spaces.Box(0, 1, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.episode = self.place = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.episode = 1 if seed is not None else self.episode + 1
+        self.place = 0
+        return np.zeros(1, np.float32), {"room": 100 * self.episode}
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.place += 1
+        return (
+            np.zeros(1, np.float32),
+            0.0,
+            self.place == self.episode,
+            False,
+            {"room": 100 * self.episode + self.place},
+        )
+
+
+def test_an_episodes_rooms_are_those_from_its_first_state_to_its_last() -> None:
+    stepper = Stepper(SyncVectorEnv([Rooms] * 2, autoreset_mode=AutoresetMode.NEXT_STEP))
+    stepper.reset(np.array([0, 1]))
+    while len(stepper.finished) < 10:
+        stepper.step(np.zeros(2, int))
+    for place, episode in enumerate(stepper.finished[:10]):
+        number = place // 2 + 1
+        assert episode.rooms == {100 * number + step for step in range(number + 1)}
+    rows = np.array([True, False])
+    stepper.reset_rows(rows, np.array([7]))  # what was seen before is another episode's
+    stepper.finished.clear()
+    while len(stepper.finished) < 1:
+        stepper.step(np.zeros(2, int))
+    assert stepper.finished[0].rooms == {100, 101}
+
+
+def test_rooms_come_through_worker_processes() -> None:
+    recipe = dataclasses.replace(as_recipe("montezuma"), frame_cap=80)
+    stepper = Stepper(make_vec(recipe, 2, seed=5, timeout=120.0))
+    try:
+        stepper.reset()
+        while len(stepper.finished) < 2:
+            stepper.step(np.zeros(2, int))
+        assert all(episode.rooms == {1} for episode in stepper.finished)
+    finally:
+        stepper.close()

@@ -7,14 +7,16 @@ that nobody trained on; both sides' policies are played by the same evaluation. 
 before the first run. What is the same: network, environments, rollout length, epochs, minibatch, step sizes and their
 fall, discount, lambda, clip, entropy and value weights, gradient clipping (PPO); memory, batch, replay ratio,
 exploration, target copies (DQN). What differs is what the two are: ours samples one rollout ahead and corrects by
-V-trace. CPU seconds are those of the process, start-up left out.
+V-trace. CPU seconds are those of the process, start-up left out; each takes one core, as many at a time as there are.
 """
 
 import argparse
 import json
+import os
 import sys
 import time
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -71,12 +73,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=10, help="training seeds")
     parser.add_argument("--run", type=Path, default=Path("runs/learning"), help="folder for what is not stored")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="trainings side by side")
     parser.add_argument("--one", nargs=3, metavar=("ARM", "SIDE", "SEED"), help="one training, for the above")
     chosen = parser.parse_args()
     if chosen.one:
         arm, side, seed = chosen.one
         print(json.dumps(one(arm, side, int(seed), chosen.run)))
         return 0
+    jobs = [(name, side, seed) for seed in range(chosen.seeds) for name in ARMS for side in SIDES]
+    with ThreadPoolExecutor(chosen.processes) as pool:
+        list(pool.map(lambda job: trained(job[0], job[1], job[2], chosen.run), jobs))
     margins = tomllib.loads((FOLDER / "thresholds.toml").read_text())
     lines = [
         f"Mean score of {chosen.seeds} seeds, {EPISODES} greedy episodes each, and 95 % intervals. CPU: its over ours.",
@@ -100,6 +106,7 @@ def trained(name: str, side: str, seed: int, run: Path) -> Record:
     if not path.exists():
         run.mkdir(parents=True, exist_ok=True)
         write_json(path, in_its_own_process("learning", ["--run", str(run), "--one", name, side, str(seed)]))
+        print(f"{path.stem}: done", file=sys.stderr, flush=True)
     record: Record = json.loads(path.read_text())
     return record
 

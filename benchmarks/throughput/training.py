@@ -78,7 +78,7 @@ def _rlkd_ppo(variant: str, seed: int, seconds: float) -> tuple[Cells, Parts]:
         (torch.nn.utils, "clip_grad_norm_"): "optimiser",
     }
     train = partial(ppo.train_ppo, plain_breakout(lives=True), agent, seed=seed, device="cpu")
-    return _windowed(train, variant, seconds, after=0, parts=parts)
+    return windowed(train, variant, seconds, after=0, parts=parts)
 
 
 def _rlkd_dqn(variant: str, seed: int, seconds: float) -> tuple[Cells, Parts]:
@@ -115,10 +115,10 @@ def _rlkd_dqn(variant: str, seed: int, seconds: float) -> tuple[Cells, Parts]:
         (torch.nn.utils, "clip_grad_norm_"): "optimiser",
     }
     train = partial(dqn.train_dqn, plain_breakout(lives=True), agent, seed=seed, device="cpu")
-    return _windowed(train, variant, seconds, after=STATES + WARM_UP, parts=parts)
+    return windowed(train, variant, seconds, after=STATES + WARM_UP, parts=parts)
 
 
-def _windowed(
+def windowed(
     train: Any, variant: str, seconds: float, *, after: int, parts: dict[tuple[Any, str], str]
 ) -> tuple[Cells, Parts]:
     """Run a whole training command in a folder that goes away; count from the first round behind `after` steps."""

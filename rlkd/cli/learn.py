@@ -27,6 +27,8 @@ class Train:
     """auto, cpu or cuda."""
     keep_early: bool = False
     """Keep the policies at 1, 2, 5, 10, 25, 50, 75 and 100 % of the run as well."""
+    start: str | None = None
+    """A policy whose weights our PPO begins with, all but the critic's. Default: new weights."""
     set: Set = ()
     """Override a value of the agent recipe."""
     json: bool = False
@@ -45,6 +47,7 @@ class Train:
             frames=self.frames,
             device=self.device,
             keep_early=self.keep_early,
+            start=self.start,
             overrides=self.set,
             command=command(),
         )

@@ -15,6 +15,7 @@ import numpy as np
 from rlkd import metrics, storage
 from rlkd.collect import Collector
 from rlkd.distillation.checkpoint import load_students, save_students
+from rlkd.distillation.novelty import ReplayNovelty
 from rlkd.distillation.student import Student
 from rlkd.distillation.terms import reported_temperatures
 from rlkd.evaluation import agreement, mean_kl
@@ -70,6 +71,8 @@ def learn_rounds(
     """
     recipe = setting.recipe
     load_students(setting.run, students, identity=setting.identity)
+    shape = students[0].spec.observation_shape
+    unlike = None if recipe.novelty is None else ReplayNovelty(recipe, shape, replay, seed=setting.seed)
     recorded = students[0].steps
     recorder = metrics.Recorder(setting.run, resume_step=recorded + 1 if recorded else 0)
     total = recipe.gradient_steps * len(students)
@@ -81,6 +84,7 @@ def learn_rounds(
             metrics.bar("collect and learn, gradient steps", total) as bar,
         ):
             rows = np.empty(0, np.int64)
+            novelty: np.ndarray | None = None
             saved = time.monotonic()
             for number in range(recipe.source.rounds + 1):
                 pending: list[Future[None]] = []
@@ -89,7 +93,8 @@ def learn_rounds(
                     pending.append(collecting.submit(collector.collect, replay, number, acting))
                 goal = steps_after(number, recipe)
                 pending += [
-                    learning.submit(student.learn, replay, rows, goal, setting.precision, stop) for student in students
+                    learning.submit(student.learn, replay, rows, goal, setting.precision, stop, novelty)
+                    for student in students
                 ]
                 while wait(pending, timeout=0.5).not_done:
                     note = f"{len(replay):,} states" + (", stopping" if stop.asked else "")
@@ -97,6 +102,8 @@ def learn_rounds(
                 for future in pending:
                     future.result()
                 rows = replay.rows()
+                if unlike is not None and number < recipe.source.rounds:
+                    novelty = unlike.see()
                 if number and students[0].steps > recorded:  # a signal may have come before its first step
                     recorded = students[0].steps
                     recorder.write(recorded, _curves(setting, students))

@@ -1,6 +1,7 @@
 """The loss of a distillation recipe: a sum of terms, type-checked when the recipe meets its teacher.
 
-L(student) = sum_j coefficient_j * divergence_j(teacher's answer, student's answer), one value per sample.
+L(student) = sum_j coefficient_j * weight_j(state) * divergence_j(teacher's answer, student's answer), one value per
+sample; the weight is 1 unless a term sets novelty_power.
 A divergence's name is looked up in `total_loss`; to add one, write it in `rlkd.losses`, add its branch here and its
 name to `Term.divergence`.
 """
@@ -54,7 +55,9 @@ def student_kind(terms: tuple[Term, ...], teacher: Kind) -> Kind:
     return teacher
 
 
-def total_loss(terms: tuple[Term, ...], teacher: Kind, answers: Tensor, student: Output) -> Tensor:
+def total_loss(
+    terms: tuple[Term, ...], teacher: Kind, answers: Tensor, student: Output, novelty: Tensor | None = None
+) -> Tensor:
     """[B]: the summed loss of each sample; the gradient flows to the student only.
 
     Args:
@@ -62,12 +65,16 @@ def total_loss(terms: tuple[Term, ...], teacher: Kind, answers: Tensor, student:
         teacher: kind of the teacher's outputs.
         answers: [B, P], the teacher's flat outputs from the replay.
         student: its outputs for the same B observations.
+        novelty: [B], of each observation to the replay, 1 on average; for terms that ask for it.
     """
     params = {name: tensor.float() for name, tensor in student.params.items()}
     target = unflatten(teacher, answers)
     total = torch.zeros(len(answers), device=answers.device)
     for term in terms:
-        total = total + term.coefficient * _divergence(term, teacher, target, student.kind, params)
+        losses = _divergence(term, teacher, target, student.kind, params)
+        if term.novelty_power and novelty is not None:
+            losses = (2 / (1 + novelty)) ** term.novelty_power * losses
+        total = total + term.coefficient * losses
     return total
 
 

@@ -126,12 +126,18 @@ class Novelty(nn.Module):
         return ((looked_at.float() - mean) / deviation).clamp(-self.recipe.clip, self.recipe.clip)
 
     @torch.no_grad()
-    def bonus(self, steps: Steps, valid: Tensor) -> Tensor:
-        """[B]: how new each step was, not scaled; 0 where it is not valid [B], and nothing is counted there."""
+    def bonus(self, steps: Steps, valid: Tensor, *, again: bool = False) -> Tensor:
+        """[B]: how new each step was, not scaled; 0 where it is not valid [B], and nothing is counted there.
+
+        Args:
+            steps: rows.
+            valid: [B] bool.
+            again: they were asked about before, and are not counted once more.
+        """
         rows = rows_at_once(valid.device, pixels=self.view is not None)
         found = torch.zeros(len(valid), device=valid.device)
         for places in torch.split(valid.nonzero().flatten(), rows):
-            found[places] = self.model.novelty(self._white(steps.rows(places))).float()
+            found[places] = self.model.novelty(self._white(steps.rows(places)), again=again).float()
         return found
 
     def losses(self, steps: Steps, chance: Tensor) -> Tensor:

@@ -36,6 +36,8 @@ class Progress:
     """Wall time spent so far, over all attempts."""
     scores: tuple[float, ...] = ()
     """Raw scores of the last 100 finished episodes."""
+    rooms: tuple[int, ...] = ()
+    """Rooms seen in any finished episode, in order of their numbers."""
     best: float | None = None
     """Highest mean of `scores` so far."""
     chunks: tuple[str, ...] = ()

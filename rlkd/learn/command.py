@@ -9,7 +9,7 @@ from rlkd import storage
 from rlkd.errors import RecipeError
 from rlkd.learn.dqn import train_dqn
 from rlkd.learn.ppo import train_ppo
-from rlkd.policy import Policy
+from rlkd.policy import Policy, as_policy
 from rlkd.recipe import Dqn, Environment, Ppo, Sb3, check_request, load_any, recipe_hash, to_table
 from rlkd.vector import as_recipe
 
@@ -23,6 +23,7 @@ def train(
     frames: int | None = None,
     device: str = "auto",
     keep_early: bool = False,
+    start: Policy | str | Path | None = None,
     overrides: Sequence[str] = (),
     command: str = "",
 ) -> Policy:
@@ -38,6 +39,7 @@ def train(
         device: `auto`, `cpu` or `cuda`.
         keep_early: keep the policies at 1, 2, 5, 10, 25, 50, 75 and 100 % of the run, in `early/`: early-stopped
             teachers.
+        start: a policy, or its file, whose weights our PPO begins with; None draws new ones.
         overrides: `key=value` for the agent's recipe.
         command: for the record.
 
@@ -52,10 +54,19 @@ def train(
         raise RecipeError(f"'{name}' does not say how to train; `rlkd list agents` shows rl/ and sb3/ recipes")
     if frames is not None:
         recipe = replace(recipe, frames=frames)
+    if start is not None and not isinstance(recipe, Ppo):
+        raise RecipeError(f"'{name}' begins with weights of its own; a start is for our PPO")
     origin = f"{name} on {environment.id}, seed {seed}, {recipe.frames:,} frames"
     if isinstance(recipe, Ppo):
         policy = train_ppo(
-            environment, recipe, run=folder, seed=seed, device=device, keep_early=keep_early, origin=origin
+            environment,
+            recipe,
+            run=folder,
+            seed=seed,
+            device=device,
+            keep_early=keep_early,
+            start=None if start is None else as_policy(start),
+            origin=origin,
         )
     elif isinstance(recipe, Dqn):
         policy = train_dqn(

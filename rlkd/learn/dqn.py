@@ -22,6 +22,8 @@ import torch
 from rlkd import metrics
 from rlkd.learn.chunks import ChunkSampler
 from rlkd.learn.q_learning import Learner, learn, make_learner, resume, save
+from rlkd.learn.relabelled import make_curiosity
+from rlkd.learn.scored import first_look, make_bonus
 from rlkd.learn.training import starter, training_run
 from rlkd.learn.values import value_spec
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec
@@ -70,6 +72,7 @@ def train_dqn(
     learner = make_learner(spec, agent, seed=seed, device=where, precision=precision)
     acting = build_network(spec).to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     acting.cast_encoder(precision)
+    bonus = make_bonus(spec, agent, seed=seed, device=where)
     with (
         training_run(
             run, spec, agent, head=f"{agent.duelling} {agent.quantiles}", seed=seed, keep_early=keep_early
@@ -78,8 +81,10 @@ def train_dqn(
     ):
         progress = training.progress
         memory = make_memory(spec, agent, where)
+        attempt = seed + 7919 * progress.rounds  # a resumed run must not replay its first streams
+        curiosity = make_curiosity(bonus, agent, attempt=attempt + 4, device=where)
         if tensors:
-            resume(run, tensors, learner, memory)
+            resume(run, tensors, learner, memory, curiosity)
         publish(learner, acting)
         if training.over():
             return training.finish(learner.online.policy)
@@ -88,30 +93,36 @@ def train_dqn(
                 f"going on at agent step {progress.steps}: the memory is not in a checkpoint and is filled anew with "
                 f"{agent.learning_starts} agent steps before learning goes on"
             )
-        attempt = seed + 7919 * progress.rounds  # a resumed run must not replay its first streams
         draws, exploration = (np.random.default_rng([attempt, stream]) for stream in (1, 2))
         steppers = make_halves(environment, agent.num_envs, np.random.default_rng([attempt, 3]))
         start = starter(steppers, where, pool)
-        sampler = ChunkSampler(
-            steppers,
-            environment,
-            agent,
-            acting,
-            steps=progress.steps,
-            total=training.total,
-            generator=exploration,
-            precision=precision,
-        )
         try:
+            if bonus is not None and not tensors:
+                first_look(bonus, steppers, training)
+            sampler = ChunkSampler(
+                steppers,
+                environment,
+                agent,
+                acting,
+                steps=progress.steps,
+                total=training.total,
+                generator=exploration,
+                precision=precision,
+            )
             length = max(1, round(CHUNK_GRADIENT_STEPS * agent.train_every / agent.num_envs))
             chunk, played = sampler.collect(length), 0
             while not training.over():
                 started, before = time.monotonic(), (sampler.seconds, sampler.waited)
                 pending, begun = start(sampler.collect, length), time.monotonic()
                 chunk.into(memory)
+                told = {}
+                if curiosity is not None:
+                    told = curiosity.visit(memory, length, where=f"agent step {progress.steps:,}")
                 earned = steps_earned(agent, played, played + chunk.steps)
                 played += chunk.steps
-                figures = learn(learner, agent, memory, earned, draws, precision, done=training.done)
+                figures = told | learn(
+                    learner, agent, memory, earned, draws, precision, done=training.done, curiosity=curiosity
+                )
                 learnt = time.monotonic()
                 following = pending.result()
                 taken, emulators = sampler.seconds - before[0], sampler.waited - before[1]
@@ -121,7 +132,7 @@ def train_dqn(
                 training.record(figures | {"train/epsilon": chunk.epsilon})
                 training.keep(learner.online.policy, chunk.steps)
                 if training.checkpoint_due():
-                    save(run, learner, memory, progress)
+                    save(run, learner, memory, progress, curiosity)
                     training.check_stop()
                 chunk = following
         finally:

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from rlkd import recipe
-from rlkd.explore import Novelty, warm_up
+from rlkd.errors import MismatchError
 from rlkd.learn.checkpoint import Progress, restore, save_checkpoint
 from rlkd.learn.learner import Learner
 from rlkd.learn.rollout import Sampler
 from rlkd.learn.samples import prepare
-from rlkd.learn.scored import put_back, scored, state_of
+from rlkd.learn.scored import first_look, make_bonus, put_back, scored, state_of
 from rlkd.learn.training import starter, training_run
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec, Rule
 from rlkd.policy.compute import Precision, one_thread_per_role, pick_device
@@ -42,6 +42,7 @@ def train_ppo(
     device: str = "auto",
     precision: Precision = "auto",
     keep_early: bool = False,
+    start: Policy | None = None,
     origin: str = "",
 ) -> Policy:
     """Train in a run folder, or go on with one that exists, and return the policy, saved there too.
@@ -55,25 +56,33 @@ def train_ppo(
         device: `auto`, `cpu` or `cuda`.
         precision: `auto` takes bfloat16 for pixels where the processor has it.
         keep_early: keep the policies at 1, 2, 5, 10, 25, 50, 75 and 100 % of the run, in `early/`.
+        start: whose weights it begins with, all but a critic's; None draws new ones.
         origin: the command, for the policy's record.
 
     Raises:
         Stopped: on SIGINT or SIGTERM, after a checkpoint.
         NotFiniteError: NaN or infinity in observations, rewards, losses, gradients or weights.
         StorageError: the folder is in use, full, or holds another run.
+        MismatchError: `start` is another kind of policy.
     """
     one_thread_per_role()
     where = pick_device(device)
     spec = policy_spec(environment, agent, origin=origin)
     network, acting = build_network(spec), build_network(spec)
     network.initialise(torch.Generator().manual_seed(seed), for_rl=True)
+    if start is not None:
+        spec = replace(spec, parents=(start.spec.hash,))
+        begin_from(start, network, spec)
     for each in (network, acting):
         each.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out
     acting.cast_encoder(precision)
     bonus = make_bonus(spec, agent, seed=seed, device=where)
     learner = Learner(network, agent, precision, bonus)
     with (
-        training_run(run, spec, agent, seed=seed, keep_early=keep_early) as (training, tensors),
+        training_run(run, spec, agent, head=" ".join(spec.parents), seed=seed, keep_early=keep_early) as (
+            training,
+            tensors,
+        ),
         ThreadPoolExecutor(1) as pool,
     ):
         progress = training.progress
@@ -89,15 +98,13 @@ def train_ppo(
         halves = make_halves(environment, agent.num_envs, np.random.default_rng([attempt, 3]))
         try:
             if bonus is not None and not tensors:
-                for played in warm_up(bonus, halves, np.random.default_rng([seed, 5])):
-                    training.bar.update(0, f"random play for the whitening: {played:,} of {bonus.warm_up_steps:,}")
-                    training.stop.check(f"run {run} had not begun to learn; the same command begins again")
-            sampler, start = Sampler(halves, environment, agent, acting, precision), starter(halves, where, pool)
+                first_look(bonus, halves, training)
+            sampler, submit = Sampler(halves, environment, agent, acting, precision), starter(halves, where, pool)
             publish(network, sampler, progress)
             rollout = sampler.collect(draws)
             while not training.over():
                 started, before = time.monotonic(), (sampler.seconds, sampler.waited)
-                pending, begun = start(sampler.collect, draws), time.monotonic()
+                pending, begun = submit(sampler.collect, draws), time.monotonic()
                 at = f"agent step {progress.steps:,}"
                 steps, told = None, dict[str, float]()
                 if bonus is not None:
@@ -128,29 +135,31 @@ def train_ppo(
         return training.finish(network)
 
 
+def begin_from(start: Policy, network: PolicyNetwork, spec: PolicySpec) -> None:
+    """Give a network the weights of a policy, but for the critic: that one valued other rewards.
+
+    Raises:
+        MismatchError: the two are not the same network of the same kind.
+    """
+    own, given = (
+        (replace(each.network, value="none", value_heads=None), each.kind, each.observation_shape, each.actions)
+        for each in (spec, start.spec)
+    )
+    if own != given or start.spec.normaliser is not None:
+        raise MismatchError(
+            f"training cannot begin with the weights of {start.spec.name}: it has to be a '{spec.kind}' policy with "
+            "the recipe's network, observations and actions, and without a normaliser"
+        )
+    weights = {name: tensor for name, tensor in start.network.state_dict().items() if not name.startswith("critic")}
+    network.load_state_dict(network.state_dict() | weights)
+
+
 def publish(network: PolicyNetwork, sampler: Sampler, progress: Progress) -> None:
     """Let the sampler act with the learner's weights from the next rollout on."""
     sampler.network.load_state_dict(network.state_dict())
     if sampler.device.type == "cuda":
         torch.cuda.current_stream().synchronize()  # the sampler works in another stream
     sampler.version = progress.rounds
-
-
-def make_bonus(spec: PolicySpec, agent: Ppo, *, seed: int, device: torch.device) -> Novelty | None:
-    """The bonus that the recipe wants, with weights from a seed, on a device; None where it wants none."""
-    if agent.bonus is None:
-        return None
-    assert spec.environment is not None
-    bonus = Novelty(
-        agent.bonus,
-        spec.environment.views.get("pixels"),
-        spec.observation_shape,
-        spec.actions if spec.kind == "categorical" else None,
-        num_envs=agent.num_envs,
-        rollout_steps=agent.rollout_steps,
-    )
-    bonus.initialise(torch.Generator().manual_seed(seed + 6))
-    return bonus.to(device)
 
 
 def policy_spec(environment: Environment, agent: Ppo, *, origin: str) -> PolicySpec:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from rlkd.learn.checkpoint import Progress, restore, save_checkpoint
 from rlkd.learn.graphs import Captured
 from rlkd.learn.guard import check_finite
+from rlkd.learn.relabelled import Curiosity
+from rlkd.learn.scored import put_back, state_of
 from rlkd.learn.values import ValueNetwork
 from rlkd.losses import huber, importance_weights, quantile_huber
 from rlkd.policy import PolicySpec
@@ -89,8 +91,10 @@ def learn(
     precision: Precision,
     *,
     done: float,
+    curiosity: Curiosity | None = None,
 ) -> dict[str, float]:
-    """Take gradient steps; `done` in [0, 1] is the share of the run that lies behind.
+    """Take gradient steps; `done` in [0, 1] is the share of the run that lies behind. What is drawn is relabelled where
+    there is curiosity.
 
     Returns:
         Figures, means over these steps, by TensorBoard tag; none where there were no steps.
@@ -103,8 +107,12 @@ def learn(
         each = pool.map if learner.parts > 1 else map
         for _ in range(steps):
             batch = memory.draw(agent.batch, draws)
+            worth: dict[str, Tensor] = {}
+            if curiosity is not None:
+                batch, worth = curiosity.relabelled(memory, batch)
             errors, figures = update(learner, agent, batch, precision, beta=beta, each=each)
             memory.update(batch.rows, errors)
+            figures |= worth
             sums = {name: sums[name] + value if sums else value for name, value in figures.items()}
             if learner.gradient_steps % agent.target_every == 0:
                 learner.target.load_state_dict(learner.online.state_dict())
@@ -219,17 +227,28 @@ def targets(learner: Learner, agent: Dqn, batch: Batch, precision: Precision) ->
     return wanted
 
 
-def save(run: Path, learner: Learner, memory: Transitions, progress: Progress) -> None:
-    """Write the checkpoint: weights, target, moments, counters; not the memory."""
+def save(
+    run: Path, learner: Learner, memory: Transitions, progress: Progress, curiosity: Curiosity | None = None
+) -> None:
+    """Write the checkpoint: weights, target, moments, counters, all that a bonus remembers; not the memory."""
+    beside = {} if curiosity is None else state_of(curiosity.bonus, curiosity.optimiser)
     counters = {"counter.gradient_steps": torch.tensor(learner.gradient_steps)}
     if memory.priorities is not None:
         counters["counter.largest_priority"] = torch.tensor(memory.priorities.largest, dtype=torch.float64)
-    save_checkpoint(run, tensors_of(learner.both, learner.optimiser) | counters, progress)
+    save_checkpoint(run, tensors_of(learner.both, learner.optimiser) | counters | beside, progress)
 
 
-def resume(run: Path, tensors: Mapping[str, Tensor], learner: Learner, memory: Transitions) -> None:
+def resume(
+    run: Path,
+    tensors: Mapping[str, Tensor],
+    learner: Learner,
+    memory: Transitions,
+    curiosity: Curiosity | None = None,
+) -> None:
     """Put back what `save` took."""
     restore(run, tensors, learner.both, learner.optimiser)
+    bonus, optimiser = (None, None) if curiosity is None else (curiosity.bonus, curiosity.optimiser)
+    put_back(bonus, tensors, run=str(run), optimiser=optimiser)
     counters = below(tensors, "counter.")
     learner.gradient_steps = int(counters["gradient_steps"])
     if memory.priorities is not None and "largest_priority" in counters:

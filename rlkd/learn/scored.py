@@ -1,19 +1,57 @@
-"""A rollout with the reward that a bonus gives its steps."""
+"""A bonus for a learner: made, asked about a rollout, kept in checkpoints."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from rlkd.errors import StorageError
-from rlkd.explore import Novelty, Steps
+from rlkd.errors import MismatchError, StorageError
+from rlkd.explore import Novelty, Steps, warm_up
 from rlkd.learn.guard import check_finite
 from rlkd.learn.rollout import Rollout
-from rlkd.policy.tensors import below
-from rlkd.recipe import Stream
+from rlkd.learn.training import Training
+from rlkd.policy import PolicySpec
+from rlkd.policy.tensors import below, moments_of, put_moments_back
+from rlkd.recipe import Dqn, Ppo, Stream
+from rlkd.vector import Stepper, normalises_rewards
 
 PREFIX = "bonus."  # of a bonus's tensors in a checkpoint
+MOMENTS = "bonus_moments."  # of its own optimiser's
+
+
+def make_bonus(spec: PolicySpec, agent: Ppo | Dqn, *, seed: int, device: torch.device) -> Novelty | None:
+    """The bonus that the recipe wants, with weights from a seed, on a device; None where it wants none.
+
+    Raises:
+        MismatchError: the bonus cannot read these observations or actions, or the environment scales its rewards.
+    """
+    if agent.bonus is None:
+        return None
+    assert spec.environment is not None
+    if normalises_rewards(spec.environment):
+        raise MismatchError(
+            f"{spec.environment.id} divides its rewards by a deviation of its own (NormalizeReward): beside a bonus, "
+            "which is scaled here, the weight of the two would drift; make the environment without that wrapper"
+        )
+    bonus = Novelty(
+        agent.bonus,
+        spec.environment.views.get("pixels"),
+        spec.observation_shape,
+        None if spec.kind == "gaussian" else spec.actions,
+        num_envs=agent.num_envs,
+        rollout_steps=agent.rollout_steps if isinstance(agent, Ppo) else 1,  # asked for over environments alone
+    )
+    bonus.initialise(torch.Generator().manual_seed(seed + 6))
+    return bonus.to(device)
+
+
+def first_look(bonus: Novelty, steppers: Sequence[Stepper], training: Training) -> None:
+    """Let the whitening begin with random play; the run's seed says which. Stopped on a signal."""
+    for played in warm_up(bonus, steppers, np.random.default_rng([training.progress.seed, 5])):
+        training.bar.update(0, f"random play for the whitening: {played:,} of {bonus.warm_up_steps:,}")
+        training.stop.check(f"run {training.run} had not begun to learn; the same command begins again")
 
 
 @torch.no_grad()
@@ -50,13 +88,21 @@ def scored(
     return replace(rollout, reward=torch.stack(columns, dim=-1)), steps if bonus.learning else None, told
 
 
-def state_of(bonus: Novelty | None) -> dict[str, Tensor]:
-    """All that a bonus remembers, for a checkpoint; nothing where there is none."""
-    return {} if bonus is None else {f"{PREFIX}{name}": tensor for name, tensor in bonus.state_dict().items()}
+def state_of(bonus: Novelty | None, optimiser: torch.optim.Optimizer | None = None) -> dict[str, Tensor]:
+    """All that a bonus remembers, for a checkpoint, and its optimiser's moments, where it has one of its own."""
+    state = {} if bonus is None else {f"{PREFIX}{name}": tensor for name, tensor in bonus.state_dict().items()}
+    moments = {} if optimiser is None else moments_of(optimiser)
+    return state | {f"{MOMENTS}{name}": tensor for name, tensor in moments.items()}
 
 
-def put_back(bonus: Novelty | None, tensors: Mapping[str, Tensor], *, run: str) -> None:
-    """Let a bonus remember what `state_of` took.
+def put_back(
+    bonus: Novelty | None,
+    tensors: Mapping[str, Tensor],
+    *,
+    run: str,
+    optimiser: torch.optim.Optimizer | None = None,
+) -> None:
+    """Let a bonus, and its optimiser where it has one of its own, remember what `state_of` took.
 
     Raises:
         StorageError: the checkpoint has no state of a bonus where there is one now, or the other way about, or
@@ -71,6 +117,8 @@ def put_back(bonus: Novelty | None, tensors: Mapping[str, Tensor], *, run: str) 
     if bonus is not None:
         try:
             bonus.load_state_dict(found)
-        except RuntimeError as error:
+            if optimiser is not None:
+                put_moments_back(below(tensors, MOMENTS), optimiser)
+        except (RuntimeError, ValueError) as error:
             message = str(error).splitlines()[-1].strip()
             raise StorageError(f"{run}: its checkpoint does not fit this bonus: {message}") from None

@@ -113,6 +113,7 @@ class Training:
         progress.steps += steps
         progress.seconds += seconds
         progress.scores = (*progress.scores, *(episode.score for episode in episodes))[-100:]
+        progress.rooms = tuple(sorted(set(progress.rooms).union(*(episode.rooms for episode in episodes))))
         self.bar.update(progress.steps, f"score {np.mean(progress.scores or [np.nan]):.1f}")
 
     def record(self, figures: Mapping[str, float]) -> None:
@@ -126,6 +127,8 @@ class Training:
             "time/frames": progress.steps * self.frame_skip,
             "time/hours": progress.seconds / 3600,
         }
+        if progress.rooms:
+            summary["rollout/rooms"] = len(progress.rooms)
         self.recorder.write(progress.steps, {**figures, **summary, **self.waited.shares()})
 
     def keep(self, network: PolicyNetwork, steps: int) -> None:

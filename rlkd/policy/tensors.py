@@ -9,7 +9,12 @@ from torch import Tensor, nn
 
 def tensors_of(network: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """All that `put_back` needs, under `network.` and `optimiser.`."""
-    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    return {f"network.{name}": tensor for name, tensor in network.state_dict().items()} | moments_of(optimiser)
+
+
+def moments_of(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """All that `put_moments_back` needs, under `optimiser.`."""
+    tensors: dict[str, Tensor] = {}
     for index, values in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": value for name, value in values.items()}
     return tensors
@@ -22,6 +27,11 @@ def put_back(tensors: Mapping[str, Tensor], network: nn.Module, optimiser: torch
         ValueError, RuntimeError: they do not fit.
     """
     network.load_state_dict(below(tensors, "network."))
+    put_moments_back(tensors, optimiser)
+
+
+def put_moments_back(tensors: Mapping[str, Tensor], optimiser: torch.optim.Optimizer) -> None:
+    """Set an optimiser's moments to what `moments_of` took; errors as of `put_back`."""
     parameters = [parameter.detach() for group in optimiser.param_groups for parameter in group["params"]]
     states: dict[int, dict[str, Tensor]] = {}
     for name, tensor in below(tensors, "optimiser.").items():
@@ -30,6 +40,8 @@ def put_back(tensors: Mapping[str, Tensor], network: nn.Module, optimiser: torch
         weight = parameters[int(index)]
         same = tensor.shape == weight.shape
         states.setdefault(int(index), {})[key] = torch.empty_like(weight).copy_(tensor) if same else tensor
+    if states and (len(states) < len(parameters) or len({frozenset(state) for state in states.values()}) > 1):
+        raise ValueError("moments of some weights are missing")
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": states, "param_groups": groups})
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from rlkd.recipe.bonus import Bonus
 from rlkd.recipe.read import require
 
 
@@ -49,10 +50,14 @@ class Term:
     """Softmax temperature of the student."""
     scale: float = 1.0
     """Multiplies the divergence; Hinton et al. (arXiv:1503.02531) use temperature squared."""
+    novelty_power: float = 0.0
+    """Above 0, states unlike the rest of the replay count less: by (2 / (1 + novelty)) to this power, where novelty 1
+    is the replay's mean. `[novelty]` says how it is measured."""
 
     def __post_init__(self) -> None:
         for value in (self.teacher_temperature, self.student_temperature):
             require(value is None or value > 0, f"temperatures must be above 0, got {value}")
+        require(self.novelty_power >= 0, f"novelty_power must be at least 0, got {self.novelty_power}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,25 +81,44 @@ class Distill:
     """Extra students with the first student's network at the same budget."""
     held_out_states: int = 4096
     """States per player on which agreement and KL are reported; never trained on."""
+    novelty: Bonus | None = None
+    """How new a state is to the replay: `rnd`'s networks and clip, of the other values none is read."""
 
     def __post_init__(self) -> None:
         require(len(self.terms) > 0, "at least one [[terms]] is needed")
         for name in ("gradient_steps", "batch_size", "learning_rate", "held_out_states"):
             require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}")
+        asked = any(term.novelty_power > 0 for term in self.terms)
+        require(asked == (self.novelty is not None), "[novelty] and a term's novelty_power belong together")
+        require(self.novelty is None or self.novelty.name == "rnd", "[novelty] takes name = 'rnd'")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generations:
     """How one generation makes the next."""
 
-    operator: Literal["fresh"]
-    """`fresh`: a new student with new initial weights learns from its predecessor (arXiv:1805.04770)."""
+    operator: Literal["fresh", "explore_distill"]
+    """`fresh`: a new student with new initial weights learns from its predecessor (arXiv:1805.04770).
+    `explore_distill`: its predecessor first plays on with a bonus for what is new, and the student learns from who
+    comes of that; it has no head for the bonus, and the next generation explores from its weights on."""
     distill: str | None = None
     """Name of the distillation recipe that every generation runs; none takes what `rlkd distill` would."""
     student: str = "same"
     """Network recipe of the students; `same` takes the teacher's."""
     generations: int = 3
     """How many students in a row."""
+    explore: str | None = None
+    """explore_distill only. Name of the PPO recipe with a bonus; none takes `explore/ppo_rnd` for pixels and
+    `explore/ppo_rnd_classic` otherwise. Its network has to be the policies' own."""
+    explore_frames: int | None = None
+    """explore_distill only. Emulator frames of each exploration; unset: the recipe's."""
 
     def __post_init__(self) -> None:
         require(self.generations >= 1, f"generations must be at least 1, got {self.generations}")
+        frames = self.explore_frames
+        require(frames is None or frames > 0, f"explore_frames must be above 0, got {frames}")
+        explores = self.operator == "explore_distill"
+        require(
+            explores or (self.explore is None and frames is None), "explore belongs to operator = 'explore_distill'"
+        )
+        require(not explores or self.student == "same", "explore_distill takes student = 'same': weights go on")

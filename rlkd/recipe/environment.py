@@ -32,12 +32,17 @@ class Emulator:
     fire_after_life: Literal["press"] | None = None
     """`press`: when a life was lost, FIRE is pressed for one more frame skip within the same step, so that the game
     goes on. Unset: whoever plays has to do it."""
+    room_address: int | None = None
+    """Byte of the console's 128 that says in which room the player is: rooms seen are counted. Such games run in worker
+    processes, because ale-py's C++ vector environment does not show the console's memory."""
 
     def __post_init__(self) -> None:
         require(self.frame_skip >= 1, f"frame_skip must be at least 1, got {self.frame_skip}")
         most = self.frame_skip if self.frame_skip_max is None else self.frame_skip_max
         require(most >= self.frame_skip, f"frame_skip_max must be at least frame_skip, got {most}")
         require(self.noop_max >= 0, f"noop_max must be at least 0, got {self.noop_max}")
+        place = self.room_address
+        require(place is None or 0 <= place < 128, f"room_address must be in 0..127, got {place}")
         require(
             0 <= self.sticky_probability < 1,
             f"sticky_probability must be in [0, 1), got {self.sticky_probability}",

@@ -153,6 +153,11 @@ class Dqn:
     """The same at the end of its fall, and from there on."""
     epsilon_fraction: float = 0.1
     """Share of the run in which it falls, linearly."""
+    bonus: Bonus | None = None
+    """A reward for what is new beside the game's, asked for anew whenever a transition is drawn. One value follows
+    both: what comes out values states by the game's reward and what bonus was left at the end."""
+    bonus_coefficient: float = 1.0
+    """Weight of the scaled bonus beside the game's reward; only with `[bonus]`."""
     checkpoint_seconds: float = 60.0
     """Wall seconds between resumable checkpoints."""
 
@@ -168,6 +173,11 @@ class Dqn:
         require(norm is None or norm > 0, f"max_gradient_norm must be above 0, got {norm}")
         halves = self.num_envs >= 2 and self.num_envs % 2 == 0
         require(halves, f"num_envs must be even and at least 2 (two fixed halves), got {self.num_envs}")
+        require(self.bonus_coefficient >= 0, f"bonus_coefficient must be at least 0, got {self.bonus_coefficient}")
+        if self.bonus is not None:
+            # A memory holds what each step led to, and lines of environments that go on.
+            final = self.bonus.terminal == "final" and self.bonus.filter_over == "time"
+            require(final, "a bonus of a value learner takes terminal = 'final' and filter_over = 'time'")
         least = self.num_envs * (self.n_step + 1)
         require(
             least <= self.learning_starts <= self.states,

@@ -18,7 +18,7 @@ from rlkd.replay.frames import Replay, replay_bytes
 from rlkd.replay.memory import CPU, check_memory
 from rlkd.replay.priorities import Priorities
 
-ROW_BYTES = 4 + 4 + 1 + 1  # action, reward, terminated, valid
+ROW_BYTES = 4 + 4 + 1 + 1 + 4  # action, reward, terminated, valid, bonus
 TREE_BYTES = 2 * 2 * 8  # of a sum tree, whose leaves are a power of two
 
 
@@ -89,6 +89,8 @@ class Transitions:
         )
         self._action, self._reward = np.zeros(rows, np.int32), np.zeros(rows, np.float32)
         self._terminated, self._valid = np.zeros(rows, bool), np.zeros(rows, bool)
+        self.bonus = np.zeros(rows, np.float32)
+        """Of each row's step when it was visited, not scaled; beside the rewards, never in them."""
         self.priorities = None if alpha is None else Priorities(rows, alpha=alpha)
 
     def __len__(self) -> int:
@@ -151,18 +153,36 @@ class Transitions:
     def read(self, rows: np.ndarray, probability: np.ndarray) -> Batch:
         """The transitions that begin at rows [B], drawn with a probability [B]."""
         steps = self.states.after(rows[:, None], np.arange(self.n_step + 1))
-        reward, length, discount = n_step_return(
-            torch.from_numpy(self._reward[steps[:, :-1]]),
-            torch.from_numpy(self._terminated[steps[:, :-1]]),
-            torch.from_numpy(self._valid[steps[:, 1:]]),
-            discount=self.discount,
-        )
+        reward, length, discount = self.returns(rows, torch.from_numpy(self._reward[steps[:, :-1]]))
         last = steps[np.arange(len(rows)), length.numpy()]
         both = self.states.read(np.concatenate([rows, last]))[0]
         action = torch.from_numpy(self._action[rows].astype(np.int64))
         chance = torch.from_numpy(probability.astype(np.float32))
         action, reward, discount, chance = (each.to(both.device) for each in (action, reward, discount, chance))
         return Batch(both[: len(rows)], action, reward, both[len(rows) :], discount, chance, rows)
+
+    def returns(self, rows: np.ndarray, reward: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`n_step_return` of rewards [B, n] for the steps that begin at rows [B], on the CPU."""
+        steps = self.states.after(rows[:, None], np.arange(self.n_step + 1))
+        over, goes_on = torch.from_numpy(self._terminated[steps[:, :-1]]), torch.from_numpy(self._valid[steps[:, 1:]])
+        return n_step_return(reward, over, goes_on, discount=self.discount)
+
+    def arrivals(self, count: int) -> np.ndarray:
+        """[T, N] int64: rows of the steps whose outcome came with the last `count` appends of every environment.
+
+        Fewer than `count` where the memory is young, or so small that some have been overwritten.
+        """
+        envs = np.arange(self.states.num_envs)
+        low, _ = self._drawable(envs)
+        end = self.states.written - 1
+        assert (end == end[0]).all(), "all environments step together"
+        return self.states.address(envs[None], np.arange(max(low[0], end[0] - count), end[0])[:, None])
+
+    def moves(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Steps at rows [B]: what was acted on [B, ...], action [B] int64, what it led to [B, ...], valid [B] bool."""
+        both = self.states.read(np.concatenate([rows, self.states.after(rows, np.ones(1, int))]))[0]
+        action, valid = torch.from_numpy(self._action[rows].astype(np.int64)), torch.from_numpy(self._valid[rows])
+        return both[: len(rows)], action.to(both.device), both[len(rows) :], valid.to(both.device)
 
     def update(self, rows: np.ndarray, errors: Tensor) -> None:
         """Note how wrong the learner was at rows [B]: errors [B], at least 0. Waits for a device only if they count."""

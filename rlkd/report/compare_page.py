@@ -18,6 +18,7 @@ POINTS = 60  # of a curve over seeds
 TONES = {"better": "good", "worse": "bad"}
 CURVES = (
     ("rollout/ep_rew_mean", "mean score", "Mean raw score of the last episodes in training, mean over seeds."),
+    ("rollout/rooms", "rooms", "Different rooms seen so far in training, mean over seeds."),
     ("advantage/bonus", "share of the bonus", "Share of the bonus in the advantages' size, mean over seeds."),
     ("bonus/deviation", "deviation of the bonus", "What the bonus is divided by: it never forgets, mean over seeds."),
 )

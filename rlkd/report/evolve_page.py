@@ -110,6 +110,9 @@ def _differences(parent: Entry, entry: Entry) -> str:
         found.append(f"plays {entry.rule}, not {parent.rule}")
     if parent.recipe_hash is not None and entry.recipe_hash != parent.recipe_hash:
         found.append("another recipe")
+    if entry.explorer is not None:
+        explored = words.score(entry.explorer.mean, entry.explorer.ci95)
+        found.append(f"from its parent, which explored first and then scored {explored}")
     found.append(f"new weights from seed {entry.seed}" if entry.seed is not None else "new weights")
     return ", ".join(found)
 

@@ -9,6 +9,7 @@ from rlkd.vector.making import (
     make,
     make_halves,
     make_vec,
+    normalises_rewards,
     spaces,
 )
 from rlkd.vector.replaying import replay_fault
@@ -27,6 +28,7 @@ __all__ = [
     "make",
     "make_halves",
     "make_vec",
+    "normalises_rewards",
     "replay_fault",
     "spaces",
 ]

@@ -25,7 +25,8 @@ FILTERS = {"area": cv2.INTER_AREA, "bilinear": cv2.INTER_LINEAR}
 
 
 class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
-    """One Atari game: observations uint8 [stack, height, width], rewards raw, `info["lives"]` each step.
+    """One Atari game: observations uint8 [stack, height, width], rewards raw, `info["lives"]` each step, and
+    `info["room"]` where the recipe says how to know it.
 
     A reset with a seed reloads the game, so that the episode depends on the seed alone: emulator, sticky
     actions and the number of no-ops. Frame for frame it does what ale-py's C++ vector environment does, its
@@ -80,7 +81,7 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
         frame = self._picture()
         self.stacked[:] = 0 if self.view.stack_padding == "zeros" else frame
         self._push(frame)
-        return self.stacked.copy(), {"lives": self.ale.lives()}
+        return self.stacked.copy(), self._info()
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Repeat one action for a frame skip, or until the game ends or is cut."""
@@ -91,7 +92,14 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
             more, terminated, truncated = self._hold(ale_py.Action.FIRE)
             reward += more
         self._push(self._picture())
-        return self.stacked.copy(), reward, terminated, truncated, {"lives": self.ale.lives()}
+        return self.stacked.copy(), reward, terminated, truncated, self._info()
+
+    def _info(self) -> dict[str, int]:
+        """Of the state that the player is in now."""
+        told = {"lives": self.ale.lives()}
+        if self.emulator.room_address is not None:
+            told["room"] = int(self.ale.getRAM()[self.emulator.room_address])
+        return told
 
     def _hold(self, action: ale_py.Action) -> tuple[float, bool, bool]:
         """Hold an action for one frame skip: reward, terminated, truncated; the last two screens are kept."""
@@ -195,4 +203,5 @@ def cpp_can_play(recipe: Environment) -> bool:
         and (view.grey, view.resize) == ("palette", "area")
         and (view.stack_order, view.stack_padding) == ("oldest_first", "zeros")
         and not any((view.stretch, view.grey_after, recipe.emulator.frame_skip_max, recipe.emulator.fire_after_life))
+        and recipe.emulator.room_address is None
     )

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import NormalizeReward
 
 from rlkd import recipe as recipes
 from rlkd.errors import RecipeError
@@ -267,6 +268,17 @@ def spaces(recipe: Environment) -> tuple[tuple[int, ...], bool, int]:
         raise RecipeError(f"{recipe.id}: actions must be Discrete or a flat Box, got {space}")
     finally:
         env.close()
+
+
+def normalises_rewards(recipe: Environment) -> bool:
+    """Whether a wrapper of the environment's own divides rewards by a deviation that it keeps."""
+    env = made = make(recipe)
+    try:
+        while isinstance(env, gymnasium.Wrapper) and not isinstance(env, NormalizeReward):
+            env = env.env
+        return isinstance(env, NormalizeReward)
+    finally:
+        made.close()
 
 
 def action_bounds(recipe: Environment) -> tuple[tuple[float, ...], tuple[float, ...]]:

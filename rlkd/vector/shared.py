@@ -15,6 +15,8 @@ STAY, STEP, RESET = 0, 1, 2
 """What a worker does with a row: nothing, one step with its action, a new episode."""
 UNSEEDED = -1
 """In place of a seed: go on with the environment's own random stream."""
+NO_ROOM = -1
+"""In place of a room: the environment has none."""
 NOWHERE = -1
 """In place of a row: the worker is between two steps."""
 ALIGNMENT = 64
@@ -55,6 +57,7 @@ class Layout:
             ((N,), "bool"),
             ((N,), "bool"),
             ((N,), "int64"),
+            ((N,), "int64"),
             ((N,), "int8"),
             ((N,), "int64"),
             ((self.workers,), "int64"),
@@ -91,6 +94,8 @@ class Block:
         """[N] bool."""
         self.lives = next(arrays)
         """[N] int64, 0 where the environment does not say."""
+        self.room = next(arrays)
+        """[N] int64, NO_ROOM where the environment does not say."""
         self.todo = next(arrays)
         """[N] int8: STAY, STEP or RESET."""
         self.seed = next(arrays)

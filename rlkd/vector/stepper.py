@@ -26,6 +26,7 @@ class Stepper:
         self._score = np.zeros(self.num_envs)
         self._steps = np.zeros(self.num_envs, np.int64)
         self._lives = np.zeros(self.num_envs, np.int64)
+        self._rooms: list[set[int]] = [set() for _ in range(self.num_envs)]
         self._actions: np.ndarray | None = None
         self.in_flight = False
         """A step was sent and not received yet."""
@@ -102,7 +103,11 @@ class Stepper:
         self._lives = lives.copy()
         self._score[lost] = 0
         self._steps[lost] = 0
+        for row in np.flatnonzero(lost):
+            self._rooms[row].clear()
+        self._enter(info, valid & ~first)
         self._account(valid, reward, ended)
+        self._enter(info, first)
         self._over = ended if self.next_step else np.zeros(self.num_envs, bool)
         return Step(observation, arrived, reward, terminated, truncated, life_lost, valid, first, broken)
 
@@ -136,13 +141,23 @@ class Stepper:
         self._steps[rows] = 0
         lives = np.asarray(info.get("lives", np.zeros(self.num_envs)), np.int64)
         self._lives[rows] = lives[rows]
+        for row in np.flatnonzero(rows):
+            self._rooms[row].clear()
+        self._enter(info, rows)
         return _as_input(observation)
+
+    def _enter(self, info: dict[str, Any], rows: np.ndarray) -> None:
+        """Note in which rooms some rows are, [N] bool; nothing where the source does not say."""
+        if "room" in info:
+            for row in np.flatnonzero(rows & (info["room"] >= 0)):
+                self._rooms[row].add(int(info["room"][row]))
 
     def _account(self, valid: np.ndarray, reward: np.ndarray, ended: np.ndarray) -> None:
         self._score += reward
         self._steps += valid
         for row in np.flatnonzero(ended):
-            self.finished.append(Episode(float(self._score[row]), int(self._steps[row])))
+            self.finished.append(Episode(float(self._score[row]), int(self._steps[row]), frozenset(self._rooms[row])))
+            self._rooms[row].clear()
         self._score[ended] = 0
         self._steps[ended] = 0
 

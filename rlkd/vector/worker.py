@@ -11,7 +11,7 @@ import gymnasium
 
 from rlkd.errors import RecipeError
 from rlkd.vector.making import make
-from rlkd.vector.shared import NOWHERE, RESET, STAY, UNSEEDED, Block, Failure, Task
+from rlkd.vector.shared import NO_ROOM, NOWHERE, RESET, STAY, UNSEEDED, Block, Failure, Task
 
 MAX_TEXT = 500
 """Characters of an exception that travel to the parent."""
@@ -98,6 +98,7 @@ def _play(block: Block, row: int, env: gymnasium.Env[Any, Any]) -> None:
     block.terminated[row] = terminated
     block.truncated[row] = truncated
     block.lives[row] = info.get("lives", 0)
+    block.room[row] = info.get("room", NO_ROOM)
 
 
 def in_one_line(error: Exception) -> str:

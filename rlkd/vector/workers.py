@@ -27,10 +27,10 @@ PATIENCE = 1.0
 class WorkerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """N environments over W processes, in gymnasium's NEXT_STEP mode: the transitions are those of SyncVectorEnv.
 
-    Of the infos, `lives` comes through, [N] int64, 0 where an environment does not say; and `broken`, [N] bool: the
-    row's worker died or froze in this step, or when a row was reset since the last one. All rows of that worker have
-    begun other episodes then, from seeds drawn from the vector environment's own generator; the observation is the
-    first one, the reward 0.
+    Of the infos, `lives` comes through, [N] int64, 0 where an environment does not say; `room`, [N] int64, -1 where it
+    does not say; and `broken`, [N] bool: the row's worker died or froze in this step, or when a row was reset since the
+    last one. All rows of that worker have begun other episodes then, from seeds drawn from the vector environment's own
+    generator; the observation is the first one, the reward 0.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class WorkerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             mine = list(worker.rows)
             self._recover(worker, reason, {row: given[row] for row in mine if rows[row] and row in given})
             self._late[mine] = ~rows[mine]
-        return self.block.observation.copy(), {"lives": self.block.lives.copy()}
+        return self.block.observation.copy(), {"lives": self.block.lives.copy(), "room": self.block.room.copy()}
 
     def step_async(self, actions: np.ndarray) -> None:
         """Start a step with actions [N] or [N, D]; `step_wait` gives what came of it."""
@@ -168,7 +168,7 @@ class WorkerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         for worker in self.workers:
             if worker.index not in lost:
                 self.counter.completed(worker.index, [row for row in worker.rows if self._over[row]])
-        infos = {"lives": block.lives.copy(), "broken": broken}
+        infos = {"lives": block.lives.copy(), "room": block.room.copy(), "broken": broken}
         return block.observation.copy(), block.reward.copy(), block.terminated.copy(), block.truncated.copy(), infos
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:

@@ -4,15 +4,15 @@
     generations/001/  learned from 000           policy.safetensors, record.json, and the distillation run it came from
     ...
 
+Where a generation explores first, the training run that its teacher came from stands beside the distillation run.
+
 A generation counts as finished when its record is there; the record is written last, whole.
 """
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-
-from rich.table import Table
 
 from rlkd import metrics, recipe, storage
 from rlkd.data import Evaluation, JsonDict
@@ -21,9 +21,10 @@ from rlkd.distillation.command import default_recipe
 from rlkd.distillation.run import check_normalisable
 from rlkd.errors import StorageError
 from rlkd.evaluation import Played, environment_of, play, play_randomly, result_record, stretch_of
-from rlkd.evaluation.record import WIDE, terminal_table
+from rlkd.learn.ppo import train_ppo
+from rlkd.lineage.line import Lineage, exploration, student_network
 from rlkd.policy import Policy, as_policy, load_policy
-from rlkd.recipe import Distill, Environment, Generations, Network, build, check_request, recipe_hash, to_table
+from rlkd.recipe import Distill, Environment, Generations, Ppo, build, check_request, recipe_hash, to_table
 from rlkd.stats import normalised_score
 from rlkd.vector import as_recipe
 
@@ -72,7 +73,8 @@ def evolve(
     # Controls are a matter for `rlkd distill`: a lineage compares its generations with each other.
     distilling = replace(recipe.load(rule.distill or default_recipe(founder), Distill), controls=())
     network = student_network(rule, founder)
-    line = Lineage(Path(run), environment, rule, distilling, network, seed, episodes, device)
+    exploring = exploration(rule, environment)
+    line = Lineage(Path(run), environment, rule, distilling, exploring, network, seed, episodes, device)
     identity = line.identity(founder)
     with storage.run_folder(line.run), metrics.stop_signal() as stop:
         storage.refuse_other_kinds(line.run, "evolve")
@@ -83,9 +85,13 @@ def evolve(
             stop.check(f"generations before {number} are saved in {line.run}; the same command goes on")
             record = _finished(line.run, number, identity)
             if record is None:
-                # A parent that was born in this call has been measured already; one from an earlier call has not.
-                baseline = _baseline(line, parent, random, stop) if seen is None else Baseline(seen, random)
-                record, seen = _breed(line, number, parent, records, baseline, identity)
+                teacher = parent if line.exploring is None else _explored(line, number, parent, line.exploring)
+                # Who was born in this call has been measured already; who explored, or is from an earlier call, not.
+                if seen is not None and teacher is parent:
+                    baseline = Baseline(seen, random)
+                else:
+                    baseline = _baseline(line, teacher, random, stop)
+                record, seen = _breed(line, number, teacher, records, baseline, identity)
             elif parent.spec.hash in record["parents"]:
                 seen = None
             else:
@@ -96,42 +102,6 @@ def evolve(
             content = _summary(line, records, random, command)
             storage.write_json(line.run / "run.json", content)
     return content
-
-
-@dataclass(frozen=True, slots=True)
-class Lineage:
-    """What all generations of a run share."""
-
-    run: Path
-    """The run's folder."""
-    environment: Environment
-    """Where every generation plays."""
-    generations: Generations
-    """How one makes the next."""
-    distilling: Distill
-    """The distillation that every generation runs."""
-    network: Network
-    """The students' network."""
-    seed: int
-    """Of the run."""
-    episodes: int | None
-    """Per evaluation; None takes the protocol's."""
-    device: str
-    """`auto`, `cpu` or `cuda`."""
-
-    def identity(self, teacher: Policy) -> str:
-        """What a run folder must share with a lineage that goes on in it."""
-        # How many generations is left out: a finished lineage may be asked for more of them.
-        rule = replace(self.generations, generations=1)
-        parts = [recipe_hash(part) for part in (rule, self.distilling, self.environment, self.network)]
-        return storage.sha256(" ".join([*parts, teacher.spec.hash, str(self.seed), str(self.episodes)]).encode())
-
-
-def student_network(generations: Generations, teacher: Policy) -> Network:
-    """The students' network: a recipe's, or the teacher's own without its critic."""
-    if generations.student == "same":
-        return replace(teacher.spec.network, value="none")
-    return recipe.load(generations.student, Network)
 
 
 def _folder(number: int) -> Path:
@@ -202,10 +172,26 @@ def _baseline(line: Lineage, parent: Policy, random: Evaluation, stop: metrics.S
     )
 
 
+def _explored(line: Lineage, number: int, parent: Policy, exploring: Ppo) -> Policy:
+    """Who comes of a generation that explores from its parent's weights on."""
+    return train_ppo(
+        line.environment,
+        exploring,
+        run=line.run / _folder(number) / "explore",
+        seed=line.seed + 1000 * number,
+        device=line.device,
+        start=parent,
+        origin=f"rlkd evolve, generation {number} explores",
+    )
+
+
 def _breed(
     line: Lineage, number: int, parent: Policy, ancestors: Sequence[JsonDict], baseline: Baseline, identity: str
 ) -> tuple[JsonDict, Played]:
-    """Train, measure and record one generation; the record is written last. Also what it played, for the next one."""
+    """Train, measure and record one generation; the record is written last. Also what it played, for the next one.
+
+    `parent` is whom it learns from: the generation before, or who explored from there on.
+    """
     started = time.monotonic()
     folder, seed = line.run / _folder(number), line.seed + 1000 * number
     result = run_distillation(
@@ -226,7 +212,7 @@ def _breed(
     record = result_record(student.evaluation, random=baseline.random, path=line.run / path) | {
         "number": number,
         "path": str(path),
-        "parents": list(student.policy.spec.parents),
+        "parents": [*student.policy.spec.parents, *(parent.spec.parents if line.exploring else ())],
         "seed": seed,
         "recipe_hash": recipe_hash(line.distilling),
         "normalised": normalised.point,
@@ -239,6 +225,10 @@ def _breed(
         "identity": identity,
         "seconds": round(time.monotonic() - started, 2),
     }
+    if line.exploring is not None:
+        teacher = result_record(baseline.teacher.evaluation, random=baseline.random, path=line.run / path)
+        record["explorer"] = {key: teacher[key] for key in ("mean", "ci95", "hash")}
+        record["frames"] += line.exploring.frames
     storage.write_json(folder / "record.json", record)
     return record, student.played
 
@@ -253,34 +243,10 @@ def _summary(line: Lineage, records: Sequence[JsonDict], random: Evaluation, com
         "operator": line.generations.operator,
         "recipe": to_table(line.distilling),
         "recipe_hash": recipe_hash(line.distilling),
+        "exploring": None if line.exploring is None else to_table(line.exploring),
         "environment": to_table(line.environment),
         "teacher": records[0],
         "random": {"mean": random.mean, "scores": list(random.scores)},
         "generations": list(records),
         "versions": storage.versions(),
     }
-
-
-def lineage_table(record: JsonDict, *, width: int = WIDE) -> Table:
-    """A lineage for the terminal, `width` characters wide: one row a generation, and whom it learned from."""
-    table = terminal_table(f"{record['environment']['id']}, {record['operator']}, {record['status']}")
-    headers = ["generation", "parent", "score [95 %]", "TN to the first [95 %]", "agrees", "parameters", "hash"]
-    if width < WIDE:
-        headers = ["generation", "score [95 %]", "TN [95 %]", "agrees", "parameters", "hash"]
-    for header in headers:
-        table.add_column(header, justify="right")
-    for entry in record["generations"]:
-        (low, high), (tn_low, tn_high) = entry["ci95"], entry["normalised_ci95"]
-        normalised = f"{entry['normalised']:.3f} [{tn_low:.2f}, {tn_high:.2f}]"
-        cells = {
-            "generation": str(entry["number"]),
-            "parent": entry["parents"][0][:8] if entry["parents"] else "",
-            "score [95 %]": f"{entry['mean']:.1f} [{low:.1f}, {high:.1f}]",
-            "TN to the first [95 %]": normalised,
-            "TN [95 %]": normalised,
-            "agrees": f"{entry['agreement']:.1%}" if "agreement" in entry else "",
-            "parameters": f"{entry['parameters']:,}",
-            "hash": entry["hash"][:8],
-        }
-        table.add_row(*(cells[header] for header in headers))
-    return table

@@ -1,0 +1,1 @@
+"""What a bonus costs: agent steps per second with it and without."""

@@ -1,0 +1,107 @@
+"""Agent steps per second of PPO on Montezuma's Revenge with random network distillation and without, paired in one run.
+
+    make bench NAME=bonus_cost
+
+Both train as `rlkd train` does, Nature's network, 128 steps a rollout, 4 epochs, minibatches of a quarter, with 32 and
+with 128 environments; the bonus is that of `explore/ppo_rnd`, in float32 always. Each sample is a process of its own,
+all in turn; set-up and the first look are not timed. Shares are of the CPU seconds of the run with the bonus.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.common import Record, in_its_own_process, machine, store
+from benchmarks.throughput.training import FOR_EVER, windowed
+
+FOLDER = Path(__file__).parent
+ENVS = (32, 128)
+VARIANTS = ("without", "with")
+
+
+def main() -> int:
+    """Run all in turn, and store the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=20.0, help="wall seconds of a timed sample, at least")
+    parser.add_argument("--one", nargs=3, metavar=("VARIANT", "ENVS", "SEED"), help="one sample, for the above")
+    chosen = parser.parse_args()
+    if chosen.one:
+        variant, envs, seed = chosen.one
+        print(json.dumps(one(variant, int(envs), int(seed), chosen.seconds)))
+        return 0
+    runs: dict[str, list[Record]] = {f"{variant} {envs}": [] for envs in ENVS for variant in VARIANTS}
+    for repeat in range(chosen.repeats):
+        for name, found in runs.items():
+            seconds = ["--seconds", str(chosen.seconds)]
+            found.append(in_its_own_process("bonus_cost", [*seconds, "--one", *name.split(), str(repeat)]))
+            print(f"repeat {repeat + 1}, {name}: {found[-1]['sample']}", file=sys.stderr, flush=True)
+    lines = [
+        f"{chosen.repeats} repeats in turn; medians (smallest to largest); float32 policy and bonus.",
+        "",
+        "| environments | without, agent steps/s | with | wall: without / with | CPU seconds: with / without |",
+        "|---|---|---|---|---|",
+    ]
+    for envs in ENVS:
+        plain, rewarded = ([run["sample"] for run in runs[f"{variant} {envs}"]] for variant in VARIANTS)
+        speeds = [[each["work"] / each["wall"] for each in samples] for samples in (plain, rewarded)]
+        costs = [[each["cpu"] / each["work"] for each in samples] for samples in (plain, rewarded)]
+        wall = [a / b for a, b in zip(*speeds, strict=True)]
+        cpu = [b / a for a, b in zip(*costs, strict=True)]
+        lines.append(f"| {envs} | {' | '.join(map(spoken, (*speeds, wall, cpu)))} |")
+    for envs in ENVS:
+        parts: dict[str, list[float]] = {}
+        for run in runs[f"with {envs}"]:
+            for name, share in run["shares"].items():
+                parts.setdefault(name, []).append(share)
+        told = ", ".join(f"{name} {np.mean(shares):.0%}" for name, shares in parts.items())
+        lines += ["", f"CPU seconds with the bonus at {envs} environments: {told}."]
+    record: Record = {"machine": machine(), "seconds": chosen.seconds, "runs": runs}
+    store(FOLDER, record, lines)
+    return 0
+
+
+def one(variant: str, envs: int, seed: int, seconds: float) -> Record:
+    """Work, wall and CPU seconds of one training, and where the CPU seconds went."""
+    import torch
+
+    from rlkd import recipe
+    from rlkd.explore import Novelty
+    from rlkd.learn import learner, ppo
+    from rlkd.learn.ppo import train_ppo
+    from rlkd.learn.rollout import Sampler
+    from rlkd.recipe import Ppo
+    from rlkd.vector import as_recipe
+
+    agent = recipe.load("explore/ppo_rnd", Ppo)
+    assert agent.bonus is not None
+    bonus = replace(agent.bonus, warm_up_steps=8)
+    agent = replace(agent, frames=FOR_EVER, num_envs=envs, rollout_steps=128, epochs=4, minibatch=32 * envs)
+    plain = tuple(stream for stream in agent.streams if stream.reward == "game")
+    agent = replace(agent, bonus=bonus) if variant == "with" else replace(agent, bonus=None, streams=plain)
+    parts = {
+        (Sampler, "collect"): "sampling besides inference",
+        (Sampler, "_answer"): "acting inference",
+        (ppo, "prepare"): "V-trace pass",
+        (ppo, "scored"): "bonus: rewards and statistics",
+        (learner, "gradients_of"): "policy: forward and backward",
+        (Novelty, "losses"): "bonus: forward of learning",
+        (torch.optim.Adam, "step"): "optimiser",
+    }
+    train = partial(train_ppo, as_recipe("montezuma"), agent, seed=seed, device="cpu")
+    cells, shares = windowed(train, "rlkd float32", seconds, after=0, parts=parts)
+    return {"sample": cells["8"].record(), "shares": shares}
+
+
+def spoken(values: list[float]) -> str:
+    """Median, smallest and largest."""
+    return f"{np.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

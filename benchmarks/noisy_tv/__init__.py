@@ -1,0 +1,1 @@
+"""The noisy television: what holds a curious player."""

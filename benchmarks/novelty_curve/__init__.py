@@ -1,0 +1,1 @@
+"""Novelty: the error of random network distillation over how often something was seen."""

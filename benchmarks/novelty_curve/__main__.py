@@ -1,0 +1,113 @@
+"""Whether the error of random network distillation falls with the logarithm of how often something was seen.
+
+    make bench NAME=novelty_curve
+
+The toy of Burda et al. 2018 (arXiv:1810.12894, section 2.2) on digits drawn here, 28 x 28, ten fonts, turned, moved and
+noisy: a predictor learns 2,000 zeros and k pictures of one other digit; its error on other pictures of that digit is
+its novelty. Networks, whitening and loss are the bonus's own. Ten seeds, another digit each but for zero.
+"""
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.common import Record, machine, options, store
+from rlkd.explore import Novelty, Steps
+from rlkd.policy.compute import one_thread_per_role
+from rlkd.recipe import Bonus
+from rlkd.stats import mean_interval
+from rlkd.vector import as_recipe
+
+FOLDER = Path(__file__).parent
+COMMON, HELD_OUT, BATCH, STEPS, RATE = 2_000, 500, 128, 1_500, 1e-3
+COUNTS = (0, 1, 3, 10, 30, 100, 300, 1_000, 2_000)
+BONUS = Bonus(features=64, channels=(16, 32), kernels=(5, 3), strides=(2, 2), predictor_widths=(128, 128))
+FONTS = (
+    *(cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_PLAIN, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX),
+    *(cv2.FONT_HERSHEY_TRIPLEX, cv2.FONT_HERSHEY_COMPLEX_SMALL),
+)
+
+
+def main() -> int:
+    """Train a predictor for each count and seed, and store the curve."""
+    chosen = options(__doc__ or "", seeds=10)
+    one_thread_per_role()
+    errors: dict[int, list[float]] = {count: [] for count in COUNTS}
+    orders = []
+    for seed in range(chosen.seeds):
+        digit = 1 + seed % 9
+        for count in COUNTS:
+            errors[count].append(error_after(count, digit, seed))
+        mine = [errors[count][-1] for count in COUNTS]
+        orders.append(rank_correlation(np.arange(len(COUNTS)), np.array(mine)))
+        shown = ", ".join(f"{value:.4f}" for value in mine)
+        print(f"seed {seed}, digit {digit}: {shown}; rank correlation {orders[-1]:.3f}", file=sys.stderr, flush=True)
+    order = mean_interval(orders)
+    told = f"{order.point:.3f} [{order.low:.3f}, {order.high:.3f}], largest {max(orders):.3f}"
+    verdict = "met" if max(orders) < -0.9 else "MISSED"
+    lines = [
+        f"Rank correlation of error and count, {chosen.seeds} seeds: {told}; wanted below -0.9 in each: {verdict}.",
+        "",
+        "| pictures of the digit among the learnt ones | error on others of it, over that at 0 |",
+        "|---|---|",
+    ]
+    for count in COUNTS:
+        relative = mean_interval([mine / first for mine, first in zip(errors[count], errors[0], strict=True)])
+        lines.append(f"| {count:,} | {relative.point:.3f} [{relative.low:.3f}, {relative.high:.3f}] |")
+    record: Record = {"machine": machine(), "errors": {str(count): errors[count] for count in COUNTS}}
+    store(FOLDER, record | {"rank correlations": orders}, lines)
+    return 0
+
+
+def error_after(count: int, digit: int, seed: int) -> float:
+    """Mean error on unseen pictures of a digit, `count` of which were among those that the predictor learnt."""
+    generator = np.random.default_rng([seed, count])
+    learnt = torch.cat([digits(0, COMMON, generator), digits(digit, count, generator)])
+    unseen = digits(digit, HELD_OUT, np.random.default_rng([seed, 10**6]))
+    view = as_recipe("pong").views["pixels"]  # any will do: pictures are looked at one by one
+    novelty = Novelty(BONUS, view, (1, 28, 28), None, num_envs=1, rollout_steps=1)
+    novelty.initialise(torch.Generator().manual_seed(seed))
+    novelty.seen.update(learnt)
+    optimiser = torch.optim.Adam(novelty.learning.values(), lr=RATE)
+    for _ in range(STEPS):
+        rows = torch.from_numpy(generator.integers(len(learnt), size=BATCH))
+        loss = novelty.losses(steps(learnt[rows]), torch.zeros(BATCH)).mean()
+        weights = list(novelty.learning.values())
+        for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+            weight.grad = gradient
+        optimiser.step()
+    return novelty.bonus(steps(unseen), torch.ones(HELD_OUT, dtype=torch.bool)).mean().item()
+
+
+def steps(pictures: Tensor) -> Steps:
+    """Pictures as a bonus reads them."""
+    return Steps(None, torch.zeros(len(pictures), dtype=torch.int64), pictures)
+
+
+def digits(digit: int, count: int, generator: np.random.Generator) -> Tensor:
+    """[count, 1, 28, 28] uint8: a digit, drawn in many ways."""
+    found = np.zeros((count, 1, 28, 28), np.uint8)
+    for place in range(count):
+        font = FONTS[generator.integers(len(FONTS))]
+        scale = generator.uniform(1.2, 1.7) * (1.6 if font == cv2.FONT_HERSHEY_PLAIN else 1.0)
+        thick = int(generator.integers(2, 5))
+        drawn = cv2.putText(np.zeros((56, 56), np.uint8), str(digit), (14, 44), font, scale, 255, thick, cv2.LINE_AA)
+        turn = np.asarray(cv2.getRotationMatrix2D((28, 28), generator.uniform(-20, 20), 1.0), np.float64)
+        turn[:, 2] += generator.uniform(-4, 4, size=2)
+        small = cv2.resize(cv2.warpAffine(drawn, turn, (56, 56)), (28, 28), interpolation=cv2.INTER_AREA)
+        found[place, 0] = (small + generator.normal(0, 8, small.shape)).clip(0, 255)
+    return torch.from_numpy(found)
+
+
+def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Spearman's, of values without ties."""
+    first, second = (np.argsort(np.argsort(values)) for values in (one, other))
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
