@@ -13,6 +13,7 @@ V-trace. CPU seconds are those of the process, start-up left out; each takes one
 import argparse
 import json
 import os
+import shutil
 import sys
 import time
 import tomllib
@@ -131,7 +132,8 @@ def one(name: str, side: str, seed: int, run: Path) -> Record:
 
 
 def ours(environment: Environment, recipe: Ppo | Dqn, seed: int, run: Path) -> Policy:
-    """The last policy of a run of ours."""
+    """The last policy of a run of ours, from its beginning on: seconds of half a run would be half of them."""
+    shutil.rmtree(run, ignore_errors=True)
     if isinstance(recipe, Ppo):
         return train_ppo(environment, recipe, run=run, seed=seed)
     return train_dqn(environment, recipe, run=run, seed=seed)

@@ -23,6 +23,7 @@ CELLS = {
     "inference": "batch",
     "replay": "observations",
 }
+NETWORKS = ("forward and backward", "target values", "acting inference", "V-trace pass", "optimiser")
 
 
 def rates(found: Sequence[Record], cell: str, clock: str) -> list[float]:
@@ -95,6 +96,7 @@ def tables(
     lines += [f"| {line} | | | | | |" for line in absent]
     for part, found in runs.items():
         lines += _shares(part, found)
+        lines += _bounds(part, found, thresholds.get(part, {}))
     return lines, {"ratios": record, "absent": list(absent)}
 
 
@@ -108,6 +110,22 @@ def _shares(part: str, found: Mapping[str, Sequence[Record]]) -> list[str]:
         told = ", ".join(f"{share} {value:.0%}" for share, value in ordered)
         lines += ["", f"CPU seconds of {part}, {name}: {told}."]
     return lines
+
+
+def _bounds(part: str, found: Mapping[str, Sequence[Record]], wanted: Mapping[str, float]) -> list[str]:
+    """Of what was missed, what the ratio would be if all but the networks' own arithmetic took no time."""
+    lines = []
+    for own, peer, cells in pairs_of(part, found):
+        per_cpu = ratios(found[own], found[peer], cells, "cpu")
+        if verdict(per_cpu, wanted.get(peer)) != "MISSED":
+            continue
+        shares = [sum(run["shares"].get(name, 0.0) for name in NETWORKS) for run in found[own]]
+        bound = np.median([ratio / share for ratio, share in zip(per_cpu, shares, strict=True)])
+        lines.append(
+            f"- {own} / {peer}: {np.median(shares):.0%} of {own}'s CPU seconds are arithmetic of networks; with all "
+            f"else free the ratio would be {bound:.2f}, and {wanted[peer]:g} takes faster arithmetic."
+        )
+    return ["", *lines] if lines else []
 
 
 def spread(values: Sequence[float], digits: int) -> str:
