@@ -189,7 +189,7 @@ def n_step_return(
     """
     goes_on = (~terminated & valid).long()
     within = torch.cat([torch.ones_like(goes_on[:, :1]), goes_on[:, :-1]], dim=1).cumprod(dim=1)
-    powers = discount ** torch.arange(reward.shape[1] + 1, dtype=reward.dtype)
+    powers = discount ** torch.arange(reward.shape[1] + 1, dtype=reward.dtype, device=reward.device)
     length = within.sum(dim=1)
     over = (within.bool() & terminated).any(dim=1)
     return (reward * within * powers[:-1]).sum(dim=1), length, powers[length] * ~over

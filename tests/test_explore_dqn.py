@@ -176,16 +176,17 @@ def test_a_visit_is_counted_when_it_happens_and_not_when_it_is_drawn() -> None:
 
 def test_the_predictor_learns_what_was_visited_and_once_only() -> None:
     curiosity, memory = made()
-    played(memory, 0, 16)
-    before = curiosity.visit(memory, 16, where="here")["bonus/raw"]
+    assert curiosity.optimiser is not None
+    played(memory, 0, 17)
+    before = curiosity.visit(memory, 17, where="here")["bonus/raw"]
+    (steps,) = {int(state["step"]) for state in curiosity.optimiser.state.values()}
+    assert steps == 2 * 16 // AGENT.batch  # minibatches of one pass
     assert curiosity.visit(memory, 0, where="here") == {}
-    rows = memory.arrivals(16).ravel()
+    rows = memory.arrivals(17).ravel()
+    found, valid = curiosity._steps(memory, rows)
     for _ in range(60):
-        steps, valid = curiosity._steps(memory, rows)
-        assert curiosity.optimiser is not None
-        curiosity._learn(curiosity.optimiser, steps, valid)
-    after = curiosity.bonus.bonus(steps, valid)[valid].mean().item()
-    assert after < before / 5
+        curiosity._learn(curiosity.optimiser, found, valid)
+    assert curiosity.bonus.bonus(found, valid)[valid].mean().item() < before / 5
 
 
 def test_all_that_a_bonus_remembers_is_in_the_checkpoint_and_nothing_of_it_may_lack(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_a_run_folder_that_holds_another_run_is_refused_and_kept(
         wide.write_text('kind = "network"\nencoder = "mlp"\nhidden = [128]\n')
         changes = {"network": str(wide)}
     with pytest.raises(
-        StorageError, match=r"holds a run with another environment, network or seed \(0\); name another --run"
+        StorageError, match=r"holds a run with another environment, network, start or seed \(0\); name another --run"
     ):
         train_ppo(as_recipe(env), dataclasses.replace(SHORT, **changes), run=tmp_path, seed=seed)
     assert path.read_bytes() == finished

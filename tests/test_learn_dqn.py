@@ -507,7 +507,7 @@ def test_a_stopped_run_goes_on_and_says_that_its_memory_is_filled_anew(
 def test_a_run_of_another_shape_or_seed_is_not_gone_on_with(changes: dict[str, Any], seed: int, tmp_path: Path) -> None:
     short = replace(SHORT, frames=512)
     train_dqn(as_recipe("cartpole"), short, run=tmp_path, seed=0)
-    with pytest.raises(StorageError, match="holds a run with another environment, network or seed"):
+    with pytest.raises(StorageError, match="holds a run with another environment, network, start or seed"):
         train_dqn(as_recipe("cartpole"), replace(short, **changes), run=tmp_path, seed=seed)
 
 

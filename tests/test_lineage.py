@@ -381,7 +381,7 @@ def test_training_begins_with_a_policys_weights_and_a_value_learner_does_not(fou
     small_run = ("network='mlp_16'", "num_envs=4")
     policy = train(CARTPOLE, "rl/ppo_classic", run=tmp_path, frames=256, overrides=small_run, start=founder)
     assert policy.spec.parents == (founder.spec.hash,)
-    with pytest.raises(StorageError, match="holds a run with another environment, network or seed"):
+    with pytest.raises(StorageError, match="holds a run with another environment, network, start or seed"):
         train(CARTPOLE, "rl/ppo_classic", run=tmp_path, frames=512, overrides=small_run)
     with pytest.raises(RecipeError, match="a start is for our PPO"):
         train(CARTPOLE, "rl/dqn_classic", run=tmp_path / "dqn", start=founder)

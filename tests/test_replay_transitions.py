@@ -171,6 +171,44 @@ def test_what_is_drawn_from_a_ring_is_what_whole_episodes_hold(
     assert len(memory) == num_envs * min(moves, capacity)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    data=st.data(),
+    num_envs=st.integers(1, 3),
+    stack=st.integers(0, 3),
+    spare=st.integers(0, 6),
+    chunk=st.integers(1, 30),
+)
+def test_each_step_is_told_once_when_what_it_led_to_is_there(
+    data: st.DataObject, num_envs: int, stack: int, spare: int, chunk: int
+) -> None:
+    shipped = environment("pong").views["pixels"]
+    view = replace(shipped, height=1, width=2, stack=stack, stack_padding="repeat") if stack else None
+    capacity = max(stack, 1) + 1 + spare
+    shape = (stack, 1, 2) if view else (2,)
+    memory = Transitions(num_envs, num_envs * capacity, shape, view, n_step=1, discount=0.9, alpha=None)
+    moves, since = data.draw(st.integers(1, 4 * capacity)), 0
+    for count, tapes in enumerate(played(data, memory, num_envs, moves, view), start=1):
+        if count % chunk and count < moves:
+            continue
+        rows = memory.arrivals(count - since)
+        oldest = max(0, count - capacity + max(stack, 1) - 1)  # of those before, frames are gone
+        steps = range(max(since - 1, 0, oldest), count - 1)
+        assert rows.shape == (len(steps), num_envs)
+        since = count
+        if not rows.size:
+            continue
+        before, action, arrived, valid = memory.moves(rows.ravel())
+        for k, (step, env) in enumerate((step, env) for step in steps for env in range(num_envs)):
+            place = tapes[env].places[step]
+            assert bool(valid[k]) == (place is not None)
+            if place is not None:
+                episode, at = place
+                assert np.array_equal(before[k].numpy(), observation_of(tapes[env], episode, at, view))
+                assert np.array_equal(arrived[k].numpy(), observation_of(tapes[env], episode, at + 1, view))
+                assert int(action[k]) == tapes[env].episodes[episode][at].action
+
+
 def filled(count: int, *, alpha: float | None, terminated: bool = False) -> Transitions:
     """One environment, one endless episode of vectors 0, 1, 2, ..."""
     memory = Transitions(1, 40, (1,), None, n_step=1, discount=0.9, alpha=alpha)

@@ -15,7 +15,7 @@ import numpy as np
 from rlkd import metrics, storage
 from rlkd.collect import Collector
 from rlkd.distillation.checkpoint import load_students, save_students
-from rlkd.distillation.novelty import ReplayNovelty
+from rlkd.distillation.familiarity import Familiarity
 from rlkd.distillation.student import Student
 from rlkd.distillation.terms import reported_temperatures
 from rlkd.evaluation import agreement, mean_kl
@@ -72,7 +72,7 @@ def learn_rounds(
     recipe = setting.recipe
     load_students(setting.run, students, identity=setting.identity)
     shape = students[0].spec.observation_shape
-    unlike = None if recipe.novelty is None else ReplayNovelty(recipe, shape, replay, seed=setting.seed)
+    weigher = None if recipe.novelty is None else Familiarity(recipe, shape, replay, seed=setting.seed)
     recorded = students[0].steps
     recorder = metrics.Recorder(setting.run, resume_step=recorded + 1 if recorded else 0)
     total = recipe.gradient_steps * len(students)
@@ -84,7 +84,7 @@ def learn_rounds(
             metrics.bar("collect and learn, gradient steps", total) as bar,
         ):
             rows = np.empty(0, np.int64)
-            novelty: np.ndarray | None = None
+            familiarity: np.ndarray | None = None
             saved = time.monotonic()
             for number in range(recipe.source.rounds + 1):
                 pending: list[Future[None]] = []
@@ -93,7 +93,7 @@ def learn_rounds(
                     pending.append(collecting.submit(collector.collect, replay, number, acting))
                 goal = steps_after(number, recipe)
                 pending += [
-                    learning.submit(student.learn, replay, rows, goal, setting.precision, stop, novelty)
+                    learning.submit(student.learn, replay, rows, goal, setting.precision, stop, familiarity)
                     for student in students
                 ]
                 while wait(pending, timeout=0.5).not_done:
@@ -102,8 +102,8 @@ def learn_rounds(
                 for future in pending:
                     future.result()
                 rows = replay.rows()
-                if unlike is not None and number < recipe.source.rounds:
-                    novelty = unlike.see()
+                if weigher is not None and number < recipe.source.rounds and not stop.asked:
+                    familiarity = weigher.see()
                 if number and students[0].steps > recorded:  # a signal may have come before its first step
                     recorded = students[0].steps
                     recorder.write(recorded, _curves(setting, students))
@@ -119,6 +119,8 @@ def learn_rounds(
         "collecting: waiting for emulators": collector.seconds.environment,
         "collecting: storing": collector.seconds.storing,
     }
+    if weigher is not None:
+        busy["weighing states"] = weigher.seconds
     return busy | {f"learning: {s.plan.name}": s.seconds for s in students}
 
 

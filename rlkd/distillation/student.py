@@ -48,12 +48,12 @@ class Minibatch:
     """[B] or [B, T]: share of each state in the loss; they sum to 1."""
     first: Tensor | None
     """[B, T] bool, the state begins an episode; None of a feed-forward student."""
-    novelty: Tensor | None
-    """[B] or [B, T]: of each state to the replay, 1 on average; None where no term asks."""
+    familiarity: Tensor | None
+    """[B] or [B, T]: of each state, 1 on average; None where no term asks."""
 
     def chunk(self, parts: int) -> list["Minibatch"]:
         """The samples in so many pieces."""
-        perhaps = ([None] * parts if each is None else each.chunk(parts) for each in (self.first, self.novelty))
+        perhaps = ([None] * parts if each is None else each.chunk(parts) for each in (self.first, self.familiarity))
         pieces = (tensor.chunk(parts) for tensor in (self.observation, self.answers, self.weight))
         return [Minibatch(*piece) for piece in zip(*pieces, *perhaps, strict=True)]
 
@@ -122,7 +122,7 @@ class Student:
         goal: int,
         precision: Precision,
         stop: StopSignal | None = None,
-        novelty: np.ndarray | None = None,
+        familiarity: np.ndarray | None = None,
     ) -> None:
         """Take gradient steps on minibatches drawn from some states of the replay.
 
@@ -132,7 +132,7 @@ class Student:
             goal: how many steps it is to have taken in all afterwards.
             precision: `auto` takes bfloat16 for pixels where the processor has it.
             stop: when set, learning ends at the next step.
-            novelty: of each state, by its address; where a term asks for it.
+            familiarity: of each state, by its address; where a term asks for it.
         """
         started, before = time.perf_counter(), self.steps
         if self.steps == 0 and goal > 0:
@@ -149,7 +149,7 @@ class Student:
                 for group in self.optimiser.param_groups:
                     group["lr"] = self.recipe.learning_rate * (1 - done)
                 picks = starts[self.generator.integers(len(starts), size=self.samples)]
-                minibatch = self._minibatch(replay, rows, picks, shuffled, novelty)
+                minibatch = self._minibatch(replay, rows, picks, shuffled, familiarity)
                 parts = each(partial(self._gradients, precision=precision), minibatch.chunk(self.parts))
                 losses, gradients = zip(*parts, strict=True)
                 add_up(list(self.network.parameters()), gradients)
@@ -167,7 +167,7 @@ class Student:
         rows: np.ndarray,
         picks: np.ndarray,
         shuffled: np.ndarray,
-        novelty: np.ndarray | None = None,
+        familiarity: np.ndarray | None = None,
     ) -> Minibatch:
         """Samples that begin at some places of `rows`."""
         first: Tensor | None = None
@@ -184,8 +184,8 @@ class Student:
         observation, answers = self._seen(observation), answers.to(self.device)
         samples = picks.shape
         observation = observation.reshape(*samples, *observation.shape[1:])
-        new = None if novelty is None else torch.from_numpy(novelty[rows[picks]]).to(self.device)
-        return Minibatch(observation, answers.reshape(*samples, -1), weight, first, new)
+        mine = None if familiarity is None else torch.from_numpy(familiarity[rows[picks]]).to(self.device)
+        return Minibatch(observation, answers.reshape(*samples, -1), weight, first, mine)
 
     def _gradients(self, batch: Minibatch, *, precision: Precision) -> tuple[Tensor, tuple[Tensor, ...]]:
         """What a part of a minibatch adds to the loss, and to each parameter's gradient."""
@@ -195,9 +195,9 @@ class Student:
             else:
                 output = self.network.unroll(batch.observation, batch.first)
         weight = batch.weight.flatten()
-        answers, novelty = batch.answers.reshape(len(weight), -1), batch.novelty
-        novelty = None if novelty is None else novelty.flatten()
-        losses = total_loss(self.terms, self.teacher_kind, answers, output, novelty)
+        answers, familiarity = batch.answers.reshape(len(weight), -1), batch.familiarity
+        familiarity = None if familiarity is None else familiarity.flatten()
+        losses = total_loss(self.terms, self.teacher_kind, answers, output, familiarity)
         loss = (losses * weight).sum()
         return loss.detach(), torch.autograd.grad(loss, list(self.network.parameters()), materialize_grads=True)
 

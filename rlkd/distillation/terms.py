@@ -1,7 +1,7 @@
 """The loss of a distillation recipe: a sum of terms, type-checked when the recipe meets its teacher.
 
 L(student) = sum_j coefficient_j * weight_j(state) * divergence_j(teacher's answer, student's answer), one value per
-sample; the weight is 1 unless a term sets novelty_power.
+sample; the weight is 1, or a state's familiarity.
 A divergence's name is looked up in `total_loss`; to add one, write it in `rlkd.losses`, add its branch here and its
 name to `Term.divergence`.
 """
@@ -56,7 +56,7 @@ def student_kind(terms: tuple[Term, ...], teacher: Kind) -> Kind:
 
 
 def total_loss(
-    terms: tuple[Term, ...], teacher: Kind, answers: Tensor, student: Output, novelty: Tensor | None = None
+    terms: tuple[Term, ...], teacher: Kind, answers: Tensor, student: Output, familiarity: Tensor | None = None
 ) -> Tensor:
     """[B]: the summed loss of each sample; the gradient flows to the student only.
 
@@ -65,15 +65,20 @@ def total_loss(
         teacher: kind of the teacher's outputs.
         answers: [B, P], the teacher's flat outputs from the replay.
         student: its outputs for the same B observations.
-        novelty: [B], of each observation to the replay, 1 on average; for terms that ask for it.
+        familiarity: [B], of each observation, 1 on average; for terms that ask for it.
+
+    Raises:
+        ValueError: a term asks for familiarities and there are none.
     """
     params = {name: tensor.float() for name, tensor in student.params.items()}
     target = unflatten(teacher, answers)
     total = torch.zeros(len(answers), device=answers.device)
     for term in terms:
         losses = _divergence(term, teacher, target, student.kind, params)
-        if term.novelty_power and novelty is not None:
-            losses = (2 / (1 + novelty)) ** term.novelty_power * losses
+        if term.weight == "familiarity":
+            if familiarity is None:
+                raise ValueError("a term weighs states by their familiarity, and none is given")
+            losses = familiarity * losses
         total = total + term.coefficient * losses
     return total
 

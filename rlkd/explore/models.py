@@ -152,8 +152,10 @@ class Counts(nn.Module):
         found = []
         for row in steps.arrived.cpu().numpy():
             key = hashlib.blake2b(row.tobytes(), digest_size=16).digest()
-            self.visits[key] = self.visits.get(key, 0) + (not again)
-            found.append(self.visits[key] ** -self.power)
+            count = self.visits.get(key, 0) + (not again)
+            if not again:
+                self.visits[key] = count
+            found.append(max(count, 1) ** -self.power)
         return torch.tensor(found, device=steps.arrived.device)
 
     def get_extra_state(self) -> Tensor:

@@ -126,19 +126,21 @@ class Novelty(nn.Module):
         return ((looked_at.float() - mean) / deviation).clamp(-self.recipe.clip, self.recipe.clip)
 
     @torch.no_grad()
-    def bonus(self, steps: Steps, valid: Tensor, *, again: bool = False) -> Tensor:
-        """[B]: how new each step was, not scaled; 0 where it is not valid [B], and nothing is counted there.
-
-        Args:
-            steps: rows.
-            valid: [B] bool.
-            again: they were asked about before, and are not counted once more.
-        """
+    def bonus(self, steps: Steps, valid: Tensor) -> Tensor:
+        """[B]: how new each step was, not scaled; 0 where it is not valid [B], and nothing is counted there."""
         rows = rows_at_once(valid.device, pixels=self.view is not None)
         found = torch.zeros(len(valid), device=valid.device)
         for places in torch.split(valid.nonzero().flatten(), rows):
-            found[places] = self.model.novelty(self._white(steps.rows(places)), again=again).float()
+            found[places] = self.model.novelty(self._white(steps.rows(places))).float()
         return found
+
+    @torch.no_grad()
+    def again(self, steps: Steps) -> Tensor:
+        """[B]: how new steps would be now that were asked about before, not scaled; nothing is counted."""
+        places = torch.arange(len(steps.arrived), device=steps.arrived.device)
+        parts = torch.split(places, rows_at_once(places.device, pixels=self.view is not None))
+        found = [self.model.novelty(self._white(steps.rows(part)), again=True) for part in parts]
+        return torch.cat(found).float()
 
     def losses(self, steps: Steps, chance: Tensor) -> Tensor:
         """[B]: what the model is to minimise, with a gradient; `chance` [B] in [0, 1) is its luck."""

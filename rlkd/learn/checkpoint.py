@@ -75,7 +75,7 @@ def load_checkpoint(run: Path, *, identity: str, seed: int) -> tuple[Progress, d
         raise _damaged(run) from None
     if (progress.identity, progress.seed) != (identity, seed):
         raise StorageError(
-            f"{run} holds a run with another environment, network or seed ({progress.seed}); "
+            f"{run} holds a run with another environment, network, start or seed ({progress.seed}); "
             "name another --run, or repeat its command to go on with it"
         )
     return progress, tensors

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlkd.explore import Novelty, Steps
 from rlkd.learn.guard import check_finite
@@ -57,7 +57,8 @@ class Curiosity:
         figures["deviation"] = self.bonus.scaling.sums.deviation()
         if self.optimiser is not None:
             figures["loss"] = self._learn(self.optimiser, steps, valid)
-            check_finite({"bonus loss": figures["loss"]}, where=where)
+            weights = {f"bonus weight {name}": weight.detach() for name, weight in self.bonus.learning.items()}
+            check_finite({"bonus loss": figures["loss"]} | weights, where=where)
         return {f"bonus/{name}": float(value) for name, value in figures.items()}
 
     def relabelled(self, memory: Transitions, batch: Batch) -> tuple[Batch, dict[str, Tensor]]:
@@ -67,10 +68,10 @@ class Curiosity:
         both by today's scale.
         """
         steps = memory.states.after(batch.rows[:, None], np.arange(memory.n_step))
-        found, valid = self._steps(memory, steps.ravel())
+        found, _ = self._steps(memory, steps.ravel())
         scale = self.bonus.scaling.sums.deviation().float()
-        now = (self.bonus.bonus(found, valid, again=True) / scale).view(steps.shape)
-        bonus = memory.returns(batch.rows, now.cpu())[0].to(batch.reward.device)
+        now = (self.bonus.again(found) / scale).view(steps.shape)
+        bonus, *_ = memory.returns(batch.rows, now)
         figures = {
             "bonus drawn": now[:, 0].mean(),
             "bonus when visited": torch.from_numpy(memory.bonus[batch.rows]).to(scale.device).mean() / scale,
@@ -92,6 +93,7 @@ class Curiosity:
             loss = (share * self.bonus.losses(steps.rows(rows), chance)).sum()
             for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
                 weight.grad = gradient
+            nn.utils.clip_grad_norm_(weights, self.agent.max_gradient_norm or float("inf"), foreach=True)
             optimiser.step()
         return loss.detach()
 
@@ -101,5 +103,8 @@ def make_curiosity(bonus: Novelty | None, agent: Dqn, *, attempt: int, device: t
     if bonus is None:
         return None
     learning = list(bonus.learning.values())
-    optimiser = torch.optim.Adam(learning, lr=agent.learning_rate, fused=True) if learning else None
-    return Curiosity(bonus, agent, optimiser, torch.Generator(device).manual_seed(attempt))
+    keeps = torch.Generator(device).manual_seed(attempt)
+    if not learning:
+        return Curiosity(bonus, agent, None, keeps)
+    optimiser = torch.optim.Adam(learning, lr=agent.learning_rate, eps=agent.adam_epsilon, fused=True)
+    return Curiosity(bonus, agent, optimiser, keeps)

@@ -50,14 +50,13 @@ class Term:
     """Softmax temperature of the student."""
     scale: float = 1.0
     """Multiplies the divergence; Hinton et al. (arXiv:1503.02531) use temperature squared."""
-    novelty_power: float = 0.0
-    """Above 0, states unlike the rest of the replay count less: by (2 / (1 + novelty)) to this power, where novelty 1
-    is the replay's mean. `[novelty]` says how it is measured."""
+    weight: Literal["equal", "familiarity"] = "equal"
+    """`familiarity`: states unlike the rest of the replay count less, by 1 / (1 + novelty) over the mean of that, where
+    novelty 1 is the replay's mean; `[novelty]` says how it is measured. `equal`: all count alike."""
 
     def __post_init__(self) -> None:
         for value in (self.teacher_temperature, self.student_temperature):
             require(value is None or value > 0, f"temperatures must be above 0, got {value}")
-        require(self.novelty_power >= 0, f"novelty_power must be at least 0, got {self.novelty_power}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +87,8 @@ class Distill:
         require(len(self.terms) > 0, "at least one [[terms]] is needed")
         for name in ("gradient_steps", "batch_size", "learning_rate", "held_out_states"):
             require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}")
-        asked = any(term.novelty_power > 0 for term in self.terms)
-        require(asked == (self.novelty is not None), "[novelty] and a term's novelty_power belong together")
+        asked = any(term.weight == "familiarity" for term in self.terms)
+        require(asked == (self.novelty is not None), "[novelty] and a term's weight = 'familiarity' belong together")
         require(self.novelty is None or self.novelty.name == "rnd", "[novelty] takes name = 'rnd'")
 
 

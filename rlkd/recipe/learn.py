@@ -126,7 +126,8 @@ class Dqn:
     adam_epsilon: float = 1e-8
     """Adam's epsilon, in the unit of a gradient."""
     max_gradient_norm: float | None = None
-    """Global gradient norm after clipping; unset: gradients stay as they are."""
+    """Global gradient norm after clipping, of the network and of a bonus's model each; unset: gradients stay as they
+    are."""
     discount: float = 0.99
     """Discount per agent step."""
     sign: bool = False

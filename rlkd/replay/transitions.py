@@ -162,10 +162,10 @@ class Transitions:
         return Batch(both[: len(rows)], action, reward, both[len(rows) :], discount, chance, rows)
 
     def returns(self, rows: np.ndarray, reward: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`n_step_return` of rewards [B, n] for the steps that begin at rows [B], on the CPU."""
+        """`n_step_return` of rewards [B, n] for the steps that begin at rows [B], on the device of the rewards."""
         steps = self.states.after(rows[:, None], np.arange(self.n_step + 1))
         over, goes_on = torch.from_numpy(self._terminated[steps[:, :-1]]), torch.from_numpy(self._valid[steps[:, 1:]])
-        return n_step_return(reward, over, goes_on, discount=self.discount)
+        return n_step_return(reward, over.to(reward.device), goes_on.to(reward.device), discount=self.discount)
 
     def arrivals(self, count: int) -> np.ndarray:
         """[T, N] int64: rows of the steps whose outcome came with the last `count` appends of every environment.
