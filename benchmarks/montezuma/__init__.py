@@ -1,0 +1,1 @@
+"""Montezuma's Revenge with random network distillation: curve, rooms, frames, hours."""

@@ -1,0 +1,70 @@
+"""PPO with random network distillation on Montezuma's Revenge: what a training run came to, and how to go on with it.
+
+    rlkd train montezuma --agent explore/ppo_rnd --run runs/montezuma   # stop it when you like; it goes on
+    make bench NAME=montezuma                                           # what it has reached by now
+
+One seed: a record of what was reached, with no claim about the method. Scores are means of the last 100 episodes in
+training, raw; rooms are all that were seen in episodes so far, by the console's memory.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks.common import Record, machine, store
+from rlkd.metrics import read_metrics
+from rlkd.storage import read_json
+
+FOLDER = Path(__file__).parent
+RUN = Path("runs") / "montezuma"
+COMMAND = "rlkd train montezuma --agent explore/ppo_rnd --run runs/montezuma"
+COLUMNS = {
+    "time/frames": ("frames", 0),
+    "time/hours": ("hours", 1),
+    "rollout/ep_rew_mean": ("score", 1),
+    "rollout/rooms": ("rooms", 0),
+    "advantage/bonus": ("bonus's share of the advantage", 2),
+    "bonus/raw": ("bonus, not scaled", 4),
+    "bonus/deviation": ("deviation", 4),
+}
+ROWS, POINTS = 12, 300
+
+
+def main() -> int:
+    """Read the run's curves, and store the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, default=RUN, help="folder of the training run")
+    parser.add_argument("--command", default=COMMAND, help="the command that it was started with, and goes on with")
+    chosen = parser.parse_args()
+    curve = [line for line in read_metrics(chosen.run) if "time/frames" in line]
+    if not curve:
+        raise SystemExit(f"{chosen.run} has no curve yet; begin with: {chosen.command}")
+    last = curve[-1]
+    reached = f"{last['step']:,.0f} agent steps, {last['time/frames']:,.0f} frames, {last['time/hours']:.1f} hours"
+    lines = [
+        f"{reached}, one seed.",
+        f"It goes on with: `{chosen.command}`",
+        "",
+        f"| agent steps | {' | '.join(title for title, _ in COLUMNS.values())} |",
+        "|---|" + "---|" * len(COLUMNS),
+    ]
+    for line in thinned(curve, ROWS):
+        cells = [f"{line[tag]:,.{digits}f}" if tag in line else "" for tag, (_, digits) in COLUMNS.items()]
+        lines.append(f"| {line['step']:,.0f} | {' | '.join(cells)} |")
+    record: Record = {"machine": machine(), "command": chosen.command, "curve": []}
+    for line in thinned(curve, POINTS):
+        record["curve"].append({tag: line[tag] for tag in ("step", *COLUMNS) if tag in line})
+    finished = chosen.run / "run.json"
+    record["finished"] = finished.exists() and read_json(finished).get("status") == "done"
+    store(FOLDER, record, lines)
+    return 0
+
+
+def thinned(curve: list[Record], count: int) -> list[Record]:
+    """About so many lines at equal distances, the last one among them."""
+    every = max(1, len(curve) // count)
+    return curve[len(curve) - 1 :: -every][::-1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
