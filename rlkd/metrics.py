@@ -135,6 +135,13 @@ class StopSignal:
     def __init__(self) -> None:
         self.asked = False
 
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        """Handle a signal."""
+        if self.asked:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.asked = True
+
     def check(self, saved: str) -> None:
         """Raise `Stopped` if a signal came. `saved` says what is safe and how to go on."""
         if self.asked:
@@ -143,21 +150,21 @@ class StopSignal:
 
 @contextmanager
 def stop_signal() -> Iterator[StopSignal]:
-    """Catch SIGINT and SIGTERM while the block runs; outside the main thread, signals stay as they are."""
+    """Catch SIGINT and SIGTERM while the block runs; outside the main thread, signals stay as they are.
+
+    Within another such block, what came in the one is known in the other.
+    """
     stop = StopSignal()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        if stop.asked:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        stop.asked = True
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    around = [handler for handler in before.values() if isinstance(handler, StopSignal)]
+    stop.asked = any(outer.asked for outer in around)
     try:
         yield stop
     finally:
+        for outer in around:
+            outer.asked |= stop.asked
         for number, handler in before.items():
             signal.signal(number, handler)

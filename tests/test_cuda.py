@@ -202,7 +202,8 @@ def test_a_value_learner_with_a_bonus_on_the_gpu_is_saved_and_goes_on(name: Any,
     learnt: dict[str, Any] = {"features": 16, "channels": (4, 6, 6), "predictor_widths": (16,), "warm_up_steps": 20}
     agent = Dqn(network="nature_62k", frames=2560, num_envs=4, states=400, learning_starts=100, train_every=4,
         target_every=10, batch=32, learning_rate=1e-3, n_step=2,
-        bonus=Bonus(name=name, terminal="final", **(learnt if name != "counts" else {})))  # fmt: skip
+        bonus=Bonus(name=name, terminal="final", **(learnt if name != "counts" else {})),
+        bonus_coefficient=0.5)  # fmt: skip
     for frames in (2560, 5120):
         longer = dataclasses.replace(agent, frames=frames)
         policy = train_dqn(as_recipe("pong"), longer, run=tmp_path, seed=0, device="cuda")

@@ -103,4 +103,4 @@ def test_the_shipped_recipe_differs_from_its_original_by_the_weight_alone() -> N
     ours, original = (recipes.load(f"policy_distillation{name}", Distill) for name in ("_novelty", ""))
     (term,) = ours.terms
     assert ours.novelty is not None
-    assert replace(ours, novelty=None, terms=(replace(term, weight="equal"),)) == original
+    assert replace(ours, novelty=None, terms=(replace(term, weight=None),)) == original

@@ -209,7 +209,9 @@ def test_all_that_a_bonus_remembers_is_in_the_checkpoint_and_nothing_of_it_may_l
                 optimiser=made()[0].optimiser,
             )
     with pytest.raises(StorageError, match="holds a run with a bonus"):
-        train_dqn(as_recipe("cartpole"), replace(AGENT, bonus=None, frames=1280), run=tmp_path, seed=0)
+        train_dqn(
+            as_recipe("cartpole"), replace(AGENT, bonus=None, bonus_coefficient=None, frames=1280), run=tmp_path, seed=0
+        )
 
 
 def test_a_run_goes_on_with_what_its_bonus_remembered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -249,6 +251,7 @@ def test_a_bonus_that_is_no_number_stops_the_run_with_its_name() -> None:
         ({"bonus": Bonus()}, "takes terminal = 'final'"),
         ({"bonus": replace(SMALL, filter_over="environments")}, "filter_over = 'time'"),
         ({"bonus_coefficient": -0.1}, "bonus_coefficient must be at least 0"),
+        ({"bonus_coefficient": None}, "belong together"),
     ],
 )
 def test_a_bonus_that_a_memory_cannot_serve_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -271,7 +274,7 @@ def test_deep_sea_is_solved_with_the_bonus_and_not_without(tmp_path: Path) -> No
     found: dict[str, list[float]] = {"with": [], "without": []}
     agent = recipes.load("explore/dqn_rnd_classic", Dqn)
     for seed in range(3):
-        for name, each in (("with", agent), ("without", replace(agent, bonus=None))):
+        for name, each in (("with", agent), ("without", replace(agent, bonus=None, bonus_coefficient=None))):
             run = tmp_path / f"{name}{seed}"
             train_dqn(as_recipe("deep_sea_10"), replace(each, frames=60_000), run=run, seed=seed)
             found[name].append(rightmost(run))

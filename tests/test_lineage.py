@@ -362,6 +362,23 @@ def test_generations_explore_from_their_parents_weights_and_leave_the_bonus_behi
     assert "which explored first and then scored" in write_report(run).read_text()
 
 
+def test_a_signal_while_an_exploration_is_set_up_stops_it_and_the_same_command_goes_on(
+    founder: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(start: Policy, network: Any, spec: Any) -> None:
+        begin_from(start, network, spec)
+        signal.raise_signal(signal.SIGINT)  # before the training run listens itself
+
+    run, agent = tmp_path / "run", exploring(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(ppo, "begin_from", interrupted)
+        with pytest.raises(Stopped):
+            evolve(founder, agent, run=run, episodes=2, generations=1)
+    assert not (run / "generations" / "001" / "record.json").exists()
+    record = evolve(founder, agent, run=run, episodes=2, generations=1)
+    assert record["generations"][1]["explorer"]["hash"] == explorer_of(run, 1).spec.hash
+
+
 def test_an_exploration_without_a_bonus_or_with_another_network_is_refused(founder: Policy, tmp_path: Path) -> None:
     plain = recipe.load("rl/ppo_classic", Ppo)
     agent = exploring(tmp_path, bonus=None, streams=plain.streams)
@@ -370,6 +387,7 @@ def test_an_exploration_without_a_bonus_or_with_another_network_is_refused(found
     agent = exploring(tmp_path, network="mlp_64")
     with pytest.raises(MismatchError, match="it has to be a 'categorical' policy with the recipe's network"):
         evolve(founder, agent, run=tmp_path / "two", episodes=1)
+    assert not (tmp_path / "two").exists()  # before anything was played
     for line in ('explore = "explore/ppo_rnd"', "explore_frames = 10"):
         path = tmp_path / "fresh.toml"
         path.write_text(f'kind = "generations"\noperator = "fresh"\n{line}\n')

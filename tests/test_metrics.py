@@ -179,6 +179,19 @@ def test_a_signal_sets_a_flag_and_the_next_check_stops(number: signal.Signals) -
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+def test_a_signal_within_a_block_or_around_it_is_known_in_both() -> None:
+    with stop_signal() as outer:
+        with stop_signal() as inner:
+            seen = [inner.asked]
+        seen.append(outer.asked)
+        with stop_signal():
+            signal.raise_signal(signal.SIGINT)  # and nobody looks within
+        seen.append(outer.asked)
+        with stop_signal() as inner, pytest.raises(Stopped):
+            inner.check("at once")
+    assert seen == [False, False, True]
+
+
 def test_handlers_are_restored_after_an_error_too() -> None:
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(RuntimeError, match="anything"), stop_signal():

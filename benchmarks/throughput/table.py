@@ -23,7 +23,8 @@ CELLS = {
     "inference": "batch",
     "replay": "observations",
 }
-NETWORKS = ("forward and backward", "target values", "acting inference", "V-trace pass", "optimiser")
+NETWORKS = ("forward and backward", "target values", "acting inference", "optimiser")
+"""What Stable-Baselines3 does as well."""
 
 
 def rates(found: Sequence[Record], cell: str, clock: str) -> list[float]:
@@ -122,8 +123,8 @@ def _bounds(part: str, found: Mapping[str, Sequence[Record]], wanted: Mapping[st
         shares = [sum(run["shares"].get(name, 0.0) for name in NETWORKS) for run in found[own]]
         bound = np.median([ratio / share for ratio, share in zip(per_cpu, shares, strict=True)])
         lines.append(
-            f"- {own} / {peer}: {np.median(shares):.0%} of {own}'s CPU seconds are arithmetic of networks; with all "
-            f"else free the ratio would be {bound:.2f}, and {wanted[peer]:g} takes faster arithmetic."
+            f"- {own} / {peer}: {np.median(shares):.0%} of {own}'s CPU seconds are arithmetic that both sides do; with "
+            f"all else free the ratio would be {bound:.2f}, and {wanted[peer]:g} takes faster arithmetic."
         )
     return ["", *lines] if lines else []
 

@@ -28,7 +28,8 @@ class Train:
     keep_early: bool = False
     """Keep the policies at 1, 2, 5, 10, 25, 50, 75 and 100 % of the run as well."""
     start: str | None = None
-    """A policy whose weights our PPO begins with, all but the critic's. Default: new weights."""
+    """A policy with the recipe's network, whose weights our PPO begins with, all but the critic's. Default: new
+    weights."""
     set: Set = ()
     """Override a value of the agent recipe."""
     json: bool = False

@@ -139,8 +139,15 @@ def begin_from(start: Policy, network: PolicyNetwork, spec: PolicySpec) -> None:
     """Give a network the weights of a policy, but for the critic: that one valued other rewards.
 
     Raises:
-        MismatchError: the two are not the same network of the same kind.
+        MismatchError: as `check_start`.
     """
+    check_start(start, spec)
+    weights = {name: tensor for name, tensor in start.network.state_dict().items() if not name.startswith("critic")}
+    network.load_state_dict(network.state_dict() | weights)
+
+
+def check_start(start: Policy, spec: PolicySpec) -> None:
+    """Raise MismatchError unless training by a record can begin with a policy's weights: the same kind of network."""
     own, given = (
         (replace(each.network, value="none", value_heads=None), each.kind, each.observation_shape, each.actions)
         for each in (spec, start.spec)
@@ -150,8 +157,6 @@ def begin_from(start: Policy, network: PolicyNetwork, spec: PolicySpec) -> None:
             f"training cannot begin with the weights of {start.spec.name}: it has to be a '{spec.kind}' policy with "
             "the recipe's network, observations and actions, and without a normaliser"
         )
-    weights = {name: tensor for name, tensor in start.network.state_dict().items() if not name.startswith("critic")}
-    network.load_state_dict(network.state_dict() | weights)
 
 
 def publish(network: PolicyNetwork, sampler: Sampler, progress: Progress) -> None:

@@ -76,7 +76,7 @@ class Curiosity:
             "bonus drawn": now[:, 0].mean(),
             "bonus when visited": torch.from_numpy(memory.bonus[batch.rows]).to(scale.device).mean() / scale,
         }
-        return replace(batch, reward=batch.reward + self.agent.bonus_coefficient * bonus), figures
+        return replace(batch, reward=batch.reward + (self.agent.bonus_coefficient or 0.0) * bonus), figures
 
     def _steps(self, memory: Transitions, rows: np.ndarray) -> tuple[Steps, Tensor]:
         before, action, arrived, valid = memory.moves(rows)

@@ -21,7 +21,7 @@ from rlkd.distillation.command import default_recipe
 from rlkd.distillation.run import check_normalisable
 from rlkd.errors import StorageError
 from rlkd.evaluation import Played, environment_of, play, play_randomly, result_record, stretch_of
-from rlkd.learn.ppo import train_ppo
+from rlkd.learn.ppo import check_start, policy_spec, train_ppo
 from rlkd.lineage.line import Lineage, exploration, student_network
 from rlkd.policy import Policy, as_policy, load_policy
 from rlkd.recipe import Distill, Environment, Generations, Ppo, build, check_request, recipe_hash, to_table
@@ -75,6 +75,8 @@ def evolve(
     network = student_network(rule, founder)
     exploring = exploration(rule, environment)
     line = Lineage(Path(run), environment, rule, distilling, exploring, network, seed, episodes, device)
+    if exploring is not None:
+        check_start(founder, policy_spec(environment, exploring, origin=""))
     identity = line.identity(founder)
     with storage.run_folder(line.run), metrics.stop_signal() as stop:
         storage.refuse_other_kinds(line.run, "evolve")
@@ -85,13 +87,15 @@ def evolve(
             stop.check(f"generations before {number} are saved in {line.run}; the same command goes on")
             record = _finished(line.run, number, identity)
             if record is None:
+                started = time.monotonic()
                 teacher = parent if line.exploring is None else _explored(line, number, parent, line.exploring)
+                stop.check(f"what generation {number} explored is saved in {line.run}; the same command goes on")
                 # Who was born in this call has been measured already; who explored, or is from an earlier call, not.
                 if seen is not None and teacher is parent:
                     baseline = Baseline(seen, random)
                 else:
                     baseline = _baseline(line, teacher, random, stop)
-                record, seen = _breed(line, number, teacher, records, baseline, identity)
+                record, seen = _breed(line, number, teacher, records, baseline, identity, started)
             elif parent.spec.hash in record["parents"]:
                 seen = None
             else:
@@ -186,13 +190,19 @@ def _explored(line: Lineage, number: int, parent: Policy, exploring: Ppo) -> Pol
 
 
 def _breed(
-    line: Lineage, number: int, parent: Policy, ancestors: Sequence[JsonDict], baseline: Baseline, identity: str
+    line: Lineage,
+    number: int,
+    parent: Policy,
+    ancestors: Sequence[JsonDict],
+    baseline: Baseline,
+    identity: str,
+    started: float,
 ) -> tuple[JsonDict, Played]:
     """Train, measure and record one generation; the record is written last. Also what it played, for the next one.
 
-    `parent` is whom it learns from: the generation before, or who explored from there on.
+    `parent` is whom it learns from: the generation before, or who explored from there on; `started` is when that began,
+    by `time.monotonic`.
     """
-    started = time.monotonic()
     folder, seed = line.run / _folder(number), line.seed + 1000 * number
     result = run_distillation(
         parent,

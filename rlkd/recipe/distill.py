@@ -50,9 +50,9 @@ class Term:
     """Softmax temperature of the student."""
     scale: float = 1.0
     """Multiplies the divergence; Hinton et al. (arXiv:1503.02531) use temperature squared."""
-    weight: Literal["equal", "familiarity"] = "equal"
+    weight: Literal["familiarity"] | None = None
     """`familiarity`: states unlike the rest of the replay count less, by 1 / (1 + novelty) over the mean of that, where
-    novelty 1 is the replay's mean; `[novelty]` says how it is measured. `equal`: all count alike."""
+    novelty 1 is the replay's mean; `[novelty]` says how it is measured. Unset: all count alike."""
 
     def __post_init__(self) -> None:
         for value in (self.teacher_temperature, self.student_temperature):
@@ -99,7 +99,8 @@ class Generations:
     operator: Literal["fresh", "explore_distill"]
     """`fresh`: a new student with new initial weights learns from its predecessor (arXiv:1805.04770).
     `explore_distill`: its predecessor first plays on with a bonus for what is new, and the student learns from who
-    comes of that; it has no head for the bonus, and the next generation explores from its weights on."""
+    comes of that; it has no head for the bonus, and the next generation explores from its weights on. Scores are
+    normalised by the first teacher's, which has to play otherwise than by chance."""
     distill: str | None = None
     """Name of the distillation recipe that every generation runs; none takes what `rlkd distill` would."""
     student: str = "same"

@@ -157,8 +157,8 @@ class Dqn:
     bonus: Bonus | None = None
     """A reward for what is new beside the game's, asked for anew whenever a transition is drawn. One value follows
     both: what comes out values states by the game's reward and what bonus was left at the end."""
-    bonus_coefficient: float = 1.0
-    """Weight of the scaled bonus beside the game's reward; only with `[bonus]`."""
+    bonus_coefficient: float | None = None
+    """Weight of the scaled bonus beside the game's reward; goes with `[bonus]`."""
     checkpoint_seconds: float = 60.0
     """Wall seconds between resumable checkpoints."""
 
@@ -174,7 +174,9 @@ class Dqn:
         require(norm is None or norm > 0, f"max_gradient_norm must be above 0, got {norm}")
         halves = self.num_envs >= 2 and self.num_envs % 2 == 0
         require(halves, f"num_envs must be even and at least 2 (two fixed halves), got {self.num_envs}")
-        require(self.bonus_coefficient >= 0, f"bonus_coefficient must be at least 0, got {self.bonus_coefficient}")
+        weight = self.bonus_coefficient
+        require(weight is None or weight >= 0, f"bonus_coefficient must be at least 0, got {weight}")
+        require((weight is None) == (self.bonus is None), "[bonus] and bonus_coefficient belong together")
         if self.bonus is not None:
             # A memory holds what each step led to, and lines of environments that go on.
             final = self.bonus.terminal == "final" and self.bonus.filter_over == "time"

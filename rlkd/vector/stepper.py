@@ -148,9 +148,10 @@ class Stepper:
 
     def _enter(self, info: dict[str, Any], rows: np.ndarray) -> None:
         """Note in which rooms some rows are, [N] bool; nothing where the source does not say."""
-        if "room" in info:
-            for row in np.flatnonzero(rows & (info["room"] >= 0)):
-                self._rooms[row].add(int(info["room"][row]))
+        room = np.asarray(info.get("room"))
+        if room.dtype.kind == "i":  # of other environments, it may be anything
+            for row in np.flatnonzero(rows & (room >= 0)):
+                self._rooms[row].add(int(room[row]))
 
     def _account(self, valid: np.ndarray, reward: np.ndarray, ended: np.ndarray) -> None:
         self._score += reward

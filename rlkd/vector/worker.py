@@ -98,7 +98,8 @@ def _play(block: Block, row: int, env: gymnasium.Env[Any, Any]) -> None:
     block.terminated[row] = terminated
     block.truncated[row] = truncated
     block.lives[row] = info.get("lives", 0)
-    block.room[row] = info.get("room", NO_ROOM)
+    room = info.get("room")  # of other environments, it may be anything
+    block.room[row] = room if isinstance(room, int) else NO_ROOM
 
 
 def in_one_line(error: Exception) -> str:
