@@ -89,8 +89,9 @@ def test_the_table_of_throughput_compares_ours_with_every_peer_and_names_who_did
         "stepping": {"ale_py/32": found(100, cell="32"), "rlkd/32": found(96, cell="32"), "sb3/8": found(10)},
         "replay": {"rlkd transitions": found(9, cell="2"), "memcpy": found(18, cell="2")},
         "ppo": {"rlkd float32": found(4, 4, shares={"optimiser": 0.25, "emulators": 0.75}), "sb3": found(1, 2)},
+        "dqn": {"rlkd float32": found(3, shares={"target values": 0.8, "emulators": 0.2}), "sb3": found(2)},
     }
-    thresholds = {"stepping": {"ale_py/32": 0.97}, "ppo": {"sb3": 3.0}}
+    thresholds = {"stepping": {"ale_py/32": 0.97}, "ppo": {"sb3": 3.0}, "dqn": {"sb3": 2.0}}
     lines, record = tables(runs, thresholds, ["replay | cpprb not installed"])
     assert (
         "| stepping | rlkd/32 / ale_py/32 | 0.96 (0.96 to 0.96) | 0.96 (0.96 to 0.96) | >= 0.97 | MISSED | MISSED |"
@@ -101,6 +102,9 @@ def test_the_table_of_throughput_compares_ours_with_every_peer_and_names_who_did
     assert any("cpprb not installed" in line for line in lines)
     assert "CPU seconds of ppo, rlkd float32: emulators 75%, optimiser 25%." in lines
     assert record["ratios"]["stepping: rlkd/32 / sb3/8"]["cpu"] == [9.6]
+    (bound,) = (line for line in lines if line.startswith("- "))
+    assert bound.startswith("- rlkd float32 / sb3: 80% of rlkd float32's CPU seconds are arithmetic that both sides do")
+    assert "the ratio would be 1.88, and 2 takes" in bound
 
 
 def test_every_threshold_of_throughput_is_of_a_peer_that_runs() -> None:

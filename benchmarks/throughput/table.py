@@ -118,7 +118,7 @@ def _bounds(part: str, found: Mapping[str, Sequence[Record]], wanted: Mapping[st
     lines = []
     for own, peer, cells in pairs_of(part, found):
         per_cpu = ratios(found[own], found[peer], cells, "cpu")
-        if verdict(per_cpu, wanted.get(peer)) != "MISSED":
+        if verdict(per_cpu, wanted.get(peer)) != "MISSED" or not found[own][0]["shares"]:
             continue
         shares = [sum(run["shares"].get(name, 0.0) for name in NETWORKS) for run in found[own]]
         bound = np.median([ratio / share for ratio, share in zip(per_cpu, shares, strict=True)])
