@@ -66,13 +66,27 @@ def main() -> int:
     told = [line for (part, _), line in absent.items() if part in runs]
     lines, record = tables(runs, tomllib.loads((FOLDER / "thresholds.toml").read_text()), told)
     busy = f"Load average at the end {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores."
-    lines = [f"{chosen.repeats} repeats, interleaved, {chosen.seconds:g} s a training sample. {busy}", *lines]
+    lines = [
+        f"{chosen.repeats} repeats, interleaved, {chosen.seconds:g} s a training sample. {busy} {hardware()}",
+        *lines,
+    ]
     if set(asked) == set(PARTS):
         store(FOLDER, record | {"machine": machine(), "seconds": chosen.seconds, "runs": runs}, lines)
     else:
         print("\n".join(lines))
         print("not stored: only some parts ran", file=sys.stderr)
     return 0
+
+
+def hardware() -> str:
+    """What rows in bfloat16 say on this machine."""
+    import torch
+
+    from rlkd.policy.compute import bfloat16_is_fast
+
+    if bfloat16_is_fast(torch.device("cpu")):
+        return "The processor multiplies bfloat16 in hardware."
+    return "The processor has no bfloat16: rows of it are emulated, and rlkd takes float32 here unless it is asked."
 
 
 def options() -> argparse.Namespace:
