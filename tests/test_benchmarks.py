@@ -6,21 +6,28 @@ import sys
 import threading
 import time
 import tomllib
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from benchmarks.common import Record
+from benchmarks.exploration import __main__ as exploration
 from benchmarks.first_weights.__main__ import dead_units
 from benchmarks.gpu.__main__ import table as gpu_table
+from benchmarks.montezuma import __main__ as montezuma
+from benchmarks.noisy_tv import __main__ as noisy_tv
+from benchmarks.novelty_curve import __main__ as novelty_curve
 from benchmarks.teachers.revive import answers, revive
 from benchmarks.throughput.__main__ import FOLDER, PARTS
 from benchmarks.throughput.measure import Shares, Window, tree_cpu_seconds
 from benchmarks.throughput.table import rates, ratios, tables, verdict
 from rlkd import recipe
 from rlkd.policy import PolicyNetwork
-from rlkd.recipe import Network
+from rlkd.recipe import Network, Ppo, recipe_hash
+from rlkd.vector import as_recipe
 
 
 def test_revived_filters_answer_again_and_the_policy_stays_as_it_was() -> None:
@@ -172,3 +179,40 @@ def test_the_table_of_the_gpu_says_what_failed() -> None:
     )
     assert "| ours/128/float32/graphs | 150 | 3.00 | 0.50 | 2.0 | sampling 100% |" in lines
     assert "| ours/128/float32/eager | failed with exit code 1 | | | | |" in lines
+
+
+def test_of_tuned_values_the_first_with_most_seeds_that_found_the_reward_is_taken() -> None:
+    assert exploration.taken([[0.0, 0.0, 0.0], [-0.01, 0.9, 0.0], [0.99, 0.99, 0.0], [0.6, 0.7, -0.2]]) == 2
+    assert exploration.taken([[-0.01, -0.01], [0.0, 0.0]]) == 0  # nobody found it: the most exploring one
+
+
+def test_every_agent_of_exploration_has_as_many_sets_of_values_and_recipes_that_take_them() -> None:
+    assert len({len(sets) for _, sets in exploration.AGENTS.values()}) == 1
+    for agent, sets in exploration.AGENTS.values():
+        assert len({recipe_hash(recipe.load(agent, Ppo, overrides=values)) for values in sets}) == len(sets)
+    for env in (*exploration.FRAMES, str(exploration.TUNED_ON)):
+        assert as_recipe(env).source == "gymnasium"
+
+
+def test_novelty_is_measured_on_digits_that_nobody_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"STEPS": 60, "COMMON": 60, "HELD_OUT": 40, "COUNTS": (0, 40)}.items():
+        monkeypatch.setattr(novelty_curve, name, value)
+    (before, unseen), (also_before, seen) = (novelty_curve.errors_around(count, 3, 0) for count in (0, 40))
+    assert before == also_before
+    assert seen < unseen
+    assert novelty_curve.rank_correlation(np.arange(5), np.array([9.0, 7.0, 5.0, 4.0, 1.0])) == pytest.approx(-1)
+
+
+def test_a_television_is_watched_in_the_second_half_of_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(noisy_tv, "FRAMES", 4096)
+    shares = [noisy_tv.watched("rl/ppo_classic", tmp_path / "run", 0) for _ in range(2)]
+    assert shares[0] == shares[1]  # also where the folder holds a run
+    assert 0 <= shares[0] < 0.5
+
+
+def test_a_long_curve_is_told_by_lines_at_equal_distances_up_to_the_last() -> None:
+    curve = [{"step": step} for step in range(1, 101)]
+    assert [line["step"] for line in montezuma.thinned(curve, 4)] == [25, 50, 75, 100]
+    assert montezuma.thinned(curve[:2], 4) == curve[:2]
