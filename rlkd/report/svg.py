@@ -132,6 +132,9 @@ def spread(places: Sequence[float], gap: float, low: float, high: float) -> list
     return moved
 
 
+LIFTS = (0, -15, 15, -30, 30, -45, 45, -60, 60)  # of a text beside its point, in pixels, the likeliest first
+
+
 @dataclass(slots=True)
 class Labels:
     """Places texts beside points, each where it hides nothing that was placed before."""
@@ -144,7 +147,7 @@ class Labels:
     def place(self, x: float, y: float, words: str, hint: str = "") -> str:
         """A text beside the point (x, y): right, left, above or below it, the first that is free."""
         wide, high, away = len(words) * LETTER, FONT, 9
-        beside = [(left, y - high / 2 + lift) for lift in (0, -15, 15, -30, 30) for left in (x + away, x - away - wide)]
+        beside = [(left, y - high / 2 + lift) for lift in LIFTS for left in (x + away, x - away - wide)]
         choices = [*beside, (x - wide / 2, y - away - high), (x - wide / 2, y + away)]
         boxes = [(left, top, left + wide, top + high) for left, top in choices]
         best = min(boxes, key=self._cost)
