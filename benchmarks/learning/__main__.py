@@ -6,8 +6,8 @@ Ten seeds each. Every seed of every learner trains in a process of its own, then
 that nobody trained on; both sides' policies are played by the same evaluation. Margins are in thresholds.toml, fixed
 before the first run. What is the same: network, environments, rollout length, epochs, minibatch, step sizes and their
 fall, discount, lambda, clip, entropy and value weights, gradient clipping (PPO); memory, batch, replay ratio,
-exploration, target copies (DQN). What differs is what the two are: ours samples one rollout ahead and corrects by
-V-trace. CPU seconds are those of the process, start-up left out; each takes one core, as many at a time as there are.
+exploration, target copies (DQN). CPU seconds are those of the process, start-up left out; each takes one core, as many
+at a time as there are.
 """
 
 import argparse

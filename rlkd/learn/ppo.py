@@ -1,7 +1,8 @@
 """PPO: makes a policy from scratch. While rollout k is learnt from, a second thread samples k + 1, where that pays.
 
-The rollout that is learnt from was sampled with the weights of one update before: a lag of exactly one,
-always, so a run is repeatable; V-trace corrects for it. Everything to resume is in one file, written whole;
+The rollout that is learnt from was then sampled with the weights of one update before: a lag of exactly one,
+always, so a run is repeatable; V-trace corrects for it. Where a second thread does not pay, it is sampled with the
+newest weights: on LunarLander a lag cost most of the score. Everything to resume is in one file, written whole;
 environments restart at resets on a resume, because the emulators of the vectorised environment cannot be saved.
 
 Source: Schulman et al. 2017, arXiv:1707.06347, with the implementation details of Huang et al. 2022
@@ -24,7 +25,7 @@ from rlkd.learn.learner import Learner
 from rlkd.learn.rollout import Sampler
 from rlkd.learn.samples import prepare
 from rlkd.learn.scored import first_look, make_bonus, put_back, scored, state_of
-from rlkd.learn.training import starter, training_run
+from rlkd.learn.training import side_by_side, training_run
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec, Rule
 from rlkd.policy.compute import Precision, one_thread_per_role, pick_device
 from rlkd.policy.file import build_network
@@ -99,12 +100,14 @@ def train_ppo(
         try:
             if bonus is not None and not tensors:
                 first_look(bonus, halves, training)
-            sampler, submit = Sampler(halves, environment, agent, acting, precision), starter(halves, where, pool)
+            sampler, ahead = Sampler(halves, environment, agent, acting, precision), side_by_side(halves, where)
             publish(network, sampler, progress)
-            rollout = sampler.collect(draws)
+            following = sampler.collect(draws) if ahead else None
             while not training.over():
                 started, before = time.monotonic(), (sampler.seconds, sampler.waited)
-                pending, begun = submit(sampler.collect, draws), time.monotonic()
+                rollout = sampler.collect(draws) if following is None else following
+                pending = pool.submit(sampler.collect, draws) if ahead else None
+                begun = time.monotonic()
                 at = f"agent step {progress.steps:,}"
                 steps, told = None, dict[str, float]()
                 if bonus is not None:
@@ -117,7 +120,7 @@ def train_ppo(
                 figures = told | learner.learn(samples, order, rate=rate, where=at, keeps=keeps)
                 figures["train/lag"] = progress.rounds - rollout.version.float().mean().item()
                 learnt = time.monotonic()
-                following = pending.result()
+                following = None if pending is None else pending.result()
                 taken, emulators = sampler.seconds - before[0], sampler.waited - before[1]
                 seconds = training.waited.note(started, begun, learnt, taken, emulators)
                 training.count(rollout.log_prob.numel(), rollout.episodes, seconds)
@@ -127,7 +130,6 @@ def train_ppo(
                 if training.checkpoint_due():
                     save_checkpoint(run, tensors_of(network, learner.optimiser) | state_of(bonus), progress)
                     training.check_stop()
-                rollout = following
         finally:
             pool.shutdown()  # the sampler still steps the environments if the learner failed
             for half in halves:

@@ -179,11 +179,18 @@ def starter(steppers: Sequence[Stepper], device: torch.device, pool: ThreadPoolE
     """What starts the sampling of a round: `pool.submit`, or where a second thread does not pay, something that does
     the work before it returns.
 
+    The work is the same either way.
+    """
+    return pool.submit if side_by_side(steppers, device) else _at_once
+
+
+def side_by_side(steppers: Sequence[Stepper], device: torch.device) -> bool:
+    """Whether a second thread that samples pays.
+
     Environments that step in this interpreter and a learner on the CPU only take it from each other: one after the
     other does the same in less time.
     """
-    beside = device.type != "cpu" or all(stepper.outside for stepper in steppers)
-    return pool.submit if beside else _at_once
+    return device.type != "cpu" or all(stepper.outside for stepper in steppers)
 
 
 def _at_once(function: Callable[..., T], *arguments: object) -> Future[T]:
