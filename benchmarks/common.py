@@ -63,6 +63,12 @@ def store(folder: Path, record: Record, lines: Sequence[str]) -> None:
     write_bytes(folder / "result.md", text.encode())
 
 
+def thinned(curve: Sequence[Record], count: int) -> Sequence[Record]:
+    """About so many lines at equal distances, the last one among them."""
+    every = max(1, len(curve) // count)
+    return curve[len(curve) - 1 :: -every][::-1]
+
+
 def over_seeds(runs: Sequence[Record], name: str) -> tuple[Estimate, float]:
     """Normalised score of a student or control over seeds, and its share of failed episodes.
 

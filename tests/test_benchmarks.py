@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.common import Record
+from benchmarks.common import Record, thinned
 from benchmarks.exploration import __main__ as exploration
 from benchmarks.first_weights.__main__ import dead_units
 from benchmarks.gpu.__main__ import table as gpu_table
-from benchmarks.montezuma import __main__ as montezuma
 from benchmarks.noisy_tv import __main__ as noisy_tv
 from benchmarks.novelty_curve import __main__ as novelty_curve
+from benchmarks.rnd_mutations import __main__ as rnd_mutations
 from benchmarks.teachers.revive import answers, revive
 from benchmarks.throughput.__main__ import FOLDER, PARTS
 from benchmarks.throughput.measure import Shares, Window, tree_cpu_seconds
@@ -214,5 +214,12 @@ def test_a_television_is_watched_in_the_second_half_of_training(
 
 def test_a_long_curve_is_told_by_lines_at_equal_distances_up_to_the_last() -> None:
     curve = [{"step": step} for step in range(1, 101)]
-    assert [line["step"] for line in montezuma.thinned(curve, 4)] == [25, 50, 75, 100]
-    assert montezuma.thinned(curve[:2], 4) == curve[:2]
+    assert [line["step"] for line in thinned(curve, 4)] == [25, 50, 75, 100]
+    assert thinned(curve[:2], 4) == curve[:2]
+
+
+def test_every_deviation_of_a_bonus_finds_the_one_line_that_it_changes() -> None:
+    found = {
+        each.what: (rnd_mutations.ROOT / each.file).read_text().count(each.old) for each in rnd_mutations.MUTATIONS
+    }
+    assert {what: count for what, count in found.items() if count != 1} == {}

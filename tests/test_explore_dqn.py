@@ -182,8 +182,8 @@ def test_the_predictor_learns_what_was_visited_and_once_only() -> None:
     (steps,) = {int(state["step"]) for state in curiosity.optimiser.state.values()}
     assert steps == 2 * 16 // AGENT.batch  # minibatches of one pass
     assert curiosity.visit(memory, 0, where="here") == {}
-    rows = memory.arrivals(17).ravel()
-    found, valid = curiosity._steps(memory, rows)
+    found, played_at = curiosity._steps(memory, memory.arrivals(17))
+    valid = played_at.flatten()
     for _ in range(60):
         curiosity._learn(curiosity.optimiser, found, valid)
     assert curiosity.bonus.bonus(found, valid)[valid].mean().item() < before / 5

@@ -126,6 +126,18 @@ def check(memory: Transitions, tapes: list[Tape], view: View | None, capacity: i
     return drawn
 
 
+def small_view(stack: int, **changes: Any) -> View | None:
+    """Of pictures as `frame` makes them; None for a stack of 0."""
+    shipped = environment("pong").views["pixels"]
+    return replace(shipped, height=1, width=2, stack=stack, **changes) if stack else None
+
+
+def ring(num_envs: int, capacity: int, view: View | None, *, n_step: int, alpha: float | None) -> Transitions:
+    """A memory of so many states of each environment, of pictures or of two numbers."""
+    shape = (view.stack, 1, 2) if view else (2,)
+    return Transitions(num_envs, num_envs * capacity, shape, view, n_step=n_step, discount=0.9, alpha=alpha)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     data=st.data(),
@@ -147,19 +159,9 @@ def test_what_is_drawn_from_a_ring_is_what_whole_episodes_hold(
     padding: Literal["zeros", "repeat"],
     prioritised: bool,
 ) -> None:
-    shipped = environment("pong").views["pixels"]
-    view = replace(shipped, height=1, width=2, stack=stack, stack_order=order, stack_padding=padding) if stack else None
+    view = small_view(stack, stack_order=order, stack_padding=padding)
     capacity = max(stack, 1) + n_step + spare
-    shape = (stack, 1, 2) if view else (2,)
-    memory = Transitions(
-        num_envs,
-        num_envs * capacity,
-        shape,
-        view,
-        n_step=n_step,
-        discount=0.9,
-        alpha=0.5 if prioritised else None,
-    )
+    memory = ring(num_envs, capacity, view, n_step=n_step, alpha=0.5 if prioritised else None)
     moves = data.draw(st.integers(1, 3 * capacity))
     for count, tapes in enumerate(played(data, memory, num_envs, moves, view)):
         if count % 5 and count + 1 < moves:
@@ -182,11 +184,9 @@ def test_what_is_drawn_from_a_ring_is_what_whole_episodes_hold(
 def test_each_step_is_told_once_when_what_it_led_to_is_there(
     data: st.DataObject, num_envs: int, stack: int, spare: int, chunk: int
 ) -> None:
-    shipped = environment("pong").views["pixels"]
-    view = replace(shipped, height=1, width=2, stack=stack, stack_padding="repeat") if stack else None
+    view = small_view(stack, stack_padding="repeat")
     capacity = max(stack, 1) + 1 + spare
-    shape = (stack, 1, 2) if view else (2,)
-    memory = Transitions(num_envs, num_envs * capacity, shape, view, n_step=1, discount=0.9, alpha=None)
+    memory = ring(num_envs, capacity, view, n_step=1, alpha=None)
     moves, since = data.draw(st.integers(1, 4 * capacity)), 0
     for count, tapes in enumerate(played(data, memory, num_envs, moves, view), start=1):
         if count % chunk and count < moves:
@@ -198,7 +198,8 @@ def test_each_step_is_told_once_when_what_it_led_to_is_there(
         since = count
         if not rows.size:
             continue
-        before, action, arrived, valid = memory.moves(rows.ravel())
+        action, valid = (each.flatten() for each in memory.moves(rows))
+        before, arrived = (memory.observation(memory.states.after(rows.ravel(), np.array([k]))) for k in (0, 1))
         for k, (step, env) in enumerate((step, env) for step in steps for env in range(num_envs)):
             place = tapes[env].places[step]
             assert bool(valid[k]) == (place is not None)

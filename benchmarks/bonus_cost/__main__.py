@@ -15,14 +15,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.common import Record, in_its_own_process, machine, store
+from benchmarks.throughput.table import rates, ratios, shares_of, spread
 from benchmarks.throughput.training import FOR_EVER, windowed
 
 FOLDER = Path(__file__).parent
 ENVS = (32, 128)
 VARIANTS = ("without", "with")
+CELL = "8"  # what `windowed` calls its sample
 
 
 def main() -> int:
@@ -41,27 +41,19 @@ def main() -> int:
         for name, found in runs.items():
             seconds = ["--seconds", str(chosen.seconds)]
             found.append(in_its_own_process("bonus_cost", [*seconds, "--one", *name.split(), str(repeat)]))
-            print(f"repeat {repeat + 1}, {name}: {found[-1]['sample']}", file=sys.stderr, flush=True)
+            print(f"repeat {repeat + 1}, {name}: {found[-1]['cells']}", file=sys.stderr, flush=True)
     lines = [
-        f"{chosen.repeats} repeats in turn; medians (smallest to largest); float32 policy and bonus.",
+        f"{chosen.repeats} repeats in turn; medians (least to most); float32 policy and bonus.",
         "",
         "| environments | without, agent steps/s | with | wall: without / with | CPU seconds: with / without |",
         "|---|---|---|---|---|",
     ]
     for envs in ENVS:
-        plain, rewarded = ([run["sample"] for run in runs[f"{variant} {envs}"]] for variant in VARIANTS)
-        speeds = [[each["work"] / each["wall"] for each in samples] for samples in (plain, rewarded)]
-        costs = [[each["cpu"] / each["work"] for each in samples] for samples in (plain, rewarded)]
-        wall = [a / b for a, b in zip(*speeds, strict=True)]
-        cpu = [b / a for a, b in zip(*costs, strict=True)]
-        lines.append(f"| {envs} | {' | '.join(map(spoken, (*speeds, wall, cpu)))} |")
-    for envs in ENVS:
-        parts: dict[str, list[float]] = {}
-        for run in runs[f"with {envs}"]:
-            for name, share in run["shares"].items():
-                parts.setdefault(name, []).append(share)
-        told = ", ".join(f"{name} {np.mean(shares):.0%}" for name, shares in parts.items())
-        lines += ["", f"CPU seconds with the bonus at {envs} environments: {told}."]
+        plain, rewarded = (runs[f"{variant} {envs}"] for variant in VARIANTS)
+        speeds = [spread(rates(found, CELL, "wall"), 0) for found in (plain, rewarded)]
+        costs = [spread(ratios(plain, rewarded, (CELL, CELL), clock), 2) for clock in ("wall", "cpu")]
+        lines.append(f"| {envs} | {' | '.join((*speeds, *costs))} |")
+    lines += shares_of("ppo", {f"with the bonus, {envs} environments": runs[f"with {envs}"] for envs in ENVS})
     record: Record = {"machine": machine(), "seconds": chosen.seconds, "runs": runs}
     store(FOLDER, record, lines)
     return 0
@@ -99,12 +91,7 @@ def one(variant: str, envs: int, seed: int, seconds: float) -> Record:
     game = replace(game, emulator=replace(game.emulator, room_address=None))
     train = partial(train_ppo, game, agent, seed=seed, device="cpu")
     cells, shares = windowed(train, "rlkd float32", seconds, after=0, parts=parts)
-    return {"sample": cells["8"].record(), "shares": shares}
-
-
-def spoken(values: list[float]) -> str:
-    """Median, smallest and largest."""
-    return f"{np.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
+    return {"cells": {name: sample.record() for name, sample in cells.items()}, "shares": shares}
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from benchmarks.common import Record, machine, options, store
 from rlkd import recipe
 from rlkd.recipe import Ppo
 from rlkd.study import compare
+from rlkd.study.verdicts import spoken
 
 FOLDER = Path(__file__).parent
 SLOW = ("learning_rate=1e-3", "final_learning_rate=1e-3", "epochs=4")  # as in the recipes with a bonus
@@ -128,16 +129,10 @@ def line(env: str, frames: int, name: str, random: float, row: Record) -> str:
     """One row of the table."""
     seeds = row["by_seed"]
     found = f"{solved(seeds, SOLVED[env])} of {len(seeds)}" if env in SOLVED else ""
-    shown = [told(row["mean"]), found]
-    shown += [told(row["difference"]), f"{row['improvement']:.2f}", row["verdict"]] if "verdict" in row else [""] * 3
+    better = f"{row['improvement']:.2f}" if "improvement" in row else ""
+    shown = [spoken(row["mean"]), found, spoken(row.get("difference", [])), better, row.get("verdict", "")]
     listed = ", ".join(f"{value:.3g}" for value in seeds)
     return f"| {env} | {frames:,} | {random:.3f} | {name} | {' | '.join(shown)} | {listed} |"
-
-
-def told(values: list[float]) -> str:
-    """A mean and its interval, where it has one."""
-    point, *interval = (f"{value:.3f}" for value in values)
-    return f"{point} [{', '.join(interval)}]" if interval else point
 
 
 if __name__ == "__main__":

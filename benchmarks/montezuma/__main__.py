@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.common import Record, machine, store
+from benchmarks.common import Record, machine, store, thinned
 from rlkd.metrics import read_metrics
 from rlkd.storage import read_json
 
@@ -58,12 +58,6 @@ def main() -> int:
     record["finished"] = finished.exists() and read_json(finished).get("status") == "done"
     store(FOLDER, record, lines)
     return 0
-
-
-def thinned(curve: list[Record], count: int) -> list[Record]:
-    """About so many lines at equal distances, the last one among them."""
-    every = max(1, len(curve) // count)
-    return curve[len(curve) - 1 :: -every][::-1]
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.common import Record, machine, options, store
 from rlkd.explore import Novelty, Steps
-from rlkd.policy.compute import one_thread_per_role
+from rlkd.policy.compute import add_up, one_thread_per_role
 from rlkd.recipe import Bonus
 from rlkd.stats import mean_interval
 
@@ -87,8 +87,7 @@ def errors_around(count: int, digit: int, seed: int) -> tuple[float, float]:
     for _ in range(STEPS):
         rows = torch.from_numpy(generator.integers(len(learnt), size=BATCH))
         loss = novelty.losses(steps(learnt[rows]), torch.zeros(BATCH)).mean()
-        for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
-            weight.grad = gradient
+        add_up(weights, [torch.autograd.grad(loss, weights)])
         optimiser.step()
     return before, novelty.bonus(unseen, every).mean().item()
 

@@ -78,7 +78,7 @@ MUTATIONS = (
         'if self.recipe.terminal == "reset":\n            behind',
         "if False:\n            behind",
     ),
-    Mutation("bonus of the oldest frame", NOVELTY, "observation[:, :, -1:] if", "observation[:, :, :1] if"),
+    Mutation("bonus of the oldest frame", NOVELTY, "observation[..., -1:, :, :] if", "observation[..., :1, :, :] if"),
     Mutation("no clip", NOVELTY, ".clamp(-self.recipe.clip, self.recipe.clip)", ""),
     Mutation("clip at 1", NOVELTY, "clamp(-self.recipe.clip, self.recipe.clip)", "clamp(-1, 1)"),
     Mutation(

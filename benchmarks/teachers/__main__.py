@@ -16,7 +16,7 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.common import Record, machine, store
+from benchmarks.common import Record, machine, store, thinned
 from rlkd import recipe
 from rlkd.evaluation import environment_of, play, play_randomly
 from rlkd.learn.training import POLICY
@@ -122,7 +122,7 @@ def ship(name: str, run: Path, told: Record) -> None:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["agent_steps", "frames", "hours", "mean_of_last_100_episodes"])
-    for line in metrics[:: max(1, len(metrics) // CURVE_POINTS)] + metrics[-1:]:
+    for line in thinned(metrics, CURVE_POINTS):
         figures = (line["time/frames"], line["time/hours"], line["rollout/ep_rew_mean"])
         writer.writerow([line["step"], *(f"{figure:.8g}" for figure in figures)])
     write_bytes(FOLDER / f"{name}_curve.csv", text.getvalue().encode())

@@ -96,12 +96,12 @@ def tables(
             record[f"{part}: {named}"] = {"cpu": cpu, "wall": wall, "wanted": wanted}
     lines += [f"| {line} | | | | | |" for line in absent]
     for part, found in runs.items():
-        lines += _shares(part, found)
+        lines += shares_of(part, found)
         lines += _bounds(part, found, thresholds.get(part, {}))
     return lines, {"ratios": record, "absent": list(absent)}
 
 
-def _shares(part: str, found: Mapping[str, Sequence[Record]]) -> list[str]:
+def shares_of(part: str, found: Mapping[str, Sequence[Record]]) -> list[str]:
     """Where the CPU seconds of a part's variants went, largest first; no lines where nobody counted."""
     counted = {name: [run["shares"] for run in repeats] for name, repeats in found.items() if repeats[0]["shares"]}
     lines = []

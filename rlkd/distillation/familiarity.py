@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from rlkd.explore import Novelty, Steps
-from rlkd.policy.compute import rows_at_once
+from rlkd.policy.compute import add_up, rows_at_once
 from rlkd.recipe import Distill
 from rlkd.replay import Replay
 
@@ -59,8 +59,7 @@ class Familiarity:
         for _ in range(-(-len(fresh) // self.batch)):
             steps = self._steps(self.generator.choice(rows, self.batch))
             loss = self.novelty.losses(steps, torch.zeros(self.batch, device=self.device)).mean()
-            for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
-                weight.grad = gradient
+            add_up(weights, [torch.autograd.grad(loss, weights)])
             self.optimiser.step()
         parts = np.split(rows, range(at_once, len(rows), at_once))
         error = np.concatenate([self.novelty.again(self._steps(part)).cpu().numpy() for part in parts])
@@ -71,5 +70,5 @@ class Familiarity:
         return found
 
     def _steps(self, rows: np.ndarray) -> Steps:
-        seen = self.novelty.look(self.replay.read(rows)[0][None])[0]
+        seen = self.novelty.look(self.replay.read(rows)[0])
         return Steps(None, torch.zeros(len(rows), dtype=torch.int64, device=self.device), seen)

@@ -1,14 +1,13 @@
 """How new a step was, and what is learnt from it: one module for each name of a bonus.
 
 Every model reads `Steps` whose observations are whitened, but `counts`, which reads them as they are; answers are [B],
-one for each step. `again` says that the steps were asked about before, as learners with a memory do at each draw.
-Networks compute in float32, whatever the policy does (on a GPU, convolutions as torch is set, which may be TF32): a
-small difference of large features counts.
+one for each step. Networks compute in float32, whatever the policy does (on a GPU, convolutions as torch is set, which
+may be TF32): a small difference of large features counts.
 """
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -57,8 +56,8 @@ class RandomNetwork(nn.Module):
         self.predictor = network(recipe, shape, more=recipe.predictor_widths)
         self.target.requires_grad_(requires_grad=False)
 
-    def novelty(self, steps: Steps, *, again: bool = False) -> Tensor:
-        """The predictor's error about what the steps led to; `again` makes no difference."""
+    def novelty(self, steps: Steps) -> Tensor:
+        """The predictor's error about what the steps led to."""
         error = self._error(steps.arrived)
         return error if self.recipe.error == "mean" else error * self.recipe.features / 2
 
@@ -87,8 +86,8 @@ class RandomNetworks(nn.Module):
         self.predictor = network(recipe, shape, more=recipe.predictor_widths)
         self.targets.requires_grad_(requires_grad=False)
 
-    def novelty(self, steps: Steps, *, again: bool = False) -> Tensor:
-        """Distance to the mean, and the estimate of 1 / sqrt(visits), by their shares; `again` makes no difference."""
+    def novelty(self, steps: Steps) -> Tensor:
+        """Distance to the mean, and the estimate of 1 / sqrt(visits), by their shares."""
         answers = torch.stack([target(steps.arrived) for target in self.targets])
         mean, variance = answers.mean(0), answers.var(0, correction=0).clamp(min=1e-12)
         predicted: Tensor = self.predictor(steps.arrived)
@@ -120,8 +119,8 @@ class Dynamics(nn.Module):
         self.inverse = _behind(2 * recipe.features, recipe.predictor_widths, actions)
         self.forward_model = _behind(recipe.features + actions, recipe.predictor_widths, recipe.features)
 
-    def novelty(self, steps: Steps, *, again: bool = False) -> Tensor:
-        """Mean squared error of the prediction; `again` makes no difference."""
+    def novelty(self, steps: Steps) -> Tensor:
+        """Mean squared error of the prediction."""
         return self._errors(steps)[0]
 
     def losses(self, steps: Steps, chance: Tensor) -> Tensor:
@@ -147,15 +146,17 @@ class Counts(nn.Module):
         self.visits: dict[bytes, int] = {}
         """By a digest of 16 bytes."""
 
-    def novelty(self, steps: Steps, *, again: bool = False) -> Tensor:
-        """Counts each step that is not asked about `again`, then says how rare what it led to is."""
+    def novelty(self, steps: Steps) -> Tensor:
+        """Counts each step, then says how rare what it led to is."""
         found = []
-        for row in steps.arrived.cpu().numpy():
-            key = hashlib.blake2b(row.tobytes(), digest_size=16).digest()
-            count = self.visits.get(key, 0) + (not again)
-            if not again:
-                self.visits[key] = count
-            found.append(max(count, 1) ** -self.power)
+        for key in _keys(steps):
+            self.visits[key] = self.visits.get(key, 0) + 1
+            found.append(self.visits[key] ** -self.power)
+        return torch.tensor(found, device=steps.arrived.device)
+
+    def again(self, steps: Steps) -> Tensor:
+        """How rare what steps led to is now that were counted before."""
+        found = [max(self.visits.get(key, 0), 1) ** -self.power for key in _keys(steps)]
         return torch.tensor(found, device=steps.arrived.device)
 
     def get_extra_state(self) -> Tensor:
@@ -169,6 +170,12 @@ class Counts(nn.Module):
         self.visits = {
             b"".join(half.to_bytes(8, "big", signed=True) for half in row[:2]): row[2] for row in state.tolist()
         }
+
+
+def _keys(steps: Steps) -> Iterator[bytes]:
+    """A digest of what each step led to."""
+    for row in steps.arrived.cpu().numpy():
+        yield hashlib.blake2b(row.tobytes(), digest_size=16).digest()
 
 
 Model = RandomNetwork | RandomNetworks | Dynamics | Counts

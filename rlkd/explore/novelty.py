@@ -50,7 +50,7 @@ class Novelty(nn.Module):
             MismatchError: the model cannot read these observations or actions.
         """
         super().__init__()
-        self.recipe, self.view = recipe, view
+        self.recipe, self.view, self.observation_dimensions = recipe, view, len(observation_shape)
         self.shape = (1, *observation_shape[1:]) if view else (math.prod(observation_shape),)
         """Of what is looked at."""
         self.model = make_model(recipe, self.shape, actions)
@@ -79,10 +79,10 @@ class Novelty(nn.Module):
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # our layers all have one
 
     def look(self, observation: Tensor) -> Tensor:
-        """What is looked at of observations [T, N, *observation_shape]: [T, N, ...]."""
+        """What is looked at of observations [..., *observation_shape], of any leading dimensions: [..., *shape]."""
         if self.view is None:
-            return observation.flatten(2)
-        return observation[:, :, -1:] if self.view.stack_order == "oldest_first" else observation[:, :, :1]
+            return observation.flatten(-self.observation_dimensions)
+        return observation[..., -1:, :, :] if self.view.stack_order == "oldest_first" else observation[..., :1, :, :]
 
     def steps(self, observation: Tensor, action: Tensor, first: Tensor, ended: Tensor) -> Steps:
         """A rollout's steps in T * N rows, and where each of them led to.
@@ -139,8 +139,8 @@ class Novelty(nn.Module):
         """[B]: how new steps would be now that were asked about before, not scaled; nothing is counted."""
         places = torch.arange(len(steps.arrived), device=steps.arrived.device)
         parts = torch.split(places, rows_at_once(places.device, pixels=self.view is not None))
-        found = [self.model.novelty(self._white(steps.rows(part)), again=True) for part in parts]
-        return torch.cat(found).float()
+        ask = self.model.again if isinstance(self.model, Counts) else self.model.novelty
+        return torch.cat([ask(self._white(steps.rows(part))) for part in parts]).float()
 
     def losses(self, steps: Steps, chance: Tensor) -> Tensor:
         """[B]: what the model is to minimise, with a gradient; `chance` [B] in [0, 1) is its luck."""

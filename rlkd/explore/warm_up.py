@@ -35,7 +35,7 @@ def warm_up(bonus: Novelty, steppers: Sequence[Stepper], generator: np.random.Ge
             found = []
             for _ in range(length):
                 step = stepper.step(_random_actions(stepper, generator))
-                looked_at = bonus.look(torch.from_numpy(step.observation)[None])[0]
+                looked_at = bonus.look(torch.from_numpy(step.observation))
                 found.append(looked_at[torch.from_numpy(~step.ended | (bonus.recipe.terminal == "final"))])
             bonus.seen.update(torch.cat(found).to(bonus.seen.mean.device))
         yield begun + length

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from rlkd.explore import Novelty, Steps
 from rlkd.learn.guard import check_finite
+from rlkd.learn.scored import figures_of
+from rlkd.policy.compute import add_up
 from rlkd.recipe import Dqn
 from rlkd.replay import Batch, Transitions
 
@@ -46,20 +48,18 @@ class Curiosity:
         rows = memory.arrivals(length)
         if not rows.size:
             return {}
-        steps, valid = self._steps(memory, rows.ravel())
-        raw = self.bonus.bonus(steps, valid)
+        steps, valid = self._steps(memory, rows)
+        raw = self.bonus.bonus(steps, valid.flatten()).view(valid.shape)
         check_finite({"bonus": raw}, where=where)
-        memory.bonus[rows.ravel()] = raw.cpu().numpy()
-        self.bonus.seen.update(steps.arrived[valid])
-        scaled = self.bonus.scaling.scale(raw.view(rows.shape), valid.view(rows.shape))
-        count = valid.sum().clamp(min=1)
-        figures = {"raw": raw.sum() / count, "scaled": scaled.sum() / count}
-        figures["deviation"] = self.bonus.scaling.sums.deviation()
+        memory.bonus[rows] = raw.cpu().numpy()
+        self.bonus.seen.update(steps.arrived[valid.flatten()])
+        told = figures_of(self.bonus, raw, self.bonus.scaling.scale(raw, valid), valid)
         if self.optimiser is not None:
-            figures["loss"] = self._learn(self.optimiser, steps, valid)
+            loss = self._learn(self.optimiser, steps, valid.flatten())
             weights = {f"bonus weight {name}": weight.detach() for name, weight in self.bonus.learning.items()}
-            check_finite({"bonus loss": figures["loss"]} | weights, where=where)
-        return {f"bonus/{name}": float(value) for name, value in figures.items()}
+            check_finite({"bonus loss": loss} | weights, where=where)
+            told["bonus/loss"] = float(loss)
+        return told
 
     def relabelled(self, memory: Transitions, batch: Batch) -> tuple[Batch, dict[str, Tensor]]:
         """A batch whose returns hold the bonus as it is now; and figures, scalars on the device.
@@ -67,21 +67,26 @@ class Curiosity:
         `bonus drawn` is the mean of what a drawn step is worth, `bonus when visited` of what it was worth at its visit,
         both by today's scale.
         """
-        steps = memory.states.after(batch.rows[:, None], np.arange(memory.n_step))
-        found, _ = self._steps(memory, steps.ravel())
+        weight = self.agent.bonus_coefficient
+        assert weight is not None, "the recipe has seen to it"
+        steps = memory.steps_from(batch.rows)
+        found, valid = self._steps(memory, steps[:, :-1])
         scale = self.bonus.scaling.sums.deviation().float()
-        now = (self.bonus.again(found) / scale).view(steps.shape)
-        bonus, *_ = memory.returns(batch.rows, now)
+        now = (self.bonus.again(found) / scale).view(valid.shape)
+        bonus, *_ = memory.returns(steps, now)
         figures = {
             "bonus drawn": now[:, 0].mean(),
             "bonus when visited": torch.from_numpy(memory.bonus[batch.rows]).to(scale.device).mean() / scale,
         }
-        return replace(batch, reward=batch.reward + (self.agent.bonus_coefficient or 0.0) * bonus), figures
+        return replace(batch, reward=batch.reward + weight * bonus), figures
 
     def _steps(self, memory: Transitions, rows: np.ndarray) -> tuple[Steps, Tensor]:
-        before, action, arrived, valid = memory.moves(rows)
-        before, arrived = (self.bonus.look(seen[None])[0] for seen in (before, arrived))
-        return Steps(before if self.bonus.model.asks_before else None, action, arrived), valid
+        """The steps at rows of any shape, in one row, and whether each was played, shaped as they are."""
+        look, observation = self.bonus.look, memory.observation
+        before = look(observation(rows.ravel())) if self.bonus.model.asks_before else None
+        arrived = look(observation(memory.states.after(rows.ravel(), np.ones(1, int))))
+        action, valid = memory.moves(rows)
+        return Steps(before, action.flatten(), arrived), valid
 
     def _learn(self, optimiser: torch.optim.Adam, steps: Steps, valid: Tensor) -> Tensor:
         """One pass over the steps in minibatches of about the owner's size; the mean loss of the last one."""
@@ -91,8 +96,7 @@ class Curiosity:
         for rows in order.chunk(max(1, len(order) // self.agent.batch)):
             share, chance = self.bonus.keep(valid[rows], self.keeps)
             loss = (share * self.bonus.losses(steps.rows(rows), chance)).sum()
-            for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
-                weight.grad = gradient
+            add_up(weights, [torch.autograd.grad(loss, weights)])
             nn.utils.clip_grad_norm_(weights, self.agent.max_gradient_norm or float("inf"), foreach=True)
             optimiser.step()
         return loss.detach()

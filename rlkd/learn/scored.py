@@ -81,11 +81,16 @@ def scored(
     bonus.seen.update(bonus.look(rollout.observation[:-1])[bonus.looked(valid, rollout.ended)])
     scaled = bonus.scaling.scale(raw, valid)
     columns = [scaled if s.reward == "bonus" else rollout.reward[..., k] for k, s in enumerate(streams)]
+    told = figures_of(bonus, raw, scaled, valid)
+    return replace(rollout, reward=torch.stack(columns, dim=-1)), steps if bonus.learning else None, told
+
+
+def figures_of(bonus: Novelty, raw: Tensor, scaled: Tensor, valid: Tensor) -> dict[str, float]:
+    """What curves tell of a bonus, by TensorBoard tag; all of one shape, 0 where a step is not valid."""
     count = valid.sum().clamp(min=1)
     figures = {"raw": raw.sum() / count, "scaled": scaled.sum() / count}
     figures["deviation"] = bonus.scaling.sums.deviation()
-    told = {f"bonus/{name}": float(value) for name, value in figures.items()}
-    return replace(rollout, reward=torch.stack(columns, dim=-1)), steps if bonus.learning else None, told
+    return {f"bonus/{name}": float(value) for name, value in figures.items()}
 
 
 def state_of(bonus: Novelty | None, optimiser: torch.optim.Optimizer | None = None) -> dict[str, Tensor]:

@@ -32,6 +32,10 @@ class Lineage:
     device: str
     """`auto`, `cpu` or `cuda`."""
 
+    def seed_of(self, number: int) -> int:
+        """Of all that a generation trains."""
+        return self.seed + 1000 * number
+
     def identity(self, teacher: Policy) -> str:
         """What a run folder must share with a lineage that goes on in it."""
         # How many generations is left out: a finished lineage may be asked for more of them.

@@ -25,7 +25,7 @@ from rlkd.learn.ppo import check_start, policy_spec, train_ppo
 from rlkd.lineage.line import Lineage, exploration, student_network
 from rlkd.policy import Policy, as_policy, load_policy
 from rlkd.recipe import Distill, Environment, Generations, Ppo, build, check_request, recipe_hash, to_table
-from rlkd.stats import normalised_score
+from rlkd.stats import mean_interval, normalised_score
 from rlkd.vector import as_recipe
 
 
@@ -182,7 +182,7 @@ def _explored(line: Lineage, number: int, parent: Policy, exploring: Ppo) -> Pol
         line.environment,
         exploring,
         run=line.run / _folder(number) / "explore",
-        seed=line.seed + 1000 * number,
+        seed=line.seed_of(number),
         device=line.device,
         start=parent,
         origin=f"rlkd evolve, generation {number} explores",
@@ -203,7 +203,7 @@ def _breed(
     `parent` is whom it learns from: the generation before, or who explored from there on; `started` is when that began,
     by `time.monotonic`.
     """
-    folder, seed = line.run / _folder(number), line.seed + 1000 * number
+    folder, seed = line.run / _folder(number), line.seed_of(number)
     result = run_distillation(
         parent,
         {f"generation-{number}": line.network},
@@ -236,8 +236,9 @@ def _breed(
         "seconds": round(time.monotonic() - started, 2),
     }
     if line.exploring is not None:
-        teacher = result_record(baseline.teacher.evaluation, random=baseline.random, path=line.run / path)
-        record["explorer"] = {key: teacher[key] for key in ("mean", "ci95", "hash")}
+        taught = baseline.teacher.evaluation
+        interval = mean_interval(taught.scores)
+        record["explorer"] = {"mean": taught.mean, "ci95": [interval.low, interval.high], "hash": taught.hash}
         record["frames"] += line.exploring.frames
     storage.write_json(folder / "record.json", record)
     return record, student.played

@@ -36,9 +36,9 @@ def put_moments_back(tensors: Mapping[str, Tensor], optimiser: torch.optim.Optim
     states: dict[int, dict[str, Tensor]] = {}
     for name, tensor in below(tensors, "optimiser.").items():
         index, _, key = name.partition(".")
-        # Laid out like its weight: fused optimisers walk memory as it lies, whatever strides say.
         if int(index) >= len(parameters):
             raise ValueError("moments of more weights than there are")
+        # Laid out like its weight: fused optimisers walk memory as it lies, whatever strides say.
         weight = parameters[int(index)]
         same = tensor.shape == weight.shape
         states.setdefault(int(index), {})[key] = torch.empty_like(weight).copy_(tensor) if same else tensor

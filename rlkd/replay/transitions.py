@@ -152,8 +152,8 @@ class Transitions:
 
     def read(self, rows: np.ndarray, probability: np.ndarray) -> Batch:
         """The transitions that begin at rows [B], drawn with a probability [B]."""
-        steps = self.states.after(rows[:, None], np.arange(self.n_step + 1))
-        reward, length, discount = self.returns(rows, torch.from_numpy(self._reward[steps[:, :-1]]))
+        steps = self.steps_from(rows)
+        reward, length, discount = self.returns(steps, torch.from_numpy(self._reward[steps[:, :-1]]))
         last = steps[np.arange(len(rows)), length.numpy()]
         both = self.states.read(np.concatenate([rows, last]))[0]
         action = torch.from_numpy(self._action[rows].astype(np.int64))
@@ -161,9 +161,12 @@ class Transitions:
         action, reward, discount, chance = (each.to(both.device) for each in (action, reward, discount, chance))
         return Batch(both[: len(rows)], action, reward, both[len(rows) :], discount, chance, rows)
 
-    def returns(self, rows: np.ndarray, reward: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`n_step_return` of rewards [B, n] for the steps that begin at rows [B], on the device of the rewards."""
-        steps = self.states.after(rows[:, None], np.arange(self.n_step + 1))
+    def steps_from(self, rows: np.ndarray) -> np.ndarray:
+        """[B, n + 1] int64: rows of the n steps that begin at rows [B], and of the state behind them."""
+        return self.states.after(rows[:, None], np.arange(self.n_step + 1))
+
+    def returns(self, steps: np.ndarray, reward: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`n_step_return` of rewards [B, n] for `steps_from` rows [B, n + 1], on the device of the rewards."""
         over, goes_on = torch.from_numpy(self._terminated[steps[:, :-1]]), torch.from_numpy(self._valid[steps[:, 1:]])
         return n_step_return(reward, over.to(reward.device), goes_on.to(reward.device), discount=self.discount)
 
@@ -178,11 +181,14 @@ class Transitions:
         assert (end == end[0]).all(), "all environments step together"
         return self.states.address(envs[None], np.arange(max(low[0], end[0] - count), end[0])[:, None])
 
-    def moves(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Steps at rows [B]: what was acted on [B, ...], action [B] int64, what it led to [B, ...], valid [B] bool."""
-        both = self.states.read(np.concatenate([rows, self.states.after(rows, np.ones(1, int))]))[0]
+    def observation(self, rows: np.ndarray) -> Tensor:
+        """What stands at rows [B]: [B, ...]."""
+        return self.states.read(rows)[0]
+
+    def moves(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """What was done at rows, and whether it was played: int64 and bool, shaped as they are, on the device."""
         action, valid = torch.from_numpy(self._action[rows].astype(np.int64)), torch.from_numpy(self._valid[rows])
-        return both[: len(rows)], action.to(both.device), both[len(rows) :], valid.to(both.device)
+        return action.to(self.states.device), valid.to(self.states.device)
 
     def update(self, rows: np.ndarray, errors: Tensor) -> None:
         """Note how wrong the learner was at rows [B]: errors [B], at least 0. Waits for a device only if they count."""
