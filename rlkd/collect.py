@@ -136,7 +136,8 @@ class Collector:
         answered = time.perf_counter()
         keep = ~half.over
         answers = output.flat.detach().float().cpu()[torch.from_numpy(keep)]
-        replay.append(half.envs[keep], half.observation[keep], half.first[keep], answers)
+        acted = action[keep] if self.teacher.spec.discrete else None
+        replay.append(half.envs[keep], half.observation[keep], half.first[keep], answers, acted)
         half.stepper.send(self.teacher.to_environment(action))
         self.steps += int(keep.sum())
         self.seconds.inference += answered - started

@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from rlkd.policy import Kind, Policy, PolicyNetwork, PolicySpec, Rule
-from rlkd.recipe import Distill, Environment, Network, Protocol, Source, Term
+from rlkd.distillation import Objective
+from rlkd.distillation.parts import Sample
+from rlkd.policy import Kind, Output, Policy, PolicyNetwork, PolicySpec, Rule
+from rlkd.recipe import Distill, Environment, Network, Part, Protocol, Source, Term
 from rlkd.vector import action_bounds, action_meanings, as_recipe, spaces
 
 LINEAR = Network(encoder="mlp", hidden=())
@@ -95,11 +98,21 @@ def student_file(folder: Path, name: str, network: Network) -> str:
     return str(path)
 
 
+def loss_of(
+    terms: Sequence[Term], teacher: Kind, answers: Tensor, student: Output, *, progress: float = 0.0, **known: Tensor
+) -> Tensor:
+    """[B]: a recipe's loss of some answers; `known` are fields of `Sample`."""
+    discrete = teacher in ("q", "categorical")
+    objective = Objective(terms, teacher, answers.shape[1] if discrete else answers.shape[1] // 2)
+    sample = Sample(answers, objective.probabilities(answers), **known)
+    return objective.losses(objective.targets(sample), objective.weights(sample), student, progress)
+
+
 def small_distillation(**changes: Any) -> Distill:
     """A distillation recipe of two seconds."""
     recipe = Distill(
         source=Source(states=800, rounds=4, num_envs=8, epsilon=0.1),
-        terms=(Term(divergence="forward_kl"),),
+        terms=(Term(divergence=Part("forward_kl")),),
         gradient_steps=80,
         batch_size=64,
         learning_rate=1e-2,

@@ -8,28 +8,48 @@ import numpy as np
 from scipy.signal import convolve
 
 
-def tempered_kl(
-    teacher: Sequence[float],
-    student: Sequence[float],
-    teacher_temperature: float,
-    student_temperature: float,
-    scale: float,
-) -> float:
-    """KL(softmax(teacher / its temperature) || softmax(student / its temperature)) * scale, nats."""
-    log_p = log_softmax([logit / teacher_temperature for logit in teacher])
-    log_q = log_softmax([logit / student_temperature for logit in student])
-    return scale * math.fsum(math.exp(lp) * (lp - lq) for lp, lq in zip(log_p, log_q, strict=True))
+def kl(p: Sequence[float], log_q: Sequence[float]) -> float:
+    """KL(p || q) of probabilities and log-probabilities, nats."""
+    return math.fsum(x * (math.log(x) - lq) for x, lq in zip(p, log_q, strict=True) if x > 0)
 
 
-def cross_entropy(teacher: Sequence[float], student: Sequence[float]) -> float:
-    """-log softmax(student) at the teacher's highest logit, the first of equals, nats."""
-    return -log_softmax(student)[list(teacher).index(max(teacher))]
+def tempered_kl(teacher: Sequence[float], student: Sequence[float], ours: float, theirs: float) -> float:
+    """KL(softmax(teacher / ours) || softmax(student / theirs)), nats; the two are their temperatures."""
+    log_p = log_softmax([logit / ours for logit in teacher])
+    return kl([math.exp(value) for value in log_p], log_softmax([logit / theirs for logit in student]))
 
 
-def mse(teacher: Sequence[float], student: Sequence[float], centre: bool) -> float:
-    """Mean squared difference, each side's mean taken off first if `centre`."""
-    shift = math.fsum(student) / len(student) - math.fsum(teacher) / len(teacher) if centre else 0.0
-    return math.fsum((s - t - shift) ** 2 for t, s in zip(teacher, student, strict=True)) / len(teacher)
+def reverse_kl(p: Sequence[float], log_q: Sequence[float]) -> float:
+    """KL(q || p) of probabilities and log-probabilities, nats."""
+    return math.fsum(math.exp(lq) * (lq - math.log(x)) for x, lq in zip(p, log_q, strict=True))
+
+
+def jensen_shannon(p: Sequence[float], log_q: Sequence[float], beta: float) -> float:
+    """Both KL to the mixture beta p + (1 - beta) q, weighed beta and 1 - beta, over beta (1 - beta)."""
+    q = [math.exp(lq) for lq in log_q]
+    middle = [math.log(beta * x + (1 - beta) * y) for x, y in zip(p, q, strict=True)]
+    return (beta * kl(p, middle) + (1 - beta) * kl(q, middle)) / (beta * (1 - beta))
+
+
+def cross_entropy(p: Sequence[float], log_q: Sequence[float]) -> float:
+    """-sum p log q, nats."""
+    return -math.fsum(x * lq for x, lq in zip(p, log_q, strict=True))
+
+
+def mse(teacher: Sequence[float], student: Sequence[float]) -> float:
+    """Mean squared difference."""
+    return math.fsum((s - t) ** 2 for t, s in zip(teacher, student, strict=True)) / len(teacher)
+
+
+def huber_distance(teacher: Sequence[float], student: Sequence[float], delta: float) -> float:
+    """Mean of half the squared difference, or of the line that goes on from it where the difference is above delta."""
+    return math.fsum(delta**2 * huber((s - t) / delta) for t, s in zip(teacher, student, strict=True)) / len(teacher)
+
+
+def margin(p: Sequence[float], q: Sequence[float], least: float) -> float:
+    """How much the highest of q, others raised by least, is above q at the place of p's highest."""
+    best = list(p).index(max(p))
+    return max(value + (least if place != best else 0) for place, value in enumerate(q)) - q[best]
 
 
 def gaussian_kl(

@@ -8,7 +8,7 @@ from typing import Any
 from rlkd import storage
 from rlkd.distillation import run_distillation
 from rlkd.distillation.record import run_record
-from rlkd.recipe import Distill, Network, Source, Term
+from rlkd.recipe import Distill, Network, Part, Source, Term
 from tests import handmade
 
 VOID = {"meta", "input", "br", "img", "link", "hr"}
@@ -67,7 +67,7 @@ def make_run(run: Path) -> Path:
     teacher = handmade.cartpole_teacher(rule="sampled", recipe=where)
     recipe = Distill(
         source=Source(states=640, num_envs=16, rounds=3),
-        terms=(Term(divergence="forward_kl"),),
+        terms=(Term(divergence=Part("forward_kl")),),
         gradient_steps=60,
         batch_size=64,
         students=("mlp_64",),
@@ -75,7 +75,7 @@ def make_run(run: Path) -> Path:
     )
     students = {"tiny": handmade.TINY, "tinier": Network(encoder="mlp", hidden=(2,), activation="tanh")}
     result = run_distillation(teacher, students, recipe, run=run, seed=0, episodes=EPISODES)
-    storage.write_json(run / "run.json", run_record(result, recipe, where, seed=0, command="rlkd distill teacher"))
+    storage.write_json(run / "run.json", run_record(result, where, seed=0, command="rlkd distill teacher"))
     return run
 
 

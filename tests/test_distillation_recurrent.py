@@ -13,7 +13,6 @@ from rlkd.distillation import measure_baseline, run_distillation
 from rlkd.distillation.record import run_record
 from rlkd.distillation.run import check_parts
 from rlkd.distillation.student import Plan, Student, sequence_starts
-from rlkd.distillation.terms import total_loss
 from rlkd.errors import MismatchError
 from rlkd.evaluation import agreement, mean_kl, play
 from rlkd.evaluation.agreement import BURN_IN, SEQUENCE, answers
@@ -25,7 +24,7 @@ from rlkd.policy.rule import GREEDY
 from rlkd.recipe import Distill, Environment, Network, Source, dump
 from rlkd.replay import Replay
 from rlkd.report import write_report
-from tests.handmade import TINY, TINY_PIXELS, environment, policy, small_distillation
+from tests.handmade import TINY, TINY_PIXELS, environment, loss_of, policy, small_distillation
 from tests.small_run import Page
 
 CARTPOLE = environment("cartpole", frame_cap=60)
@@ -153,7 +152,7 @@ def test_samples_of_a_recurrent_student_are_states_in_a_row_and_their_burn_in_ha
     assert 0 < len(starts) < len(rows)
     batch = student._minibatch(replay, rows, starts[:4], np.arange(len(rows)))
     assert batch.observation.shape == (4, SEQUENCE, 4)
-    assert batch.answers.shape == (4, SEQUENCE, 2)
+    assert batch.targets[0].shape == (4, SEQUENCE, 2)
     assert batch.first is not None
     for k in range(4):
         at = rows[starts[k]] + np.arange(SEQUENCE)
@@ -162,10 +161,10 @@ def test_samples_of_a_recurrent_student_are_states_in_a_row_and_their_burn_in_ha
         begun = False
         for t in range(SEQUENCE):
             begun = begun or bool(batch.first[k, t])
-            assert (batch.weight[k, t] > 0) == (begun or t >= BURN_IN)
-    assert float(batch.weight.sum()) == pytest.approx(1)
+            assert (batch.share[k, t] > 0) == (begun or t >= BURN_IN)
+    assert float(batch.share.sum()) == pytest.approx(1)
     pieces = batch.chunk(2)
-    assert torch.equal(torch.cat([piece.weight for piece in pieces]), batch.weight)
+    assert torch.equal(torch.cat([piece.share for piece in pieces]), batch.share)
 
 
 def test_what_was_remembered_is_forgotten_where_one_environments_states_end_and_anothers_begin() -> None:
@@ -194,7 +193,7 @@ def test_a_student_with_memory_comes_nearer_to_a_teacher_with_memory_than_one_wi
         with torch.inference_mode():
             first = torch.from_numpy(held_out.begins(rows))
             output = student.network.unroll(observation.reshape(*rows.shape, 4), first)
-        kl[name] = float(total_loss(recipe.terms, "categorical", answers, output).mean())
+        kl[name] = float(loss_of(recipe.terms, "categorical", answers, output).mean())
     assert kl["gru"] < 0.5 * kl["mlp"]
 
 
@@ -311,7 +310,7 @@ def test_a_report_shows_how_policies_that_remember_play(tmp_path: Path) -> None:
     result = run_distillation(
         teacher(recipe=where), {"gru": GRU, "tiny": TINY}, recipe, run=tmp_path, seed=0, episodes=3
     )
-    storage.write_json(tmp_path / "run.json", run_record(result, recipe, where, seed=0, command="rlkd distill"))
+    storage.write_json(tmp_path / "run.json", run_record(result, where, seed=0, command="rlkd distill"))
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
     assert "Not shown" not in page.text
     assert "They prefer different actions on" in page.text

@@ -1,74 +1,140 @@
 """Tests of `rlkd.distillation`, its parts: terms that fit, the loss of a batch, what one student makes of it."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from rlkd.distillation import student as student_module
-from rlkd.distillation import student_kind, total_loss
+from rlkd import losses
+from rlkd.distillation import DIVERGENCES, Objective
 from rlkd.distillation.learning import steps_after
-from rlkd.distillation.student import Plan, Student
-from rlkd.distillation.terms import reported_temperatures, teacher_temperature
-from rlkd.errors import MismatchError
+from rlkd.distillation.student import Minibatch, Plan, Student
+from rlkd.distillation.terms import TEMPERATURE, reported_temperatures
+from rlkd.errors import MismatchError, RecipeError
 from rlkd.policy import Kind, Output, Policy
-from rlkd.recipe import Source, Term
+from rlkd.recipe import Part, Source, Term
 from rlkd.replay import Replay
-from tests.handmade import TINY, TINY_PIXELS, cartpole_teacher, environment, policy
+from tests.handmade import TINY, TINY_PIXELS, cartpole_teacher, environment, loss_of, policy
 from tests.handmade import small_distillation as small
 
 CARTPOLE = environment("cartpole")
 PENDULUM = environment("pendulum")
 
 
+KL, SQUARES = Term(divergence=Part("forward_kl")), Term(divergence=Part("mse"))
+H1 = Part("label", {"label": "H1"})
+
+
+def tempered(temperature: float, *more: str) -> tuple[Part, ...]:
+    return Part("temper", {"temperature": temperature}), *(Part(name) for name in more)
+
+
 @pytest.mark.parametrize(
-    ("term", "teacher", "message"),
+    ("changes", "teacher", "message"),
     [
-        (Term(divergence="cross_entropy"), "gaussian", "'cross_entropy' needs discrete actions, .* are 'gaussian'"),
+        ({"teacher": H1, "divergence": Part("cross_entropy")}, "gaussian", "teacher 'label' needs discrete actions"),
+        ({"divergence": Part("cross_entropy")}, "gaussian", "'cross_entropy' needs discrete .* are 'gaussian'"),
+        ({"target": tempered(4.0)}, "squashed_gaussian", "target 'temper' needs discrete actions"),
+        ({"student_temperature": 4.0}, "gaussian", "student_temperature 4.0 needs discrete actions"),
+        ({"weight": Part("confidence")}, "gaussian", "weight 'confidence' needs discrete actions"),
+        ({"divergence": Part("mse"), "target": tempered(0.5)}, "q", "'mse' needs scores, target 'temper' gives prob"),
+        ({"divergence": Part("huber"), "teacher": H1}, "q", "'huber' needs scores, teacher 'label' gives probab"),
+        ({"divergence": Part("mse"), "student_temperature": 0.5}, "q", "'mse' reads no student_temperature"),
+        ({"target": tempered(1.0, "harden", "temper")}, "q", "target 'temper' needs scores, target 'harden' gives"),
         (
-            Term(divergence="forward_kl", teacher_temperature=4.0),
-            "squashed_gaussian",
-            "temperature does not fit 'forward_kl' of a 'squashed_gaussian' teacher",
+            {"divergence": Part("reverse_kl"), "target": (Part("harden"),)},
+            "categorical",
+            "'reverse_kl' needs a probability for every action, target 'harden' leaves some at 0",
         ),
-        (Term(divergence="forward_kl", student_temperature=4.0), "gaussian", "temperature does not fit 'forward_kl'"),
-        (Term(divergence="mse", teacher_temperature=0.5), "q", "'mse' reads no teacher_temperature"),
-        (Term(divergence="mse", student_temperature=0.5), "gaussian", "'mse' reads no student_temperature"),
-        (Term(divergence="cross_entropy", teacher_temperature=4.0), "q", "'cross_entropy' reads no teacher_temp"),
+        (
+            {"divergence": Part("reverse_kl"), "teacher": H1, "target": (Part("permute"),)},
+            "categorical",
+            "'reverse_kl' needs a probability for every action, target 'permute' leaves some at 0",
+        ),
     ],
 )
-def test_parts_that_do_not_fit_are_named(term: Term, teacher: Kind, message: str) -> None:
+def test_parts_that_do_not_fit_are_named(changes: dict[str, Any], teacher: Kind, message: str) -> None:
     with pytest.raises(MismatchError, match=message):
-        student_kind((Term(divergence="forward_kl"), term), teacher)
+        Objective((KL, replace(KL, **changes)), teacher, 4)
 
 
-def test_temperatures_follow_the_teachers_kind_unless_they_are_set() -> None:
-    unset, hinton = (
-        Term(divergence="forward_kl"),
-        Term(divergence="forward_kl", teacher_temperature=4.0, student_temperature=4.0),
-    )
-    kinds: tuple[Kind, ...] = ("q", "categorical", "gaussian", "squashed_gaussian")
-    assert [teacher_temperature(unset, kind) for kind in kinds] == [0.01, 1, 1, 1]
-    assert teacher_temperature(hinton, "q") == 4
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"divergence": Part("forward_lk")}, "no divergence 'forward_lk'; did you mean 'forward_kl'?"),
+        ({"target": (Part("tempre"),)}, "no target 'tempre'; did you mean 'temper'?"),
+        ({"teacher": Part("labels")}, "no teacher 'labels'; did you mean 'label'?"),
+        ({"weight": Part("familarity")}, "no weight 'familarity'; did you mean 'familiarity'?"),
+        ({"divergence": Part("mse", {"delta": 1.0})}, "divergence 'mse': unknown key 'delta'; it takes none"),
+        (
+            {"divergence": Part("huber", {"dleta": 1.0})},
+            "divergence 'huber': unknown key 'dleta'; did you mean 'delta'?",
+        ),
+        ({"target": (Part("temper"),)}, "target 'temper': missing key 'temperature'"),
+        ({"target": (Part("top_k", {"k": 1.5}),)}, "target 'top_k': k must be int, got 1.5"),
+        ({"teacher": Part("label", {"label": "H9"})}, "teacher 'label': label cannot be 'H9'; known: H1, H2"),
+        ({"target": (Part("top_k", {"k": 5}),)}, "k must be in 1 to 4, the number of actions, got 5"),
+        ({"target": (Part("smooth", {"epsilon": -0.1}),)}, "epsilon must be in [0, 1], got -0.1"),
+        ({"target": (Part("temper", {"temperature": 0}),)}, "temperature must be above 0, got 0"),
+        ({"divergence": Part("jensen_shannon", {"beta": 2})}, "beta must be in [0, 1], got 2"),
+        ({"weight": Part("inverse_entropy", {"temperature": -1})}, "temperature must be above 0, got -1"),
+    ],
+)
+def test_names_and_numbers_that_cannot_be_are_refused_before_anything_runs(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RecipeError) as refusal:
+        Objective((replace(KL, **changes),), "categorical", 4)
+    assert message in str(refusal.value)
+
+
+def test_the_loss_of_a_temperature_that_nobody_set_follows_the_teachers_kind() -> None:
+    draws = torch.Generator().manual_seed(0)
+    answers, own = (torch.randn(5, 4, generator=draws) for _ in range(2))
+    student = Output("categorical", {"logits": own})
+    for kind, temperature in (("q", 0.01), ("categorical", 1.0)):
+        unset = loss_of((KL,), kind, answers, student)  # type: ignore[arg-type]  # mypy widens the pairs
+        set_ = loss_of((replace(KL, target=tempered(temperature)),), kind, answers, student)  # type: ignore[arg-type]
+        by_hand = losses.forward_kl((answers / temperature).softmax(-1), own.log_softmax(-1))
+        assert torch.equal(unset, set_)
+        assert torch.equal(unset, by_hand)
+
+
+def test_the_reported_temperatures_are_those_of_the_first_kl_of_the_teachers_answer() -> None:
+    hinton = replace(KL, target=tempered(4.0), student_temperature=2.0)
+    label = replace(KL, teacher=H1, student_temperature=9.0)
     pairs = [
-        tuple(reported_temperatures(small(terms=terms), "q").values())
-        for terms in ((hinton,), (Term(divergence="mse"),), (Term(divergence="cross_entropy"), hinton))
+        tuple(reported_temperatures(terms, "q").values())
+        for terms in ((hinton,), (SQUARES,), (label,), (SQUARES, label, hinton, KL))
     ]
-    assert pairs == [(4, 4), (0.01, 1), (4, 4)]
+    assert pairs == [(4, 2), (0.01, 1), (0.01, 1), (4, 2)]
+    assert reported_temperatures((KL,), "categorical")["teacher_temperature"] == 1
 
 
 def test_only_a_student_that_regresses_q_values_alone_has_them() -> None:
-    kl, regression = Term(divergence="forward_kl"), Term(divergence="mse")
-    assert student_kind((regression,), "q") == student_kind((regression, regression), "q") == "q"
-    assert student_kind((kl,), "q") == student_kind((kl, regression), "q") == "categorical"
+    margin = Term(divergence=Part("margin"), teacher=H1)
+    for terms in ((SQUARES,), (SQUARES, SQUARES), (SQUARES, margin)):
+        assert Objective(terms, "q", 4).student == "q"
+    for terms in ((KL,), (KL, SQUARES)):
+        assert Objective(terms, "q", 4).student == "categorical"
     for kind in ("categorical", "gaussian", "squashed_gaussian"):
-        assert student_kind((regression,), kind) == kind
+        assert Objective((SQUARES,), kind, 4).student == kind
+
+
+def test_logits_mean_the_same_after_a_shift_and_q_values_do_not() -> None:
+    answers = torch.tensor([[1.0, 2.0, 3.0]])
+    for kind, name, wanted in (("categorical", "logits", 0.0), ("q", "q", 25.0)):
+        student = Output(kind, {name: answers + 5})  # type: ignore[arg-type]  # mypy widens the pairs
+        found = loss_of((SQUARES,), kind, answers, student)  # type: ignore[arg-type]
+        assert found.item() == pytest.approx(wanted, abs=1e-6)
 
 
 TERMS = {
-    "categorical": (Term(divergence="forward_kl", coefficient=0.5), Term(divergence="cross_entropy", scale=3.0)),
-    "q": (Term(divergence="mse", coefficient=2.0),),
-    "gaussian": (Term(divergence="forward_kl"), Term(divergence="mse", scale=0.1)),
+    "categorical": (replace(KL, coefficient=0.5), Term(divergence=Part("cross_entropy"), scale=3.0)),
+    "q": (replace(SQUARES, coefficient=2.0),),
+    "gaussian": (KL, replace(SQUARES, scale=0.1)),
 }
 
 
@@ -80,14 +146,32 @@ def test_the_loss_is_one_value_a_sample_and_a_sum_of_terms(kind: Kind) -> None:
 
     def loss(terms: tuple[Term, ...], copies: int = 1) -> torch.Tensor:
         params = dict(zip(names, own.repeat(copies, 1).chunk(len(names), dim=1), strict=True))
-        return total_loss(terms, kind, answers.repeat(copies, 1), Output(kind, params))
+        return loss_of(terms, kind, answers.repeat(copies, 1), Output(kind, params))
 
     whole = loss(TERMS[kind])
     assert whole.shape == (6,)
     assert torch.equal(loss(TERMS[kind], copies=2), whole.repeat(2))
     plain = [loss((Term(divergence=term.divergence),)) for term in TERMS[kind]]
-    by_hand = [term.coefficient * term.scale * part for term, part in zip(TERMS[kind], plain, strict=True)]
+    by_hand = [float(term.coefficient) * term.scale * part for term, part in zip(TERMS[kind], plain, strict=True)]  # type: ignore[arg-type]
     assert torch.allclose(whole, torch.stack(by_hand).sum(0))
+
+
+def test_a_term_that_has_stopped_leaves_no_trace_in_loss_and_gradient() -> None:
+    """Early-stopped distillation (Cho and Hariharan 2019): behind the stop only the label is left."""
+    draws = torch.Generator().manual_seed(0)
+    answers, own = torch.randn(6, 4, generator=draws), torch.randn(6, 4, generator=draws, requires_grad=True)
+    student = Output("categorical", {"logits": own})
+    label = Term(divergence=Part("cross_entropy"), teacher=H1)
+    stopped = replace(KL, coefficient=((0.0, 1.0), (0.6, 1.0), (0.6, 0.0)))
+
+    def gradient(terms: tuple[Term, ...], progress: float) -> torch.Tensor:
+        (found,) = torch.autograd.grad(loss_of(terms, "categorical", answers, student, progress=progress).sum(), own)
+        return found
+
+    for progress in (0.0, 0.59):
+        assert torch.equal(gradient((stopped, label), progress), gradient((KL, label), progress))
+    for progress in (0.6, 0.61, 1.0):
+        assert torch.equal(gradient((stopped, label), progress), gradient((label,), progress))
 
 
 def filled(teacher: Policy, states: int = 400) -> Replay:
@@ -104,21 +188,29 @@ def filled(teacher: Policy, states: int = 400) -> Replay:
 @pytest.mark.parametrize(
     ("kind", "divergence"),
     [
-        *((kind, each) for kind in ("categorical", "q") for each in ("forward_kl", "cross_entropy", "mse")),
-        *((kind, each) for kind in ("gaussian", "squashed_gaussian") for each in ("forward_kl", "mse")),
+        *((kind, each) for kind in ("categorical", "q") for each in DIVERGENCES),
+        *(
+            (kind, each)
+            for kind in ("gaussian", "squashed_gaussian")
+            for each in DIVERGENCES
+            if DIVERGENCES[each].gaussian
+        ),
     ],
 )
 def test_every_divergence_makes_a_student_alike(divergence: Any, kind: Kind) -> None:
     discrete = kind in ("categorical", "q")
     teacher = policy(CARTPOLE if discrete else PENDULUM, kind, TINY, seed=5)
     replay = filled(teacher)
-    recipe = small(terms=(Term(divergence=divergence),), gradient_steps=500)
+    recipe = small(terms=(Term(divergence=Part(divergence)),), gradient_steps=500)
     student = Student(Plan("tiny", TINY), recipe, teacher.spec, seed=1, device=torch.device("cpu"))
     student.learn(replay, replay.rows(), 30, "float32")
     student.learn(replay, replay.rows(), 500, "float32")
     assert student.steps == 500
-    assert student.losses[1] < 0.7 * student.losses[0]
     observation, answers = replay.read(replay.rows())
+    least = 0.0
+    if divergence == "cross_entropy":  # it holds the target's entropy, which no student can change
+        least = float(losses.categorical_entropy(answers / TEMPERATURE[kind]).mean())
+    assert student.losses[1] - least < 0.7 * (student.losses[0] - least)
     with torch.inference_mode():
         own = student.snapshot()(observation.numpy()).flat
     if discrete:
@@ -174,7 +266,7 @@ def test_a_gaussian_student_learns_the_spread_too_whatever_the_divergence() -> N
         teacher.network.log_std.fill_(-1.5)
     replay = filled(teacher)
     for divergence in ("forward_kl", "mse"):
-        recipe = small(terms=(Term(divergence=divergence),), gradient_steps=600)
+        recipe = small(terms=(Term(divergence=Part(divergence)),), gradient_steps=600)
         student = Student(Plan("tiny", TINY), recipe, teacher.spec, seed=1, device=torch.device("cpu"))
         student.learn(replay, replay.rows(), 600, "float32")
         learnt = student.snapshot().network.log_std
@@ -182,27 +274,23 @@ def test_a_gaussian_student_learns_the_spread_too_whatever_the_divergence() -> N
         assert learnt.item() == pytest.approx(-1.5, abs=0.1)
 
 
-def test_the_shuffled_control_permutes_the_answers_and_not_the_states(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shuffled_control_permutes_the_answers_and_not_the_states() -> None:
     teacher = cartpole_teacher(recipe=CARTPOLE)
     replay, rows = filled(teacher, 50), np.arange(50)
     replay._answers[:, 0] = torch.arange(50.0)  # each answer names its state
-    seen: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {"none": [], "shuffled_teacher": []}
-    for control, batches in seen.items():
-        plan = Plan(control, TINY, control)  # type: ignore[arg-type]  # mypy widens the dictionary's keys
-        student = Student(plan, small(), teacher.spec, seed=0, device=torch.device("cpu"))
-        observations: list[torch.Tensor] = []
-        student.network.register_forward_pre_hook(lambda _, given, kept=observations: kept.append(given[0]))
-
-        def spy(*given: Any, kept: Any = observations, into: Any = batches) -> Any:
-            into.append((kept[-1], given[2]))
-            return total_loss(*given)
-
-        monkeypatch.setattr(student_module, "total_loss", spy)
-        student.learn(replay, rows, 40, "float32")
+    seen: dict[str, list[Minibatch]] = {}
+    for control in ("none", "shuffled_teacher"):
+        plan = Plan(control, TINY, control)
+        recipe = small(terms=(SQUARES,))
+        student = Student(plan, recipe, teacher.spec, seed=0, device=torch.device("cpu"))
+        shuffled = np.random.default_rng(3).permutation(50)
+        seen[control] = [student._minibatch(replay, rows, np.arange(k, k + 10), shuffled) for k in range(0, 50, 10)]
     answer_to: dict[int, set[int]] = {}
-    for (observation, right), (also, wrong) in zip(seen["none"], seen["shuffled_teacher"], strict=True):
-        assert torch.equal(observation, also)
-        for state, answer in zip(right[:, 0].int().tolist(), wrong[:, 0].int().tolist(), strict=True):
+    for right, wrong in zip(seen["none"], seen["shuffled_teacher"], strict=True):
+        assert torch.equal(right.observation, wrong.observation)
+        for state, answer in zip(
+            right.targets[0][:, 0].int().tolist(), wrong.targets[0][:, 0].int().tolist(), strict=True
+        ):
             answer_to.setdefault(state, set()).add(answer)
     assert all(len(answers) == 1 for answers in answer_to.values())  # one wrong answer for each state
     given = [answer for answers in answer_to.values() for answer in answers]

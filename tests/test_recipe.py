@@ -15,7 +15,7 @@ from hypothesis import given
 
 from rlkd import recipe
 from rlkd.errors import RecipeError, RlkdError
-from rlkd.recipe import Distill, Environment, Generations, Network, Ppo, Source, Term
+from rlkd.recipe import Distill, Environment, Generations, Network, Part, Ppo, Source, Term
 from rlkd.vector import make
 
 CARTPOLE = """# mine.toml
@@ -262,6 +262,11 @@ positive = st.floats(min_value=0, exclude_min=True)
 any_float = st.floats(allow_nan=False)
 options = st.dictionaries(texts, st.booleans() | st.integers() | any_float | texts, max_size=3)
 counts = st.integers(1, 2**40)
+keywords = st.dictionaries(texts.filter(lambda key: key != "name"), st.booleans() | st.integers() | any_float | texts)
+parts = st.builds(Part, texts, keywords)
+points = st.lists(st.tuples(st.floats(0, 1), any_float), min_size=1, max_size=4).map(
+    lambda found: tuple(sorted(found, key=lambda point: point[0]))
+)
 
 environments = st.builds(
     Environment,
@@ -283,9 +288,11 @@ distillations = st.builds(
     terms=st.lists(
         st.builds(
             Term,
-            divergence=st.sampled_from(["forward_kl", "cross_entropy", "mse"]),
-            coefficient=any_float | st.integers(-9, 9),
-            teacher_temperature=st.none() | positive,
+            divergence=parts,
+            teacher=parts,
+            target=st.lists(parts, max_size=3).map(tuple),
+            weight=st.none() | parts,
+            coefficient=any_float | st.integers(-9, 9) | points,
             student_temperature=positive,
         ),
         min_size=1,
@@ -325,7 +332,7 @@ def test_odd_texts_survive_toml(text: str, write: Write) -> None:
 
 @pytest.mark.parametrize("number", [float("inf"), float("-inf"), 1e-300, 1e300, 5e-324])
 def test_odd_numbers_survive_toml(number: float, write: Write) -> None:
-    odd = dataclasses.replace(_distill(), terms=(Term(divergence="mse", coefficient=number),))
+    odd = dataclasses.replace(_distill(), terms=(Term(divergence=Part("mse"), coefficient=number),))
     assert recipe.load(write(recipe.dump(odd)), Distill) == odd
 
 
@@ -355,7 +362,7 @@ def test_the_hash_tells_values_and_kinds_apart() -> None:
 
 @pytest.mark.parametrize(("given_value", "same"), [(2, 2.0), (-0.0, 0.0), (0, 0.0)])
 def test_equal_recipes_hash_equally(given_value: float, same: float) -> None:
-    one, other = Term(divergence="mse", scale=given_value), Term(divergence="mse", scale=same)
+    one, other = Term(divergence=Part("mse"), scale=given_value), Term(divergence=Part("mse"), scale=same)
     assert one == other
     assert recipe.recipe_hash(one) == recipe.recipe_hash(other)
 
@@ -422,5 +429,5 @@ def _term(**values: Any) -> dict[str, Any]:
 
 
 def _distill() -> Distill:
-    terms = (Term(divergence="forward_kl"), Term(divergence="mse"))
+    terms = (Term(divergence=Part("forward_kl")), Term(divergence=Part("mse")))
     return Distill(source=Source(states=1000), terms=terms, gradient_steps=10, students=("nature_113k",))

@@ -89,7 +89,7 @@ def run_ours(precision: str, seed: int) -> Record:
     from rlkd.distillation.learning import Setting, learn_rounds
     from rlkd.distillation.student import Plan, Student
     from rlkd.policy.compute import idle_cores, one_thread_per_role
-    from rlkd.recipe import Distill, Network, Source, Term
+    from rlkd.recipe import Distill, Network, Part, Source, Term
     from rlkd.replay import Replay
 
     one_thread_per_role()
@@ -97,7 +97,7 @@ def run_ours(precision: str, seed: int) -> Record:
     assert precision in ("float32", "bfloat16")
     described = Distill(
         source=Source(states=STATES, rounds=20, num_envs=32, epsilon=0.0),
-        terms=(Term(divergence="forward_kl"),),
+        terms=(Term(divergence=Part("forward_kl")),),
         gradient_steps=GRADIENT_STEPS,
         batch_size=BATCH,
         learning_rate=RATE,

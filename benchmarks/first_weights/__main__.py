@@ -21,7 +21,7 @@ from rlkd.distillation.student import Plan, Student
 from rlkd.evaluation import agreement, environment_of, mean_kl, play
 from rlkd.policy import PolicyNetwork, load_policy
 from rlkd.policy.compute import one_thread_per_role
-from rlkd.recipe import Distill, Network, Source, Term
+from rlkd.recipe import Distill, Network, Part, Source, Term
 from rlkd.replay import Replay
 from rlkd.stats import mean_interval
 
@@ -53,7 +53,7 @@ def main() -> int:
         for rate in RATES:
             recipe = Distill(
                 source=source,
-                terms=(Term(divergence="forward_kl"),),
+                terms=(Term(divergence=Part("forward_kl")),),
                 gradient_steps=STEPS,
                 learning_rate=rate,
                 students=(STUDENT,),

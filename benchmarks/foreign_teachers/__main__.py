@@ -62,7 +62,7 @@ ARMS = (
             "source.rounds=16",
             "source.epsilon=0.01",
             "source.teacher_fraction=[1.0, 0.2]",
-            "terms.0.teacher_temperature=0.25",
+            'terms.0.target=[{name="temper", temperature=0.25}]',
         ),
         seeds=5,
         episodes=30,

@@ -1,18 +1,29 @@
 """Distillation: terms (teacher, divergence, coefficient) over a replay -> students."""
 
 from rlkd.distillation.command import distill
+from rlkd.distillation.parts import Divergence, Parts, Target, Teacher, Weight
 from rlkd.distillation.record import result_table
 from rlkd.distillation.run import Baseline, Result, StudentResult, measure_baseline, run_distillation
-from rlkd.distillation.terms import student_kind, total_loss
+from rlkd.distillation.targets import TARGETS, TEACHERS
+from rlkd.distillation.terms import DIVERGENCES, Objective
+from rlkd.distillation.weights import WEIGHTS
 
 __all__ = [
+    "DIVERGENCES",
+    "TARGETS",
+    "TEACHERS",
+    "WEIGHTS",
     "Baseline",
+    "Divergence",
+    "Objective",
+    "Parts",
     "Result",
     "StudentResult",
+    "Target",
+    "Teacher",
+    "Weight",
     "distill",
     "measure_baseline",
     "result_table",
     "run_distillation",
-    "student_kind",
-    "total_loss",
 ]

@@ -6,6 +6,7 @@ from pathlib import Path
 from rlkd import recipe as recipes
 from rlkd import storage
 from rlkd.data import JsonDict
+from rlkd.distillation.parts import Parts
 from rlkd.distillation.record import run_record
 from rlkd.distillation.run import Baseline, run_distillation
 from rlkd.errors import RecipeError
@@ -28,6 +29,7 @@ def distill(
     overrides: Sequence[str] = (),
     command: str = "",
     baseline: Baseline | None = None,
+    parts: Parts | None = None,
 ) -> JsonDict:
     """Distil a teacher into students, all from one replay, and measure what was lost.
 
@@ -43,6 +45,7 @@ def distill(
         overrides: `key=value` for the distillation recipe.
         command: for the record.
         baseline: of an earlier run with the same teacher, environment and episodes; None measures one.
+        parts: of a loss, of your own, by the names that the recipe gives them.
 
     Returns:
         What `run.json` holds: teacher, students, controls, seconds, recipe, versions.
@@ -68,8 +71,9 @@ def distill(
         episodes=episodes,
         device=device,
         baseline=baseline,
+        own_parts=parts,
     )
-    record = run_record(result, recipe, environment, seed=seed, command=command)
+    record = run_record(result, environment, seed=seed, command=command)
     storage.write_json(folder / "run.json", record)
     return record
 

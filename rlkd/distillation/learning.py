@@ -48,6 +48,8 @@ class Setting:
     """The run's folder."""
     stretch: int = 1
     """How many of the probes follow each other: policies that remember are compared on consecutive states."""
+    own_source: str = ""
+    """Hash of the source of a user's own parts; empty where there are none."""
 
     @property
     def identity(self) -> str:
@@ -57,6 +59,7 @@ class Setting:
             recipe_hash(self.environment),
             self.teacher.spec.hash,
             str(self.seed),
+            *([self.own_source] if self.own_source else []),
         )
         return storage.sha256(" ".join(parts).encode())
 
@@ -133,7 +136,7 @@ def steps_after(rounds: int, recipe: Distill) -> int:
 def _curves(setting: Setting, students: Sequence[Student]) -> dict[str, float]:
     stretches = setting.probes.reshape(-1, setting.stretch, *setting.probes.shape[1:])
     probes = stretches[:: max(1, len(setting.probes) // CURVE_STATES)].reshape(-1, *setting.probes.shape[1:])
-    temperatures = reported_temperatures(setting.recipe, setting.teacher.spec.kind)
+    temperatures = reported_temperatures(setting.recipe.terms, setting.teacher.spec.kind)
     values = {}
     for student in students:
         policy, name = student.snapshot(), student.plan.name

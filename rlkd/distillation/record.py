@@ -7,12 +7,13 @@ from rlkd.data import JsonDict
 from rlkd.distillation.run import Result, StudentResult
 from rlkd.distillation.terms import reported_temperatures
 from rlkd.evaluation.record import WIDE, kilobytes, result_record, terminal_table
-from rlkd.recipe import Distill, Environment, recipe_hash, to_table
+from rlkd.recipe import Environment, recipe_hash, to_table
 from rlkd.stats import failed_share, normalised_score
 
 
-def run_record(result: Result, recipe: Distill, environment: Environment, *, seed: int, command: str) -> JsonDict:
+def run_record(result: Result, environment: Environment, *, seed: int, command: str) -> JsonDict:
     """What `run.json` keeps and `--json` prints."""
+    recipe = result.recipe
     teacher_file = result.run / "teacher.safetensors"
     random = result.random_evaluation
     return {
@@ -24,7 +25,7 @@ def run_record(result: Result, recipe: Distill, environment: Environment, *, see
         "recipe": to_table(recipe),
         "recipe_hash": recipe_hash(recipe),
         "environment": to_table(environment),
-        **reported_temperatures(recipe, result.teacher.spec.kind),
+        **reported_temperatures(recipe.terms, result.teacher.spec.kind),
         "teacher": result_record(result.teacher_evaluation, random=random, path=teacher_file)
         | {"path": str(teacher_file), "flops": result.teacher.spec.flops},
         "random": {"mean": random.mean, "scores": list(random.scores)},

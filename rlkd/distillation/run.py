@@ -18,8 +18,9 @@ from rlkd.collect import Collector
 from rlkd.data import Evaluation
 from rlkd.distillation.checkpoint import claim
 from rlkd.distillation.learning import Setting, learn_rounds
+from rlkd.distillation.parts import Parts, source_hash
 from rlkd.distillation.student import Plan, Student
-from rlkd.distillation.terms import reported_temperatures, student_kind
+from rlkd.distillation.terms import Objective, reported_temperatures
 from rlkd.errors import MismatchError
 from rlkd.evaluation import Played, agreement, environment_of, mean_kl, play, play_randomly, stretch_of
 from rlkd.evaluation.agreement import SEQUENCE
@@ -94,6 +95,8 @@ class Result:
 
     run: Path
     """Its folder."""
+    recipe: Distill
+    """With all numbers of its parts."""
     teacher: Policy
     """The teacher, with its environment."""
     teacher_evaluation: Evaluation
@@ -124,6 +127,7 @@ def run_distillation(
     device: str = "auto",
     precision: Precision = "auto",
     baseline: Baseline | None = None,
+    own_parts: Parts | None = None,
 ) -> Result:
     """Distil a teacher into students, all from one replay, and measure what was lost.
 
@@ -140,9 +144,11 @@ def run_distillation(
         precision: of collecting and learning; `auto` takes bfloat16 for pixels where the processor has it. Evaluation
             is always float32.
         baseline: teacher and random play, where several runs compare with one measurement; None measures them.
+        own_parts: parts of a loss of a user's own, that the recipe names.
 
     Raises:
         MismatchError: teacher, environment and terms do not fit, or the teacher plays as random play does.
+        RecipeError: the recipe names parts or numbers that there are not.
         MemoryBudgetError: the replay cannot fit.
         StorageError: the folder holds another run, is in use or full.
         Stopped: on SIGINT or SIGTERM, after saving.
@@ -151,7 +157,7 @@ def run_distillation(
     environment = environment_of(teacher, environment)
     if environment != teacher.spec.environment:
         teacher = as_policy(teacher, env=environment)  # its students are told where they play
-    check_parts(teacher, students, recipe)
+    recipe = check_parts(teacher, students, recipe, own_parts)
     if baseline is not None and baseline.teacher.evaluation.hash != teacher.spec.hash:
         raise MismatchError(f"the baseline was measured with another teacher than {teacher.spec.name}")
     stretch = stretch_of(teacher.recurrent, *(network.core != "none" for network in students.values()))
@@ -173,6 +179,8 @@ def run_distillation(
             device=where,
             parts=parts,
             observation_shape=shape,
+            own_parts=own_parts,
+            head=teacher.network.head.weight.detach().float(),
         )
         for place, plan in enumerate(plans)
     ]
@@ -182,8 +190,10 @@ def run_distillation(
         shape,
         teacher.spec.actions * len(PARAMS[teacher.spec.kind]),
         environment.views.get("pixels"),
+        keeps_actions=teacher.spec.discrete,
     )
-    setting = Setting(teacher, environment, recipe, seed, precision, np.empty(0), run)
+    source = source_hash(own_parts or {})
+    setting = Setting(teacher, environment, recipe, seed, precision, np.empty(0), run, own_source=source)
     seconds = {}
     clock = time.perf_counter()
     with storage.run_folder(run), metrics.stop_signal() as stop:
@@ -208,6 +218,7 @@ def run_distillation(
         stop.check(f"run {run} is saved; the same command goes on")  # who asked while KL was measured is heard too
     return Result(
         run=run,
+        recipe=recipe,
         teacher=teacher,
         teacher_evaluation=baseline.teacher.evaluation,
         random_evaluation=baseline.random,
@@ -219,10 +230,13 @@ def run_distillation(
     )
 
 
-def check_parts(teacher: Policy, students: Mapping[str, Network], recipe: Distill) -> None:
-    """Raise MismatchError unless this teacher can teach these students by this recipe."""
+def check_parts(
+    teacher: Policy, students: Mapping[str, Network], recipe: Distill, own_parts: Parts | None = None
+) -> Distill:
+    """The recipe with all numbers of its parts; MismatchError or RecipeError unless by it this teacher can teach these
+    students."""
     kind = teacher.spec.kind
-    student_kind(recipe.terms, kind)
+    objective = Objective(recipe.terms, kind, teacher.spec.actions, own_parts)
     if "hard_labels" in recipe.controls and not teacher.spec.discrete:
         remedy = """--set 'controls=["shuffled_teacher"]'"""
         raise MismatchError(f"control 'hard_labels' needs discrete actions, the teacher's are '{kind}'; take {remedy}")
@@ -233,6 +247,7 @@ def check_parts(teacher: Policy, students: Mapping[str, Network], recipe: Distil
             f"recurrent students learn from {SEQUENCE} states in a row, the first round brings {in_a_row} of each "
             "environment; raise source.states, or lower source.num_envs or source.rounds"
         )
+    return replace(recipe, terms=tuple(bound.term for bound in objective.terms))
 
 
 def check_normalisable(teacher: Evaluation, random: Evaluation) -> None:
@@ -252,7 +267,7 @@ def measure(student: Student, setting: Setting, episodes: int | None, stop: metr
     keep = setting.recipe.held_out_states
     stretch = setting.stretch
     played = play(policy, setting.environment, episodes=episodes, keep_states=keep, stretch=stretch, stop=stop)
-    temperatures = reported_temperatures(setting.recipe, teacher.spec.kind)
+    temperatures = reported_temperatures(setting.recipe.terms, teacher.spec.kind)
     return StudentResult(
         plan=student.plan,
         policy=policy,

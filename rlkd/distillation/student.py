@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlkd.distillation.terms import HARD_LABELS, student_kind, total_loss
+from rlkd.distillation.parts import Parts, Sample
+from rlkd.distillation.terms import HARD_LABELS, Objective
 from rlkd.evaluation.agreement import BURN_IN, SEQUENCE
 from rlkd.metrics import StopSignal
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec
@@ -42,20 +43,23 @@ class Minibatch:
 
     observation: Tensor
     """[B, ...] or [B, T, ...]."""
-    answers: Tensor
-    """[B, P] or [B, T, P]: what the teacher said there."""
-    weight: Tensor
-    """[B] or [B, T]: share of each state in the loss; they sum to 1."""
+    share: Tensor
+    """[B] or [B, T]: of each state in the loss; they sum to 1."""
     first: Tensor | None
     """[B, T] bool, the state begins an episode; None of a feed-forward student."""
-    familiarity: Tensor | None
-    """[B] or [B, T]: of each state, 1 on average; None where no term asks."""
+    targets: tuple[Tensor, ...]
+    """[B, P] or [B, T, P] for each term."""
+    weights: tuple[Tensor, ...]
+    """[B] or [B, T] for each term."""
 
     def chunk(self, parts: int) -> list["Minibatch"]:
         """The samples in so many pieces."""
-        perhaps = ([None] * parts if each is None else each.chunk(parts) for each in (self.first, self.familiarity))
-        pieces = (tensor.chunk(parts) for tensor in (self.observation, self.answers, self.weight))
-        return [Minibatch(*piece) for piece in zip(*pieces, *perhaps, strict=True)]
+        firsts = [None] * parts if self.first is None else self.first.chunk(parts)
+        plain = zip(self.observation.chunk(parts), self.share.chunk(parts), firsts, strict=True)
+        targets, weights = (
+            zip(*(tensor.chunk(parts) for tensor in each), strict=True) for each in (self.targets, self.weights)
+        )
+        return [Minibatch(*piece, *of_terms) for piece, *of_terms in zip(plain, targets, weights, strict=True)]
 
 
 class Student:
@@ -71,6 +75,8 @@ class Student:
         device: torch.device,
         parts: int = 1,
         observation_shape: tuple[int, ...] | None = None,
+        own_parts: Parts | None = None,
+        head: Tensor | None = None,
     ) -> None:
         """Draw initial weights.
 
@@ -84,10 +90,14 @@ class Student:
                 rounded otherwise than in one piece: a seed gives the same bits with the same number of parts only.
             observation_shape: what the environment gives; None: what the teacher reads, which may be the newest frames
                 of a longer stack.
+            own_parts: parts of a user's own that the recipe names.
+            head: [A, F], the teacher's last weights, for parts that read them.
         """
-        self.plan, self.recipe, self.teacher_kind = plan, recipe, teacher.kind
-        self.terms = HARD_LABELS if plan.control == "hard_labels" else recipe.terms
-        kind = student_kind(self.terms, teacher.kind)
+        self.plan, self.recipe = plan, recipe
+        terms = HARD_LABELS if plan.control == "hard_labels" else recipe.terms
+        self.objective = Objective(terms, teacher.kind, teacher.actions, own_parts)
+        self.head = None if head is None else head.to(device)
+        kind = self.objective.student
         shape = observation_shape or teacher.observation_shape
         network = PolicyNetwork(plan.network, shape, kind, teacher.actions)
         network.initialise(torch.Generator().manual_seed(seed), for_rl=False)
@@ -150,7 +160,8 @@ class Student:
                     group["lr"] = self.recipe.learning_rate * (1 - done)
                 picks = starts[self.generator.integers(len(starts), size=self.samples)]
                 minibatch = self._minibatch(replay, rows, picks, shuffled, familiarity)
-                parts = each(partial(self._gradients, precision=precision), minibatch.chunk(self.parts))
+                gradients_of = partial(self._gradients, precision=precision, progress=done)
+                parts = each(gradients_of, minibatch.chunk(self.parts))
                 losses, gradients = zip(*parts, strict=True)
                 add_up(list(self.network.parameters()), gradients)
                 nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM, foreach=True)
@@ -171,34 +182,52 @@ class Student:
     ) -> Minibatch:
         """Samples that begin at some places of `rows`."""
         first: Tensor | None = None
-        weight = torch.full((len(picks),), 1 / len(picks), device=self.device)
+        share = torch.full((len(picks),), 1 / len(picks), device=self.device)
         if self.recurrent:
             picks = picks[:, None] + np.arange(SEQUENCE)
             first = torch.from_numpy(replay.begins(rows[picks])).to(self.device)
             # What came before is known from an episode's start on, and well enough behind the burn-in.
             known = (first.cumsum(1) > 0) | (torch.arange(SEQUENCE, device=self.device) >= BURN_IN)
-            weight = known / known.sum()
-        observation, answers = replay.read(rows[picks].ravel())
+            share = known / known.sum()
+        samples, there = picks.shape, rows[picks].ravel()
+        observation, answers = replay.read(there)
+        told = there
         if self.plan.control == "shuffled_teacher":
-            answers = replay.read(rows[shuffled[picks]].ravel())[1]
-        observation, answers = self._seen(observation), answers.to(self.device)
-        samples = picks.shape
-        observation = observation.reshape(*samples, *observation.shape[1:])
-        mine = None if familiarity is None else torch.from_numpy(familiarity[rows[picks]]).to(self.device)
-        return Minibatch(observation, answers.reshape(*samples, -1), weight, first, mine)
+            told = rows[shuffled[picks]].ravel()
+            answers = replay.read(told)[1]
+        sample = self._known(answers.to(self.device), replay.actions(told), familiarity, there)
+        targets = tuple(target.reshape(*samples, -1) for target in self.objective.targets(sample))
+        weights = tuple(weight.reshape(samples) for weight in self.objective.weights(sample))
+        observation = self._seen(observation)
+        return Minibatch(observation.reshape(*samples, *observation.shape[1:]), share, first, targets, weights)
 
-    def _gradients(self, batch: Minibatch, *, precision: Precision) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _known(
+        self, answers: Tensor, action: Tensor | None, familiarity: np.ndarray | None, there: np.ndarray
+    ) -> Sample:
+        """What is known of states, as far as some part of the loss needs it."""
+        noise = self.generator.random(answers.shape, np.float32) if "noise" in self.objective.needs else None
+        return Sample(
+            answers,
+            self.objective.probabilities(answers),
+            None if action is None else action.to(self.device),
+            None if familiarity is None else torch.from_numpy(familiarity[there]).to(self.device),
+            None if noise is None else torch.from_numpy(noise).to(self.device),
+            self.head,
+        )
+
+    def _gradients(
+        self, batch: Minibatch, *, precision: Precision, progress: float
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """What a part of a minibatch adds to the loss, and to each parameter's gradient."""
         with autocast(self.device, precision, pixels=self.network.pixels):
             if batch.first is None:
                 output = self.network(batch.observation)
             else:
                 output = self.network.unroll(batch.observation, batch.first)
-        weight = batch.weight.flatten()
-        answers, familiarity = batch.answers.reshape(len(weight), -1), batch.familiarity
-        familiarity = None if familiarity is None else familiarity.flatten()
-        losses = total_loss(self.terms, self.teacher_kind, answers, output, familiarity)
-        loss = (losses * weight).sum()
+        share = batch.share.flatten()
+        targets = [target.reshape(len(share), -1) for target in batch.targets]
+        weights = [weight.flatten() for weight in batch.weights]
+        loss = (self.objective.losses(targets, weights, output, progress) * share).sum()
         return loss.detach(), torch.autograd.grad(loss, list(self.network.parameters()), materialize_grads=True)
 
     def _seen(self, observation: Tensor) -> Tensor:

@@ -1,104 +1,268 @@
-"""The loss of a distillation recipe: a sum of terms, type-checked when the recipe meets its teacher.
+"""The loss of a distillation recipe: a sum of terms, put together and type-checked when the recipe meets its teacher.
 
-L(student) = sum_j coefficient_j * weight_j(state) * divergence_j(teacher's answer, student's answer), one value per
-sample; the weight is 1, or a state's familiarity.
-A divergence's name is looked up in `total_loss`; to add one, write it in `rlkd.losses`, add its branch here and its
-name to `Term.divergence`.
+L(student) = sum_j coefficient_j(t) * weight_j(state) * scale_j * divergence_j(target_j(teacher's answer), student's
+answer), one value a sample. To add a divergence, write it in `rlkd.losses.divergences` and enter it in DIVERGENCES.
+
+Shapes: B samples, A discrete actions, D action dimensions, P numbers in an answer.
 """
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from rlkd.errors import MismatchError
-from rlkd.losses import cross_entropy, forward_kl, gaussian_kl, mse
-from rlkd.policy import Kind, Output, discrete_logits, unflatten
-from rlkd.recipe import Distill, Term
+from rlkd import losses
+from rlkd.distillation.parts import Divergence, Parts, Sample, Space, Target, Teacher, Weight, find, settled
+from rlkd.distillation.targets import TARGETS, TEACHERS, temper
+from rlkd.distillation.weights import WEIGHTS
+from rlkd.errors import MismatchError, RecipeError
+from rlkd.policy import Kind, Output, discrete_logits
+from rlkd.recipe import Part, Term, value_at
 
+T = TypeVar("T")
 TEMPERATURE: dict[Kind, float] = {"q": 0.01, "categorical": 1.0, "gaussian": 1.0, "squashed_gaussian": 1.0}
-"""Teacher temperature where a term sets none: 0.01 for Q-values (Rusu et al., arXiv:1511.06295), 1 for policies."""
-HARD_LABELS = (Term(divergence="cross_entropy"),)
+"""Of a teacher where a term sets none: 0.01 for Q-values (Rusu et al., arXiv:1511.06295), 1 for policies."""
+HARD_LABELS = (Term(teacher=Part("label", {"label": "H1"}), divergence=Part("cross_entropy")),)
+"""The loss of the control that learns from the teacher's greedy actions alone."""
 
 
-def teacher_temperature(term: Term, teacher: Kind) -> float:
-    """The term's own temperature, or the default of the teacher's kind."""
-    return TEMPERATURE[teacher] if term.teacher_temperature is None else term.teacher_temperature
+def gaussian_squares(mean: Tensor, log_std: Tensor, own_mean: Tensor, own_log_std: Tensor) -> Tensor:
+    """[B]: squared errors of mean and of log_std, [B, D] each: a student whose rule is to sample would else play with
+    the spread it was born with."""
+    return losses.mse(mean, own_mean) + losses.mse(log_std, own_log_std)
 
 
-def reported_temperatures(recipe: Distill, teacher: Kind) -> dict[str, float]:
-    """Teacher's and student's temperature under which KL is reported, as arguments of `mean_kl`: those of the first
-    KL term, else the teacher's default and 1."""
-    terms = [term for term in recipe.terms if term.divergence == "forward_kl"] or [Term(divergence="forward_kl")]
-    return {
-        "teacher_temperature": teacher_temperature(terms[0], teacher),
-        "student_temperature": terms[0].student_temperature,
-    }
-
-
-def student_kind(terms: tuple[Term, ...], teacher: Kind) -> Kind:
-    """What a student's outputs mean: Q-values where every term regresses Q-values, else the policy's parameters.
-
-    Raises:
-        MismatchError: a term cannot be taken of this kind of teacher; both parts are named.
-    """
-    for term in terms:
-        if term.divergence == "cross_entropy" and teacher not in ("q", "categorical"):
-            raise MismatchError(f"divergence 'cross_entropy' needs discrete actions, the teacher's are '{teacher}'")
-        tempered = teacher_temperature(term, teacher) != 1 or term.student_temperature != 1
-        if term.divergence == "forward_kl" and teacher not in ("q", "categorical") and tempered:
-            raise MismatchError(f"a temperature does not fit 'forward_kl' of a '{teacher}' teacher; leave it at 1")
-        if term.divergence != "forward_kl" and term.teacher_temperature is not None:
-            raise MismatchError(f"divergence '{term.divergence}' reads no teacher_temperature; leave it out")
-        if term.divergence == "mse" and term.student_temperature != 1:
-            raise MismatchError("divergence 'mse' reads no student_temperature; leave it out")
-    if teacher == "q":
-        return "q" if all(term.divergence == "mse" for term in terms) else "categorical"
-    return teacher
-
-
-def total_loss(
-    terms: tuple[Term, ...], teacher: Kind, answers: Tensor, student: Output, familiarity: Tensor | None = None
+def gaussian_huber(
+    mean: Tensor, log_std: Tensor, own_mean: Tensor, own_log_std: Tensor, *, delta: float = 1.0
 ) -> Tensor:
-    """[B]: the summed loss of each sample; the gradient flows to the student only.
-
-    Args:
-        terms: of a recipe that `student_kind` has accepted.
-        teacher: kind of the teacher's outputs.
-        answers: [B, P], the teacher's flat outputs from the replay.
-        student: its outputs for the same B observations.
-        familiarity: [B], of each observation, 1 on average; for terms that ask for it.
-
-    Raises:
-        ValueError: a term asks for familiarities and there are none.
-    """
-    params = {name: tensor.float() for name, tensor in student.params.items()}
-    target = unflatten(teacher, answers)
-    total = torch.zeros(len(answers), device=answers.device)
-    for term in terms:
-        losses = _divergence(term, teacher, target, student.kind, params)
-        if term.weight == "familiarity":
-            if familiarity is None:
-                raise ValueError("a term weighs states by their familiarity, and none is given")
-            losses = familiarity * losses
-        total = total + term.coefficient * losses
-    return total
+    """[B]: as `gaussian_squares`, with Huber's loss."""
+    distance = partial(losses.huber_distance, delta=delta)
+    return distance(mean, own_mean) + distance(log_std, own_log_std)
 
 
-def _divergence(term: Term, teacher: Kind, target: dict[str, Tensor], kind: Kind, params: dict[str, Tensor]) -> Tensor:
-    if teacher in ("gaussian", "squashed_gaussian"):
-        if term.divergence == "mse":
-            # The spread too: a student whose rule is to sample would else play with the one it was born with.
-            means, spreads = (mse(target[name], params[name], centre=False) for name in ("mean", "log_std"))
-            return term.scale * (means + spreads)
-        return term.scale * gaussian_kl(target["mean"], target["log_std"], params["mean"], params["log_std"])
-    wanted, own = discrete_logits(teacher, target), discrete_logits(kind, params)
-    if term.divergence == "cross_entropy":
-        return term.scale * cross_entropy(wanted, own / term.student_temperature)
-    if term.divergence == "mse":
-        return term.scale * mse(wanted, own, centre=kind != "q")
-    return forward_kl(
-        wanted,
-        own,
-        teacher_temperature=teacher_temperature(term, teacher),
-        student_temperature=term.student_temperature,
-        scale=term.scale,
+DIVERGENCES = {
+    "forward_kl": Divergence(losses.forward_kl, gaussian=losses.gaussian_kl),
+    "reverse_kl": Divergence(losses.reverse_kl, whole_support=True, gaussian=losses.gaussian_reverse_kl),
+    "jensen_shannon": Divergence(losses.jensen_shannon),
+    "cross_entropy": Divergence(losses.cross_entropy),
+    "mse": Divergence(losses.mse, "scores", "scores", gaussian=gaussian_squares),
+    "huber": Divergence(losses.huber_distance, "scores", "scores", gaussian=gaussian_huber),
+    "margin": Divergence(losses.margin, "probabilities", "scores"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A term whose names have become functions."""
+
+    term: Term
+    """With all numbers of its parts."""
+    steps: tuple[tuple[Callable[..., Tensor], tuple[str, ...]], ...]
+    """Teacher and targets, each with the fields of `Sample` that it needs besides what the one before it gave."""
+    divergence: Divergence
+    """The record."""
+    distance: Callable[..., Tensor]
+    """Its function, with its numbers."""
+    weight: tuple[Callable[..., Tensor], tuple[str, ...]] | None
+    """As in `steps`."""
+
+
+class Objective:
+    """A recipe's loss for one kind of teacher."""
+
+    def __init__(self, terms: Sequence[Term], teacher: Kind, actions: int, parts: Parts | None = None) -> None:
+        """Look up all names, check that the parts fit, and try them on two made-up states.
+
+        Args:
+            terms: of a recipe.
+            teacher: what its answers mean.
+            actions: how many there are, or how many dimensions one has.
+            parts: of a user's own, by name.
+
+        Raises:
+            RecipeError: an unknown name or key, or a number that cannot be.
+            MismatchError: two parts that do not fit; both are named.
+        """
+        self.teacher, self.discrete = teacher, teacher in ("q", "categorical")
+        bind = bind_discrete if self.discrete else bind_continuous
+        self.terms = tuple(bind(term, teacher, parts or {}) for term in terms)
+        regresses = all(bound.divergence.student == "scores" for bound in self.terms)
+        self.student: Kind = ("q" if regresses else "categorical") if teacher == "q" else teacher
+        """What the student's outputs mean: Q-values where a Q-valued teacher's scores alone are learnt."""
+        named = [step[1] for bound in self.terms for step in (*bound.steps, bound.weight or (None, ()))]
+        self.needs = {name for names in named for name in names}
+        """Fields of `Sample` that some part reads."""
+        self._try(actions)
+
+    def probabilities(self, answers: Tensor) -> Tensor:
+        """What `Sample.probabilities` is of these flat answers [B, P]."""
+        return temper(answers, temperature=TEMPERATURE[self.teacher]) if self.discrete else answers
+
+    def targets(self, sample: Sample) -> tuple[Tensor, ...]:
+        """Each term's target, [B, A] or [B, P]; nothing of it depends on the student."""
+        found = []
+        for bound in self.terms:
+            target: tuple[Tensor, ...] = ()
+            for function, needs in bound.steps:
+                target = (function(*target, *(getattr(sample, name) for name in needs)),)
+            found.append(target[0])
+        return tuple(found)
+
+    def weights(self, sample: Sample) -> tuple[Tensor, ...]:
+        """[B] for each term: how much each state counts."""
+        every = torch.ones(len(sample.scores), device=sample.scores.device)
+        return tuple(
+            every if bound.weight is None else bound.weight[0](*(getattr(sample, name) for name in bound.weight[1]))
+            for bound in self.terms
+        )
+
+    def losses(self, targets: Sequence[Tensor], weights: Sequence[Tensor], student: Output, progress: float) -> Tensor:
+        """[B]: the summed loss of each sample; the gradient flows to the student only.
+
+        Args:
+            targets, weights: one each for every term.
+            student: its answers for the same B states.
+            progress: share of the gradient steps that are taken.
+        """
+        params = {name: tensor.float() for name, tensor in student.params.items()}
+        total = torch.zeros(len(targets[0]), device=targets[0].device)
+        for bound, target, weight in zip(self.terms, targets, weights, strict=True):
+            coefficient = bound.term.scale * value_at(bound.term.coefficient, progress)
+            if coefficient != 0:
+                total = total + coefficient * weight * self._distance(bound, target, student.kind, params)
+        return total
+
+    def _distance(self, bound: Bound, target: Tensor, kind: Kind, params: dict[str, Tensor]) -> Tensor:
+        if not self.discrete:
+            return bound.distance(*target.chunk(2, dim=-1), params["mean"], params["log_std"])
+        own = discrete_logits(kind, params)
+        if bound.divergence.student == "log_probabilities":
+            return bound.distance(target, F.log_softmax(own / bound.term.student_temperature, dim=-1))
+        if kind == "q" or bound.divergence.target != "scores":
+            return bound.distance(target, own)
+        return bound.distance(centred(target), centred(own))  # logits mean the same after a shift
+
+    def _try(self, actions: int) -> None:
+        """What a part cannot do is found here, and not in the first gradient step."""
+        width = actions if self.discrete else 2 * actions
+        answers = torch.linspace(-1, 1, 2 * width).reshape(2, width)
+        two = torch.ones(2)
+        probabilities, head = self.probabilities(answers), torch.eye(actions, 4)
+        sample = Sample(answers, probabilities, two.long() - 1, familiarity=two, noise=answers.abs(), head=head)
+        names = ("q",) if self.student == "q" else ("logits",) if self.discrete else ("mean", "log_std")
+        output = Output(self.student, dict(zip(names, answers.flip(0).chunk(len(names), dim=-1), strict=True)))
+        for bound, weight in zip(self.terms, _tried(self.weights, sample), strict=True):
+            _must_be(weight, (2,), f"weight '{bound.term.weight and bound.term.weight.name}'")
+        for bound, target in zip(self.terms, _tried(self.targets, sample), strict=True):
+            last = bound.term.target[-1] if bound.term.target else bound.term.teacher
+            _must_be(target, (2, width), f"{'target' if bound.term.target else 'teacher'} '{last.name}'")
+            distance = _tried(self._distance, bound, target, output.kind, output.params)
+            _must_be(distance, (2,), f"divergence '{bound.term.divergence.name}'")
+
+
+def _tried(function: Callable[..., T], *arguments: object) -> T:
+    try:
+        return function(*arguments)
+    except (ValueError, RuntimeError, TypeError, IndexError) as error:
+        raise RecipeError(f"the loss cannot be computed: {error}") from error
+
+
+def _must_be(found: Tensor, shape: tuple[int, ...], who: str) -> None:
+    if found.shape != shape:
+        wanted = "one value a sample, [2]" if shape == (2,) else str(list(shape))
+        raise RecipeError(f"{who} must give {wanted}, gave {list(found.shape)}")
+
+
+def bind_discrete(term: Term, kind: Kind, parts: Parts) -> Bound:
+    """A term's functions for a teacher of discrete actions."""
+    teacher = find(term.teacher, TEACHERS, parts, Teacher)
+    divergence = find(term.divergence, DIVERGENCES, parts, Divergence)
+    named = [settled(term.teacher, teacher.function, "teacher")]
+    steps = [(_with(named[0], teacher.function), teacher.needs)]
+    space, one_hot, last = teacher.gives, teacher.one_hot, f"teacher '{term.teacher.name}'"
+
+    def reach(wanted: Space, who: str) -> None:
+        nonlocal space
+        if space == "scores" and wanted == "probabilities":
+            steps.append((partial(temper, temperature=TEMPERATURE[kind]), ()))
+            space = "probabilities"
+        elif space != wanted:
+            raise MismatchError(f"{who} needs {wanted}, {last} gives {space}; leave one of them out")
+
+    targets = []
+    for part in term.target:
+        record = find(part, TARGETS, parts, Target)
+        reach(record.takes, f"target '{part.name}'")
+        targets.append(settled(part, record.function, "target"))
+        steps.append((_with(targets[-1], record.function), record.needs))
+        space, last = "probabilities", f"target '{part.name}'"
+        one_hot = one_hot if record.one_hot is None else record.one_hot
+    who = f"divergence '{term.divergence.name}'"
+    reach(divergence.target, who)
+    if one_hot and divergence.whole_support:
+        raise MismatchError(
+            f"{who} needs a probability for every action, {last} leaves some at 0; put 'smooth' between"
+        )
+    if divergence.student == "scores" and term.student_temperature != 1:
+        raise MismatchError(f"{who} reads no student_temperature; leave it out")
+    settled_term, weight = _weighted(term, parts, discrete=True)
+    distance = settled(term.divergence, divergence.function, "divergence")
+    settled_term = replace(settled_term, teacher=named[0], target=tuple(targets), divergence=distance)
+    return Bound(settled_term, tuple(steps), divergence, _with(distance, divergence.function), weight)
+
+
+def bind_continuous(term: Term, kind: Kind, parts: Parts) -> Bound:
+    """A term's functions for a teacher whose answers are Gaussians."""
+    divergence = find(term.divergence, DIVERGENCES, parts, Divergence)
+    odd = [f"teacher '{term.teacher.name}'"] if term.teacher.name != "teacher" else []
+    odd += [f"target '{part.name}'" for part in term.target]
+    if divergence.gaussian is None:
+        odd.append(f"divergence '{term.divergence.name}'")
+    if term.student_temperature != 1:
+        odd.append(f"student_temperature {term.student_temperature}")
+    if odd:
+        raise MismatchError(f"{odd[0]} needs discrete actions, the teacher's are '{kind}'")
+    assert divergence.gaussian is not None
+    settled_term, weight = _weighted(term, parts, discrete=False)
+    distance = settled(term.divergence, divergence.gaussian, "divergence")
+    teacher = TEACHERS["teacher"]
+    steps = ((teacher.function, teacher.needs),)
+    return Bound(
+        replace(settled_term, divergence=distance), steps, divergence, _with(distance, divergence.gaussian), weight
     )
+
+
+def _weighted(
+    term: Term, parts: Parts, *, discrete: bool
+) -> tuple[Term, tuple[Callable[..., Tensor], tuple[str, ...]] | None]:
+    if term.weight is None:
+        return term, None
+    record = find(term.weight, WEIGHTS, parts, Weight)
+    if record.discrete and not discrete:
+        raise MismatchError(f"weight '{term.weight.name}' needs discrete actions, the teacher's are continuous")
+    part = settled(term.weight, record.function, "weight")
+    return replace(term, weight=part), (_with(part, record.function), record.needs)
+
+
+def _with(part: Part, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return partial(function, **part.values) if part.values else function
+
+
+def centred(scores: Tensor) -> Tensor:
+    """[B, A]: each row less its mean."""
+    return scores - scores.mean(dim=-1, keepdim=True)
+
+
+def reported_temperatures(terms: Sequence[Term], teacher: Kind) -> dict[str, float]:
+    """Teacher's and student's temperature under which KL is reported, as arguments of `mean_kl`: those of the first
+    forward KL of the teacher's own answer, else the teacher's default and 1."""
+    for term in terms:
+        if term.divergence.name == "forward_kl" and term.teacher.name == "teacher":
+            tempered = [part.values["temperature"] for part in term.target if part.name == "temper"]
+            temperature = float(tempered[0]) if tempered else TEMPERATURE[teacher]
+            return {"teacher_temperature": temperature, "student_temperature": term.student_temperature}
+    return {"teacher_temperature": TEMPERATURE[teacher], "student_temperature": 1.0}

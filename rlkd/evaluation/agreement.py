@@ -74,11 +74,7 @@ def mean_kl(
     if not teacher.spec.discrete:
         kl = gaussian_kl(other["mean"], other["log_std"], own["mean"], own["log_std"])
     else:
-        kl = forward_kl(
-            discrete_logits(teacher.spec.kind, other).double(),
-            discrete_logits(policy.spec.kind, own).double(),
-            teacher_temperature=teacher_temperature,
-            student_temperature=student_temperature,
-            scale=1.0,
-        )
+        target = discrete_logits(teacher.spec.kind, other).double() / teacher_temperature
+        learnt = discrete_logits(policy.spec.kind, own).double() / student_temperature
+        kl = forward_kl(target.softmax(-1), learnt.log_softmax(-1))
     return float(kl.mean())

@@ -66,7 +66,7 @@ class RandomNetwork(nn.Module):
         return self._error(steps.arrived if steps.before is None else steps.before)
 
     def _error(self, seen: Tensor) -> Tensor:
-        return mse(self.target(seen), self.predictor(seen), centre=False)
+        return mse(self.target(seen), self.predictor(seen))
 
 
 class RandomNetworks(nn.Module):
@@ -93,14 +93,14 @@ class RandomNetworks(nn.Module):
         predicted: Tensor = self.predictor(steps.arrived)
         # One over the visits, from each feature; what a prediction outside of the targets' range gives is cut off.
         rarity: Tensor = ((predicted.square() - mean.square()).abs() / variance).clamp(1e-6, 1)
-        return self.alpha * mse(mean, predicted, centre=False) + (1 - self.alpha) * rarity.sqrt().mean(1)
+        return self.alpha * mse(mean, predicted) + (1 - self.alpha) * rarity.sqrt().mean(1)
 
     def losses(self, steps: Steps, chance: Tensor) -> Tensor:
         """Squared error about one target, which `chance` [B] in [0, 1) picks for each step."""
         answers = torch.stack([target(steps.arrived) for target in self.targets])
         picked = (chance * len(self.targets)).long()
         asked = answers[picked, torch.arange(len(picked), device=picked.device)]
-        return mse(asked, self.predictor(steps.arrived), centre=False)
+        return mse(asked, self.predictor(steps.arrived))
 
 
 class Dynamics(nn.Module):
@@ -134,7 +134,7 @@ class Dynamics(nn.Module):
         told = self.inverse(torch.cat([before, arrived], dim=1))
         taken = F.one_hot(steps.action, self.actions).to(before.dtype)
         predicted = self.forward_model(torch.cat([before.detach(), taken], dim=1))
-        return mse(arrived, predicted, centre=False), F.cross_entropy(told, steps.action, reduction="none")
+        return mse(arrived, predicted), F.cross_entropy(told, steps.action, reduction="none")
 
 
 class Counts(nn.Module):

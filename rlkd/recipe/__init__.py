@@ -7,8 +7,10 @@ from rlkd.recipe.find import Recipe, Shipped, data_root, dump, load, load_any, r
 from rlkd.recipe.imports import Import, Layout, Score, Statistics, Tensor
 from rlkd.recipe.learn import Dqn, Ppo, Sb3, Stream
 from rlkd.recipe.network import Network
-from rlkd.recipe.read import build, check_request, recipe_hash, to_table
+from rlkd.recipe.part import Part, Value
+from rlkd.recipe.read import build, check_request, convert, recipe_hash, suggest, to_table
 from rlkd.recipe.scale import Scale, network_label, scaled, split_scale
+from rlkd.recipe.schedule import Points, value_at
 
 __all__ = [
     "EVALUATION_SEEDS",
@@ -21,6 +23,8 @@ __all__ = [
     "Import",
     "Layout",
     "Network",
+    "Part",
+    "Points",
     "Ppo",
     "Protocol",
     "Recipe",
@@ -33,9 +37,11 @@ __all__ = [
     "Stream",
     "Tensor",
     "Term",
+    "Value",
     "View",
     "build",
     "check_request",
+    "convert",
     "data_root",
     "dump",
     "load",
@@ -47,5 +53,7 @@ __all__ = [
     "scaled",
     "shipped",
     "split_scale",
+    "suggest",
     "to_table",
+    "value_at",
 ]

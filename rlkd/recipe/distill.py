@@ -4,7 +4,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlkd.recipe.bonus import Bonus
+from rlkd.recipe.part import Part
 from rlkd.recipe.read import require
+from rlkd.recipe.schedule import Points, check_schedule
+
+FROZEN = Part("teacher")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,26 +41,31 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Term:
-    """One summand of the loss: coefficient x divergence(target, student)."""
+    """One summand of the loss: coefficient x weight(state) x scale x divergence(target(teacher), student).
 
-    divergence: Literal["forward_kl", "cross_entropy", "mse"]
-    """`forward_kl`: KL(teacher || student). `cross_entropy`: negative log-likelihood of the teacher's greedy
-    action (label H1). `mse`: squared error of the outputs, logits centred first."""
-    coefficient: float = 1.0
-    """Weight of this term."""
-    teacher_temperature: float | None = None
-    """Softmax temperature of the teacher; unset: 0.01 for Q-values (arXiv:1511.06295), 1 for logits."""
+    Names of parts are looked up in `rlkd.distillation`, in the dictionaries TEACHERS, TARGETS, DIVERGENCES and WEIGHTS;
+    their numbers are keyword arguments of the functions there.
+    """
+
+    divergence: Part
+    """How far the student's answer is from the target."""
+    teacher: Part = FROZEN
+    """Who answers. `{ name = "label", label = "H1" }`: the teacher's greedy action and nothing else."""
+    target: tuple[Part, ...] = ()
+    """What is done to the answer, in order. Where nothing makes probabilities of scores and the divergence wants them,
+    it is softmax(scores / temperature), with 0.01 for Q-values (arXiv:1511.06295) and 1 for logits."""
     student_temperature: float = 1.0
     """Softmax temperature of the student."""
     scale: float = 1.0
     """Multiplies the divergence; Hinton et al. (arXiv:1503.02531) use temperature squared."""
-    weight: Literal["familiarity"] | None = None
-    """`familiarity`: states unlike the rest of the replay count less, by 1 / (1 + novelty) over the mean of that, where
-    novelty 1 is the replay's mean; `[novelty]` says how it is measured. Unset: all count alike."""
+    weight: Part | None = None
+    """Which states count how much; unset: all alike."""
+    coefficient: float | Points = 1.0
+    """Weight of this term; or points [share of the gradient steps, weight], with straight lines between them."""
 
     def __post_init__(self) -> None:
-        for value in (self.teacher_temperature, self.student_temperature):
-            require(value is None or value > 0, f"temperatures must be above 0, got {value}")
+        require(self.student_temperature > 0, f"student_temperature must be above 0, got {self.student_temperature}")
+        check_schedule(self.coefficient, "coefficient")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +90,14 @@ class Distill:
     held_out_states: int = 4096
     """States per player on which agreement and KL are reported; never trained on."""
     novelty: Bonus | None = None
-    """How new a state is to the replay: `rnd`'s networks and clip, of the other values none is read."""
+    """How new a state is to the replay, for the weight `familiarity`: `rnd`'s networks and clip; of the other values
+    none is read."""
 
     def __post_init__(self) -> None:
         require(len(self.terms) > 0, "at least one [[terms]] is needed")
         for name in ("gradient_steps", "batch_size", "learning_rate", "held_out_states"):
             require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}")
-        asked = any(term.weight == "familiarity" for term in self.terms)
+        asked = any(term.weight is not None and term.weight.name == "familiarity" for term in self.terms)
         require(asked == (self.novelty is not None), "[novelty] and a term's weight = 'familiarity' belong together")
         require(self.novelty is None or self.novelty.name == "rnd", "[novelty] takes name = 'rnd'")
 

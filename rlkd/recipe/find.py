@@ -185,11 +185,19 @@ def _dump_table(table: dict[str, Any], path: tuple[str, ...], lines: list[str]) 
     def tables(value: Any) -> bool:
         return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
+    def inline(value: Any) -> bool:  # parts of a term read best on one line
+        parts = value if isinstance(value, list) else [value]
+        return bool(path) and all(
+            isinstance(part, str) or (isinstance(part, dict) and "name" in part) for part in parts
+        )
+
     for key, value in table.items():
-        if not isinstance(value, dict) and not tables(value):
+        if inline(value) or not (isinstance(value, dict) or tables(value)):
             lines.append(f"{_key(key)} = {_value(value)}")
     for key, value in table.items():
         name = ".".join(_key(part) for part in (*path, key))
+        if inline(value):
+            continue
         if isinstance(value, dict) and value:
             if not all(isinstance(item, dict) for item in value.values()):
                 lines += ["", f"[{name}]"]
@@ -205,7 +213,9 @@ def _key(key: str) -> str:
 
 
 def _value(value: Any) -> str:
-    """A string, number, bool or list of them in TOML, which differs from JSON in three places."""
+    """A string, number, bool, or a list or table of them in TOML, which differs from JSON in some places."""
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{_key(key)} = {_value(item)}' for key, item in value.items())} }}"
     if isinstance(value, list):
         return f"[{', '.join(_value(item) for item in value)}]"
     if isinstance(value, float) and math.isinf(value):

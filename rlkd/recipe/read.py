@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from rlkd.errors import RecipeError
+from rlkd.recipe.part import Part, Value
 
 R = TypeVar("R")
 
@@ -34,7 +35,7 @@ def build(kind: type[R], table: Mapping[str, Any], *, where: str) -> R:
     for name, entry in fields.items():
         if name not in table and entry.default is entry.default_factory is dataclasses.MISSING:
             raise RecipeError(f"{where}: missing key '{name}' ({_describe(hints[name])})")
-    values = {key: _convert(hints[key], value, where=where, key=key) for key, value in table.items()}
+    values = {key: convert(hints[key], value, where=where, key=key) for key, value in table.items()}
     try:
         return kind(**values)
     except RecipeError as error:
@@ -76,7 +77,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(names)}"
 
 
-def _convert(hint: Any, value: Any, *, where: str, key: str) -> Any:
+def convert(hint: Any, value: Any, *, where: str, key: str) -> Any:
     """`value` as the annotated type `hint`, or a RecipeError that names file, key, type and value."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
@@ -85,8 +86,9 @@ def _convert(hint: Any, value: Any, *, where: str, key: str) -> Any:
             return None
         for option in options:
             table = dataclasses.is_dataclass(option) and isinstance(value, Mapping)
-            if len(options) == 1 or table or _is_a(value, option):
-                return _convert(option, value, where=where, key=key)
+            several = get_origin(option) is tuple and isinstance(value, list | tuple)
+            if len(options) == 1 or table or several or _is_a(value, option):
+                return convert(option, value, where=where, key=key)
     elif origin is Literal:
         if any(value == option and type(value) is type(option) for option in arguments):
             return value
@@ -100,9 +102,17 @@ def _convert(hint: Any, value: Any, *, where: str, key: str) -> Any:
             kinds = list(arguments)
         if len(kinds) == len(value):
             pairs = enumerate(zip(kinds, value, strict=True))
-            return tuple(_convert(k, v, where=where, key=f"{key}[{i}]") for i, (k, v) in pairs)
+            return tuple(convert(k, v, where=where, key=f"{key}[{i}]") for i, (k, v) in pairs)
     elif origin is dict and isinstance(value, Mapping):
-        return {name: _convert(arguments[1], item, where=where, key=f"{key}.{name}") for name, item in value.items()}
+        return {name: convert(arguments[1], item, where=where, key=f"{key}.{name}") for name, item in value.items()}
+    elif hint is Part:
+        if isinstance(value, Part):
+            return value
+        if isinstance(value, str):
+            return Part(value)
+        if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+            rest = {name: item for name, item in value.items() if name != "name"}
+            return Part(value["name"], convert(dict[str, Value], rest, where=where, key=key))
     elif dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return build(typing.cast(type, hint), value, where=f"{where} [{key}]")
     elif hint is float and _is_a(value, float):
@@ -131,16 +141,22 @@ def _describe(hint: Any) -> str:
         arguments = get_args(hint)
         many = arguments[-1] is Ellipsis
         return f"a list of {_describe(arguments[0])}" + ("" if many else f" of length {len(arguments)}")
+    if hint is Part:
+        return "a name, or a table with one"
     if get_origin(hint) is dict or dataclasses.is_dataclass(hint):
         return "a table"
     return getattr(hint, "__name__", str(hint))
 
 
 def _fields(recipe: object) -> dict[str, Any]:
-    return typing.cast(dict[str, Any], _plain(dataclasses.asdict(recipe)))  # type: ignore[call-overload]
+    return typing.cast(dict[str, Any], _plain(recipe))
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Part):
+        return {"name": value.name} | dict(value.values) if value.values else value.name
+    if dataclasses.is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if item is not None}
     if isinstance(value, list | tuple):

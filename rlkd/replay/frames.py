@@ -28,6 +28,7 @@ class Replay:
         view: View | None,
         *,
         ring: bool = False,
+        keeps_actions: bool = False,
         recipe_key: str = "source.states",
         device: torch.device = CPU,
     ) -> None:
@@ -40,6 +41,7 @@ class Replay:
             outputs: numbers in one teacher answer, `Output.flat`.
             view: how frames are stacked; None for vector observations, which are kept as float32.
             ring: a full row range overwrites its oldest states; otherwise it takes no more.
+            keeps_actions: whether the discrete action that was done is kept beside each state.
             recipe_key: what sets `states`, for the message of a replay that is too large.
             device: where observations and answers are kept and read.
 
@@ -65,6 +67,7 @@ class Replay:
         windows = num_envs * stride - (self.stack - 1)
         self._windows = self._frames.as_strided((windows, self.stack, *frame), (size, size, *self._frames.stride()[1:]))
         self._answers = torch.zeros((windows, outputs), device=device)
+        self._actions = torch.zeros(windows, dtype=torch.uint8, device=device) if keeps_actions else None
         self._age = np.zeros(windows, np.uint8)
         self.written = np.zeros(num_envs, np.int64)
         """[N]: states ever kept of each environment; in a ring, some of them are gone."""
@@ -74,7 +77,14 @@ class Replay:
         """[N] int64: states that are kept of each environment."""
         return np.minimum(self.written, self.capacity)
 
-    def append(self, envs: np.ndarray, observation: np.ndarray | Tensor, first: np.ndarray, answers: Tensor) -> None:
+    def append(
+        self,
+        envs: np.ndarray,
+        observation: np.ndarray | Tensor,
+        first: np.ndarray,
+        answers: Tensor,
+        action: np.ndarray | None = None,
+    ) -> None:
         """Keep one state of some environments; those whose range is full are passed over, unless it is a ring.
 
         Args:
@@ -83,10 +93,12 @@ class Replay:
                 kept.
             first: [K] bool, the state begins an episode.
             answers: [K, P], the teacher's flat outputs.
+            action: [K] int, what was done there, where actions are kept.
         """
         if not self.ring and (room := self.written[envs] < self.capacity).sum() < len(envs):
             envs, observation, first = envs[room], observation[room], first[room]
             answers = answers[torch.from_numpy(room)]
+            action = None if action is None else action[room]
         if self.view:
             observation = observation[:, -1 if self.view.stack_order == "oldest_first" else 0]
         newest = torch.as_tensor(observation, device=self.device)
@@ -96,6 +108,8 @@ class Replay:
         if self.ring and len(turning := np.flatnonzero(index - self.capacity >= self._first_rows[envs])):
             self._frames[self._there(index[turning] - self.capacity)] = newest[self._there(turning)]
         self._answers[self._there(rows)] = answers.to(self.device, torch.float32)
+        if self._actions is not None and action is not None:
+            self._actions[self._there(rows)] = torch.as_tensor(action, dtype=torch.uint8, device=self.device)
         before = self._age[self.address(envs, self.written[envs] - 1)].astype(np.int64) + 1
         self._age[rows] = np.where(first | (self.written[envs] == 0), 0, np.minimum(before, 255))
         self.written[envs] += 1
@@ -138,6 +152,10 @@ class Replay:
         if self.view.stack_order == "newest_first":
             observation = observation.flip(1)
         return observation, answers
+
+    def actions(self, rows: np.ndarray) -> Tensor | None:
+        """[B] int64: what was done in these states; None where actions are not kept."""
+        return None if self._actions is None else self._actions[self._there(rows)].long()
 
     def _there(self, index: np.ndarray) -> Tensor:
         """An index as a tensor, where the frames are."""

@@ -1,0 +1,125 @@
+"""What is done to a teacher's answer before a student learns it: probabilities in, probabilities out.
+
+Shapes: B batch, A discrete actions, F features.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rlkd.distillation.parts import Target, Teacher
+
+
+def as_it_is(scores: Tensor) -> Tensor:
+    """The teacher's own answer."""
+    return scores
+
+
+def label(scores: Tensor, action: Tensor, *, label: Literal["H1", "H2"]) -> Tensor:
+    """[B, A]: one action has probability 1.
+
+    Args:
+        scores: [B, A] of the teacher.
+        action: [B] what was done.
+        label: `H1`: the action with the highest score. `H2`: the action that was done, by whoever acted.
+    """
+    chosen = scores.argmax(dim=-1) if label == "H1" else action
+    return F.one_hot(chosen, scores.shape[-1]).to(scores.dtype)
+
+
+def temper(scores: Tensor, *, temperature: float) -> Tensor:
+    """softmax(scores / temperature): below 1 sharpens. Hinton et al., arXiv:1503.02531."""
+    _require(temperature > 0, f"temperature must be above 0, got {temperature}")
+    return F.softmax(scores / temperature, dim=-1)
+
+
+def top_k(probabilities: Tensor, *, k: int) -> Tensor:
+    """The k most probable actions as they are; the remainder spread evenly over the others.
+
+    With k = A nothing changes; with k = 1 it is label smoothing by how unsure the teacher is. Tang et al. 2021,
+    arXiv:2002.03532.
+    """
+    actions = probabilities.shape[-1]
+    _require(1 <= k <= actions, f"k must be in 1 to {actions}, the number of actions, got {k}")
+    if k == actions:
+        return probabilities
+    kept = probabilities.topk(k, dim=-1)
+    rest = (1 - kept.values.sum(dim=-1, keepdim=True)).clamp_min(0) / (actions - k)
+    return rest.expand_as(probabilities).scatter(-1, kept.indices, kept.values)
+
+
+def smooth(probabilities: Tensor, *, epsilon: float) -> Tensor:
+    """(1 - epsilon) p + epsilon / A: how a player acts who is random with probability epsilon."""
+    _require(0 <= epsilon <= 1, f"epsilon must be in [0, 1], got {epsilon}")
+    return (1 - epsilon) * probabilities + epsilon / probabilities.shape[-1]
+
+
+def harden(probabilities: Tensor) -> Tensor:
+    """All probability on the most probable action."""
+    return F.one_hot(probabilities.argmax(dim=-1), probabilities.shape[-1]).to(probabilities.dtype)
+
+
+def permute(probabilities: Tensor, noise: Tensor) -> Tensor:
+    """The best action as it is, the other probabilities dealt out among the other actions at random.
+
+    Argmax, maximum and entropy stay: a student that loses nothing by it has not learnt from which actions are alike.
+    Dark knowledge with permuted predictions, Furlanello et al., arXiv:1805.04770.
+
+    Args:
+        probabilities: [B, A].
+        noise: [B, A] uniform.
+    """
+    best = probabilities.argmax(dim=-1, keepdim=True)
+    # The best action sorts first in both orders and so meets itself; the others meet in random order.
+    places = noise.scatter(-1, best, -1.0).argsort(dim=-1)
+    ranked = probabilities.scatter(-1, best, 2.0).argsort(dim=-1, descending=True)
+    return torch.zeros_like(probabilities).scatter(-1, places, probabilities.gather(-1, ranked))
+
+
+def keep_confidence(probabilities: Tensor) -> Tensor:
+    """The best action's probability as it is, the rest uniform: how sure the teacher is, not which actions are alike.
+
+    KD-pt of Tang et al. 2021, arXiv:2002.03532; the best action stands for its true class.
+    """
+    return top_k(probabilities, k=1)
+
+
+def similar(probabilities: Tensor, head: Tensor, *, temperature: float, share: float) -> Tensor:
+    """The best action mixed with which actions are alike, told by the teacher's last weights alone, not its answers.
+
+    `(1 - share) onehot(best) + share softmax(cosine(head[best], head) / temperature)`. KD-sim of Tang et al. 2021,
+    arXiv:2002.03532.
+
+    Args:
+        probabilities: [B, A].
+        head: [A, F], one row an action.
+        temperature: above 0; lower tells actions apart more.
+        share: in [0, 1].
+    """
+    _require(temperature > 0, f"temperature must be above 0, got {temperature}")
+    _require(0 <= share <= 1, f"share must be in [0, 1], got {share}")
+    rows = F.normalize(head.to(probabilities.dtype), dim=-1)
+    prior = F.softmax(rows @ rows.T / temperature, dim=-1)
+    return (1 - share) * harden(probabilities) + share * prior[probabilities.argmax(dim=-1)]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+TEACHERS = {
+    "teacher": Teacher(as_it_is, "scores", ("scores",)),
+    "label": Teacher(label, "probabilities", ("scores", "action"), one_hot=True),
+}
+TARGETS = {
+    "temper": Target(temper, "scores"),
+    "top_k": Target(top_k),
+    "smooth": Target(smooth, one_hot=False),
+    "harden": Target(harden, one_hot=True),
+    "permute": Target(permute, needs=("noise",)),
+    "keep_confidence": Target(keep_confidence),
+    "similar": Target(similar, needs=("head",), one_hot=False),
+}

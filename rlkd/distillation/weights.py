@@ -1,0 +1,42 @@
+"""Which states count how much in a loss.
+
+Shapes: B batch, A discrete actions.
+"""
+
+from torch import Tensor
+
+from rlkd.distillation.parts import Weight
+
+
+def familiarity(familiarity: Tensor) -> Tensor:
+    """[B]: states unlike the rest of the replay count less, by 1 / (1 + novelty) over the mean of that, where novelty 1
+    is the replay's mean; `[novelty]` says how it is measured."""
+    return familiarity
+
+
+def confidence(probabilities: Tensor) -> Tensor:
+    """[B]: how probable the teacher's best action is, over the mean of that in the minibatch.
+
+    Confidence-weighted by teacher max, Furlanello et al., arXiv:1805.04770.
+    """
+    best = probabilities.amax(dim=-1)
+    return best / best.mean()
+
+
+def inverse_entropy(scores: Tensor, *, temperature: float, least: float = 0.01, most: float = 2.0) -> Tensor:
+    """[B]: 1 / entropy of softmax(scores / temperature), in nats, clipped: where the choice matters counts more.
+
+    The weight of IPPD with its limits.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    log_p = (scores / temperature).log_softmax(dim=-1)
+    entropy = -(log_p.exp() * log_p).sum(dim=-1)
+    return (1 / entropy).clamp(least, most)
+
+
+WEIGHTS = {
+    "familiarity": Weight(familiarity, ("familiarity",), discrete=False),
+    "confidence": Weight(confidence, ("probabilities",)),
+    "inverse_entropy": Weight(inverse_entropy, ("scores",)),
+}
