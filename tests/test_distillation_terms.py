@@ -42,7 +42,11 @@ def tempered(temperature: float, *more: str) -> tuple[Part, ...]:
         ({"divergence": Part("mse"), "target": tempered(0.5)}, "q", "'mse' needs scores, target 'temper' gives prob"),
         ({"divergence": Part("huber"), "teacher": H1}, "q", "'huber' needs scores, teacher 'label' gives probab"),
         ({"divergence": Part("mse"), "student_temperature": 0.5}, "q", "'mse' reads no student_temperature"),
-        ({"target": tempered(1.0, "harden", "temper")}, "q", "target 'temper' needs scores, target 'harden' gives"),
+        (
+            {"target": (*tempered(1.0, "harden"), *tempered(2.0))},
+            "q",
+            "target 'temper' needs scores, target 'harden' gives",
+        ),
         (
             {"divergence": Part("reverse_kl"), "target": (Part("harden"),)},
             "categorical",

@@ -1,6 +1,7 @@
 """What the README shows runs: every Python snippet, every command line, every file that it points to."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -23,8 +24,11 @@ def test_there_is_something_to_run() -> None:
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
-def test_snippet_runs_as_it_stands(snippet: str) -> None:
-    exec(compile(snippet, "README.md", "exec"), {"__name__": "__main__"})  # noqa: S102  # our own README
+def test_snippet_runs_as_it_stands(snippet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "snippet.py"
+    file.write_text(snippet, encoding="utf-8")
+    runpy.run_path(str(file), run_name="__main__")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

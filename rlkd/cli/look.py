@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -51,6 +51,10 @@ class Show:
         name, scale = recipe.split_scale(self.name)
         path = recipe.resolve_anywhere(name)
         value = recipe.load_any(path, overrides=self.set, scale=scale)
+        if isinstance(value, recipe.Distill):
+            from rlkd.distillation import settle  # whose functions know the numbers of a term's parts
+
+            value = replace(value, terms=tuple(settle(term) for term in value.terms))
         text = recipe.dump(value).rstrip()
         record = {"name": self.name, "path": str(path), "hash": recipe.recipe_hash(value)}
         print(json.dumps(record | {"recipe": tomllib.loads(text)}) if self.json else text)

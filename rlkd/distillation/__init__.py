@@ -5,7 +5,7 @@ from rlkd.distillation.parts import Divergence, Parts, Target, Teacher, Weight
 from rlkd.distillation.record import result_table
 from rlkd.distillation.run import Baseline, Result, StudentResult, measure_baseline, run_distillation
 from rlkd.distillation.targets import TARGETS, TEACHERS
-from rlkd.distillation.terms import DIVERGENCES, Objective
+from rlkd.distillation.terms import DIVERGENCES, Objective, settle
 from rlkd.distillation.weights import WEIGHTS
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "measure_baseline",
     "result_table",
     "run_distillation",
+    "settle",
 ]

@@ -89,7 +89,7 @@ class Objective:
         """
         self.teacher, self.discrete = teacher, teacher in ("q", "categorical")
         bind = bind_discrete if self.discrete else bind_continuous
-        self.terms = tuple(bind(term, teacher, parts or {}) for term in terms)
+        self.terms = tuple(bind(settle(term, parts), teacher, parts or {}) for term in terms)
         regresses = all(bound.divergence.student == "scores" for bound in self.terms)
         self.student: Kind = ("q" if regresses else "categorical") if teacher == "q" else teacher
         """What the student's outputs mean: Q-values where a Q-valued teacher's scores alone are learnt."""
@@ -177,12 +177,28 @@ def _must_be(found: Tensor, shape: tuple[int, ...], who: str) -> None:
         raise RecipeError(f"{who} must give {wanted}, gave {list(found.shape)}")
 
 
+def settle(term: Term, parts: Parts | None = None) -> Term:
+    """A term with a value for every number of its parts.
+
+    Raises:
+        RecipeError: an unknown name or key, a missing key, a wrong type.
+    """
+    own = parts or {}
+    weight = term.weight and settled(term.weight, find(term.weight, WEIGHTS, own, Weight).function, "weight")
+    return replace(
+        term,
+        teacher=settled(term.teacher, find(term.teacher, TEACHERS, own, Teacher).function, "teacher"),
+        target=tuple(settled(each, find(each, TARGETS, own, Target).function, "target") for each in term.target),
+        divergence=settled(term.divergence, find(term.divergence, DIVERGENCES, own, Divergence).function, "divergence"),
+        weight=weight,
+    )
+
+
 def bind_discrete(term: Term, kind: Kind, parts: Parts) -> Bound:
-    """A term's functions for a teacher of discrete actions."""
+    """A settled term's functions for a teacher of discrete actions."""
     teacher = find(term.teacher, TEACHERS, parts, Teacher)
     divergence = find(term.divergence, DIVERGENCES, parts, Divergence)
-    named = [settled(term.teacher, teacher.function, "teacher")]
-    steps = [(_with(named[0], teacher.function), teacher.needs)]
+    steps = [(_with(term.teacher, teacher.function), teacher.needs)]
     space, one_hot, last = teacher.gives, teacher.one_hot, f"teacher '{term.teacher.name}'"
 
     def reach(wanted: Space, who: str) -> None:
@@ -193,12 +209,10 @@ def bind_discrete(term: Term, kind: Kind, parts: Parts) -> Bound:
         elif space != wanted:
             raise MismatchError(f"{who} needs {wanted}, {last} gives {space}; leave one of them out")
 
-    targets = []
     for part in term.target:
         record = find(part, TARGETS, parts, Target)
         reach(record.takes, f"target '{part.name}'")
-        targets.append(settled(part, record.function, "target"))
-        steps.append((_with(targets[-1], record.function), record.needs))
+        steps.append((_with(part, record.function), record.needs))
         space, last = "probabilities", f"target '{part.name}'"
         one_hot = one_hot if record.one_hot is None else record.one_hot
     who = f"divergence '{term.divergence.name}'"
@@ -209,43 +223,31 @@ def bind_discrete(term: Term, kind: Kind, parts: Parts) -> Bound:
         )
     if divergence.student == "scores" and term.student_temperature != 1:
         raise MismatchError(f"{who} reads no student_temperature; leave it out")
-    settled_term, weight = _weighted(term, parts, discrete=True)
-    distance = settled(term.divergence, divergence.function, "divergence")
-    settled_term = replace(settled_term, teacher=named[0], target=tuple(targets), divergence=distance)
-    return Bound(settled_term, tuple(steps), divergence, _with(distance, divergence.function), weight)
+    distance = _with(term.divergence, divergence.function)
+    return Bound(term, tuple(steps), divergence, distance, _weight(term, parts, discrete=True))
 
 
 def bind_continuous(term: Term, kind: Kind, parts: Parts) -> Bound:
-    """A term's functions for a teacher whose answers are Gaussians."""
+    """A settled term's functions for a teacher whose answers are Gaussians."""
     divergence = find(term.divergence, DIVERGENCES, parts, Divergence)
     odd = [f"teacher '{term.teacher.name}'"] if term.teacher.name != "teacher" else []
     odd += [f"target '{part.name}'" for part in term.target]
-    if divergence.gaussian is None:
-        odd.append(f"divergence '{term.divergence.name}'")
-    if term.student_temperature != 1:
-        odd.append(f"student_temperature {term.student_temperature}")
-    if odd:
-        raise MismatchError(f"{odd[0]} needs discrete actions, the teacher's are '{kind}'")
-    assert divergence.gaussian is not None
-    settled_term, weight = _weighted(term, parts, discrete=False)
-    distance = settled(term.divergence, divergence.gaussian, "divergence")
-    teacher = TEACHERS["teacher"]
+    odd += [f"student_temperature {term.student_temperature}"] if term.student_temperature != 1 else []
+    if divergence.gaussian is None or odd:
+        who = odd[0] if odd else f"divergence '{term.divergence.name}'"
+        raise MismatchError(f"{who} needs discrete actions, the teacher's are '{kind}'")
+    teacher, distance = TEACHERS["teacher"], _with(term.divergence, divergence.gaussian)
     steps = ((teacher.function, teacher.needs),)
-    return Bound(
-        replace(settled_term, divergence=distance), steps, divergence, _with(distance, divergence.gaussian), weight
-    )
+    return Bound(term, steps, divergence, distance, _weight(term, parts, discrete=False))
 
 
-def _weighted(
-    term: Term, parts: Parts, *, discrete: bool
-) -> tuple[Term, tuple[Callable[..., Tensor], tuple[str, ...]] | None]:
+def _weight(term: Term, parts: Parts, *, discrete: bool) -> tuple[Callable[..., Tensor], tuple[str, ...]] | None:
     if term.weight is None:
-        return term, None
+        return None
     record = find(term.weight, WEIGHTS, parts, Weight)
     if record.discrete and not discrete:
         raise MismatchError(f"weight '{term.weight.name}' needs discrete actions, the teacher's are continuous")
-    part = settled(term.weight, record.function, "weight")
-    return replace(term, weight=part), (_with(part, record.function), record.needs)
+    return _with(term.weight, record.function), record.needs
 
 
 def _with(part: Part, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
