@@ -41,8 +41,8 @@ class _Half:
     first: np.ndarray
     over: np.ndarray
     """Rows whose observation is an episode's last one: nothing is decided or kept there."""
-    state: Tensor | None
-    """The teacher's, [n, S]."""
+    states: list[Tensor | None]
+    """Each teacher's, [n, S]."""
     student_states: list[Tensor | None] = field(default_factory=list)
     """Each student's, once students act."""
 
@@ -58,6 +58,7 @@ class Collector:
         *,
         seed: int,
         precision: Precision = "auto",
+        more_teachers: Sequence[Policy] = (),
     ) -> None:
         """Start the environments.
 
@@ -67,8 +68,10 @@ class Collector:
             source: how many states, who acts, how much noise.
             seed: of environments and actions.
             precision: of the networks' answers; `auto` takes bfloat16 for pixels where the processor has it.
+            more_teachers: they answer every state too. Environment i is played by teacher i modulo their number.
         """
         self.teacher, self.source, self.precision = teacher, source, precision
+        self.teachers = (teacher, *more_teachers)
         self.bounds = ((), ()) if teacher.spec.discrete else action_bounds(environment)
         # A stream of its own: with the bare seed it would be the one that a student draws its minibatches from.
         self.generator = np.random.default_rng([seed, 3])
@@ -79,8 +82,8 @@ class Collector:
         for stepper in make_halves(environment, source.num_envs, self.generator):
             n = stepper.num_envs
             envs = np.arange(n) + n * len(self.halves)
-            state = teacher.initial_state(n)
-            self.halves.append(_Half(stepper, envs, stepper.reset(), np.ones(n, bool), np.zeros(n, bool), state))
+            states = [each.initial_state(n) for each in self.teachers]
+            self.halves.append(_Half(stepper, envs, stepper.reset(), np.ones(n, bool), np.zeros(n, bool), states))
 
     def collect(self, replay: Replay, round_number: int, students: Sequence[Policy]) -> None:
         """Play one round: until the replay holds its share of the states.
@@ -113,17 +116,19 @@ class Collector:
             half.stepper.close()
 
     def _act(self, half: _Half, replay: Replay, share: float, students: Sequence[Policy]) -> None:
-        """Ask the teacher, keep state and answer, decide, and start the step."""
+        """Ask the teachers, keep state and answers, decide, and start the step."""
         started = time.perf_counter()
-        with (
-            torch.inference_mode(),
-            self._autocast(self.teacher),
-        ):
-            output = self.teacher(half.observation, half.state, half.first)
-        half.state = output.state
-        n, rule = len(half.observation), self.teacher.spec.rule
+        n = len(half.observation)
         draws = self.generator.random((n, 4 + 2 * self.teacher.spec.actions))
-        action = decide(output.kind, output.numpy(), rule, draws[:, 2:])
+        answers, action = [], np.empty(0)
+        for place, teacher in enumerate(self.teachers):
+            with torch.inference_mode(), self._autocast(teacher):
+                output = teacher(half.observation, half.states[place], half.first)
+            half.states[place] = output.state
+            answers.append(output.flat.detach().float().cpu())
+            wanted = decide(output.kind, output.numpy(), teacher.spec.rule, draws[:, 2:])
+            mine = half.envs % len(self.teachers) == place
+            action = wanted if place == 0 else np.where(mine if wanted.ndim == 1 else mine[:, None], wanted, action)
         if share < 1:
             half.student_states = half.student_states or [student.initial_state(n) for student in students]
             for k, student in enumerate(students):
@@ -135,9 +140,9 @@ class Collector:
         action = self._with_noise(action, draws[:, 1], draws[:, -1])
         answered = time.perf_counter()
         keep = ~half.over
-        answers = output.flat.detach().float().cpu()[torch.from_numpy(keep)]
+        said = torch.cat(answers, dim=1)[torch.from_numpy(keep)]
         acted = action[keep] if self.teacher.spec.discrete else None
-        replay.append(half.envs[keep], half.observation[keep], half.first[keep], answers, acted)
+        replay.append(half.envs[keep], half.observation[keep], half.first[keep], said, acted)
         half.stepper.send(self.teacher.to_environment(action))
         self.steps += int(keep.sum())
         self.seconds.inference += answered - started

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from rlkd.distillation import Objective
-from rlkd.distillation.parts import Sample
 from rlkd.policy import Kind, Output, Policy, PolicyNetwork, PolicySpec, Rule
 from rlkd.recipe import Distill, Environment, Network, Part, Protocol, Source, Term
 from rlkd.vector import action_bounds, action_meanings, as_recipe, spaces
@@ -104,7 +103,7 @@ def loss_of(
     """[B]: a recipe's loss of some answers; `known` are fields of `Sample`."""
     discrete = teacher in ("q", "categorical")
     objective = Objective(terms, teacher, answers.shape[1] if discrete else answers.shape[1] // 2)
-    sample = Sample(answers, objective.probabilities(answers), **known)
+    sample = objective.sample(answers, **known)
     return objective.losses(objective.targets(sample), objective.weights(sample), student, progress)
 
 

@@ -138,7 +138,7 @@ def test_a_mistake_gets_one_clear_line(command: str, message: str, work: Path, c
     assert not list(work.rglob("*.safetensors.tmp"))
 
 
-@pytest.mark.parametrize("arguments", [["distil"], ["distill"], ["show", "pong", "--jsn"]])
+@pytest.mark.parametrize("arguments", [["distil"], ["evolve"], ["show", "pong", "--jsn"]])
 def test_words_that_are_no_command_end_with_2(arguments: list[str], capfd: Capture) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)

@@ -18,8 +18,9 @@ import rlkd
 from rlkd import losses
 from rlkd import recipe as recipes
 from rlkd.distillation import Divergence, Objective, Parts, Target, Weight, run_distillation
-from rlkd.distillation.parts import Sample, source_hash
-from rlkd.distillation.targets import harden, keep_confidence, label, permute, similar, smooth, temper, top_k
+from rlkd.distillation.parts import source_hash
+from rlkd.distillation.targets import harden, keep_confidence, permute, similar, smooth, temper, top_k
+from rlkd.distillation.teachers import label
 from rlkd.distillation.weights import confidence, inverse_entropy
 from rlkd.errors import RecipeError, StorageError
 from rlkd.policy import Output
@@ -167,8 +168,9 @@ def test_every_shipped_recipe_runs_from_teacher_to_student(name: str, tmp_path: 
     recipe = recipes.load(name, Distill)
     source = replace(recipe.source, states=320, rounds=2, num_envs=8)
     recipe = replace(recipe, source=source, gradient_steps=4, controls=(), held_out_states=64)
-    teacher = policy(environment("lunarlander", frame_cap=60), "categorical", TINY, rule="greedy")
-    result = run_distillation(teacher, {"tiny": TINY}, recipe, run=tmp_path, seed=0, episodes=1)
+    teacher, other = (policy(environment("lunarlander", frame_cap=60), "categorical", TINY, seed=k) for k in (0, 1))
+    more = [other] if "multi_teacher" in name else []
+    result = run_distillation(teacher, {"tiny": TINY}, recipe, run=tmp_path, seed=0, episodes=1, more_teachers=more)
     assert result.students[0].gradient_steps == 4
     assert np.isfinite(result.students[0].kl_teacher_states)
 
@@ -222,7 +224,7 @@ def test_parts_of_ones_own_are_looked_up_and_settled_like_the_shipped_ones() -> 
     objective = Objective((OWN_TERM,), "categorical", 2, OWN)
     p = halved(answers.softmax(-1))
     want = tsallis(p, own.log_softmax(-1), order=1.5) * torch.tensor([1.0, 0.0])
-    sample = Sample(answers, objective.probabilities(answers))
+    sample = objective.sample(answers)
     found = objective.losses(
         objective.targets(sample), objective.weights(sample), Output("categorical", {"logits": own}), 0.0
     )

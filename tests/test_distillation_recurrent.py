@@ -10,8 +10,8 @@ import torch
 from rlkd import storage
 from rlkd.collect import Collector
 from rlkd.distillation import measure_baseline, run_distillation
+from rlkd.distillation.checks import check_parts
 from rlkd.distillation.record import run_record
-from rlkd.distillation.run import check_parts
 from rlkd.distillation.student import Plan, Student, sequence_starts
 from rlkd.errors import MismatchError
 from rlkd.evaluation import agreement, mean_kl, play

@@ -9,9 +9,10 @@ import torch
 
 from rlkd import losses
 from rlkd.distillation import DIVERGENCES, Objective
+from rlkd.distillation.binding import TEMPERATURE
 from rlkd.distillation.learning import steps_after
 from rlkd.distillation.student import Minibatch, Plan, Student
-from rlkd.distillation.terms import TEMPERATURE, reported_temperatures
+from rlkd.distillation.terms import reported_temperatures
 from rlkd.errors import MismatchError, RecipeError
 from rlkd.policy import Kind, Output, Policy
 from rlkd.recipe import Part, Source, Term

@@ -61,8 +61,9 @@ class Train:
 class Distill:
     """Distil a teacher into smaller students, and measure what was lost."""
 
-    teacher: Positional[str]
-    """An rlkd .safetensors file, policy:NAME, a Stable-Baselines3 .zip, or a file that an import recipe knows."""
+    teachers: Positional[tuple[str, ...]]
+    """rlkd .safetensors files, policy:NAME, Stable-Baselines3 .zip files, or files that an import recipe knows.
+    Several for recipes that ask several; scores are normalised by the first one's."""
     env: str | None = None
     """Environment, for teachers that do not say."""
     agent: str | None = None
@@ -88,7 +89,7 @@ class Distill:
         from rlkd.distillation import distill
 
         record = distill(
-            self.teacher,
+            self.teachers,
             self.student,
             run=self.run_folder,
             agent=self.agent,

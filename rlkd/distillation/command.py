@@ -17,7 +17,7 @@ from rlkd.vector import as_recipe
 
 
 def distill(
-    teacher: Policy | str | Path,
+    teacher: Policy | str | Path | Sequence[Policy | str | Path],
     students: Sequence[str] = (),
     *,
     run: str | Path,
@@ -34,7 +34,7 @@ def distill(
     """Distil a teacher into students, all from one replay, and measure what was lost.
 
     Args:
-        teacher: a policy or its file.
+        teacher: a policy or its file; several for recipes that ask several, scores are normalised by the first one's.
         students: network recipes, scaled as in `nature@width=0.5`; none takes the distillation recipe's own.
         run: folder for everything; the students are `students/NAME.safetensors` in it. One that was stopped goes on.
         agent: distillation recipe; None takes `policy_distillation` for pixels and `classic` for vectors.
@@ -55,7 +55,10 @@ def distill(
     """
     check_request(seed, episodes)
     folder = Path(run)
-    policy = as_policy(teacher, env=None if env is None else as_recipe(env))
+    several = [teacher] if isinstance(teacher, Policy | str | Path) else list(teacher)
+    if not several:
+        raise RecipeError("no teacher was named; rlkd distill TEACHER [TEACHER ...]")
+    policy, *others = (as_policy(each, env=None if env is None else as_recipe(env)) for each in several)
     recipe = recipes.load(agent or default_recipe(policy), Distill, overrides=overrides)
     environment = environment_of(policy, None)
     networks = {recipes.network_label(name): recipes.load(name, Network) for name in students or recipe.students}
@@ -72,6 +75,7 @@ def distill(
         device=device,
         baseline=baseline,
         own_parts=parts,
+        more_teachers=others,
     )
     record = run_record(result, environment, seed=seed, command=command)
     storage.write_json(folder / "run.json", record)

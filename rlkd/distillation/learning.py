@@ -50,6 +50,8 @@ class Setting:
     """How many of the probes follow each other: policies that remember are compared on consecutive states."""
     own_source: str = ""
     """Hash of the source of a user's own parts; empty where there are none."""
+    more_teachers: tuple[Policy, ...] = ()
+    """Who answers beside the teacher."""
 
     @property
     def identity(self) -> str:
@@ -60,6 +62,7 @@ class Setting:
             self.teacher.spec.hash,
             str(self.seed),
             *([self.own_source] if self.own_source else []),
+            *(other.spec.hash for other in self.more_teachers),
         )
         return storage.sha256(" ".join(parts).encode())
 

@@ -3,7 +3,7 @@
 A part of one's own is such a record around a function, passed to `rlkd.distill(..., parts={"name": record})`. Numbers
 that a recipe sets are the function's keyword-only arguments; their defaults are the recipe's.
 
-Shapes: B samples, A discrete actions, F features, P numbers in an answer.
+Shapes: B samples, K teachers, A discrete actions, F features, P numbers in an answer.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, get_type_hints
 from torch import Tensor
 
 from rlkd.errors import RecipeError
+from rlkd.policy import Kind
 from rlkd.recipe import Part, convert, suggest
 
 Space = Literal["scores", "probabilities"]
@@ -25,10 +26,10 @@ Space = Literal["scores", "probabilities"]
 class Sample:
     """What is known about B states before the student is asked; a part says by name which of it it needs."""
 
-    scores: Tensor
-    """[B, A]: the teacher's logits or Q-values; of continuous policies the whole answer, [B, P]."""
-    probabilities: Tensor
-    """[B, A]: softmax of the scores at the temperature of the teacher's kind; of continuous policies the scores."""
+    every_score: Tensor
+    """[B, K, A]: the logits or Q-values of K teachers; of continuous policies whole answers, [B, K, P]."""
+    every_probability: Tensor
+    """[B, K, A]: softmax of the scores at the temperature of the teachers' kind; of continuous policies the scores."""
     action: Tensor | None = None
     """[B] int64: what was really done there."""
     familiarity: Tensor | None = None
@@ -36,7 +37,17 @@ class Sample:
     noise: Tensor | None = None
     """[B, A]: uniform in [0, 1), drawn anew for every minibatch."""
     head: Tensor | None = None
-    """[A, F]: the teacher's last weights, one row an action."""
+    """[A, F]: the first teacher's last weights, one row an action."""
+
+    @property
+    def scores(self) -> Tensor:
+        """[B, A]: the first teacher's scores."""
+        return self.every_score[:, 0]
+
+    @property
+    def probabilities(self) -> Tensor:
+        """[B, A]: the first teacher's probabilities."""
+        return self.every_probability[:, 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +62,8 @@ class Teacher:
     """Fields of `Sample`, in the order of the arguments."""
     one_hot: bool = False
     """Whether actions have probability 0 by its nature."""
+    of: tuple[Kind, ...] = ("q", "categorical")
+    """Which kinds of answers it can be given."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,10 @@ def run_record(result: Result, environment: Environment, *, seed: int, command: 
         **reported_temperatures(recipe.terms, result.teacher.spec.kind),
         "teacher": result_record(result.teacher_evaluation, random=random, path=teacher_file)
         | {"path": str(teacher_file), "flops": result.teacher.spec.flops},
+        "more_teachers": [
+            result_record(each, random=random, path=result.run / f"teacher_{place}.safetensors")
+            for place, each in enumerate(result.more_evaluations, 2)
+        ],
         "random": {"mean": random.mean, "scores": list(random.scores)},
         "students": [_student(entry, result, seed, environment) for entry in result.students],
         "controls": [_student(entry, result, seed, environment) for entry in result.controls],
@@ -71,6 +75,7 @@ def result_table(record: JsonDict, *, width: int = WIDE) -> Table:
     for header in headers:
         table.add_column(header, justify="right")
     rows = [("teacher", _size(teacher) | {"of teacher": "1", "TN [95 %]": "1"})]
+    rows += [(f"teacher {place}", _size(entry)) for place, entry in enumerate(record["more_teachers"], 2)]
     rows += [(entry["name"], _cells(entry)) for entry in record["students"]]
     controls = [(entry["name"].replace("_", " "), _cells(entry)) for entry in record["controls"]]
     controls.append(("random play", {"score": f"{random['mean']:.1f}", "TN [95 %]": "0"}))

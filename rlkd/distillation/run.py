@@ -7,7 +7,7 @@ once. Controls are extra students of the first one's shape at the same budget.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,13 +17,13 @@ from rlkd import metrics, storage
 from rlkd.collect import Collector
 from rlkd.data import Evaluation
 from rlkd.distillation.checkpoint import claim
+from rlkd.distillation.checks import check_normalisable, check_parts
 from rlkd.distillation.learning import Setting, learn_rounds
 from rlkd.distillation.parts import Parts, source_hash
 from rlkd.distillation.student import Plan, Student
-from rlkd.distillation.terms import Objective, reported_temperatures
+from rlkd.distillation.terms import reported_temperatures
 from rlkd.errors import MismatchError
 from rlkd.evaluation import Played, agreement, environment_of, mean_kl, play, play_randomly, stretch_of
-from rlkd.evaluation.agreement import SEQUENCE
 from rlkd.policy import PARAMS, Policy, as_policy
 from rlkd.policy.compute import Precision, idle_cores, one_thread_per_role, pick_device
 from rlkd.recipe import Distill, Environment, Network
@@ -101,6 +101,8 @@ class Result:
     """The teacher, with its environment."""
     teacher_evaluation: Evaluation
     """The teacher's scores."""
+    more_evaluations: tuple[Evaluation, ...]
+    """Those of the teachers beside it."""
     random_evaluation: Evaluation
     """Scores of uniformly random play."""
     students: tuple[StudentResult, ...]
@@ -128,6 +130,7 @@ def run_distillation(
     precision: Precision = "auto",
     baseline: Baseline | None = None,
     own_parts: Parts | None = None,
+    more_teachers: Sequence[Policy] = (),
 ) -> Result:
     """Distil a teacher into students, all from one replay, and measure what was lost.
 
@@ -145,6 +148,8 @@ def run_distillation(
             is always float32.
         baseline: teacher and random play, where several runs compare with one measurement; None measures them.
         own_parts: parts of a loss of a user's own, that the recipe names.
+        more_teachers: who answers beside the teacher; they need its kind and its actions. Scores are normalised by the
+            first one's, agreement and KL are those with the first.
 
     Raises:
         MismatchError: teacher, environment and terms do not fit, or the teacher plays as random play does.
@@ -157,7 +162,8 @@ def run_distillation(
     environment = environment_of(teacher, environment)
     if environment != teacher.spec.environment:
         teacher = as_policy(teacher, env=environment)  # its students are told where they play
-    recipe = check_parts(teacher, students, recipe, own_parts)
+    others = tuple(as_policy(each, env=environment) for each in more_teachers)
+    recipe = check_parts(teacher, students, recipe, own_parts, others)
     if baseline is not None and baseline.teacher.evaluation.hash != teacher.spec.hash:
         raise MismatchError(f"the baseline was measured with another teacher than {teacher.spec.name}")
     stretch = stretch_of(teacher.recurrent, *(network.core != "none" for network in students.values()))
@@ -181,6 +187,7 @@ def run_distillation(
             observation_shape=shape,
             own_parts=own_parts,
             head=teacher.network.head.weight.detach().float(),
+            more_teachers=[each.spec for each in others],
         )
         for place, plan in enumerate(plans)
     ]
@@ -188,26 +195,31 @@ def run_distillation(
         recipe.source.num_envs,
         recipe.source.states,
         shape,
-        teacher.spec.actions * len(PARAMS[teacher.spec.kind]),
+        (1 + len(others)) * teacher.spec.actions * len(PARAMS[teacher.spec.kind]),
         environment.views.get("pixels"),
         keeps_actions=teacher.spec.discrete,
     )
     source = source_hash(own_parts or {})
-    setting = Setting(teacher, environment, recipe, seed, precision, np.empty(0), run, own_source=source)
+    setting = Setting(
+        teacher, environment, recipe, seed, precision, np.empty(0), run, own_source=source, more_teachers=others
+    )
     seconds = {}
     clock = time.perf_counter()
     with storage.run_folder(run), metrics.stop_signal() as stop:
         claim(run, learners, identity=setting.identity)
         teacher.save(run / "teacher.safetensors")
+        for place, other in enumerate(others, 2):
+            other.save(run / f"teacher_{place}.safetensors")
         if baseline is None:
             keep = recipe.held_out_states
             baseline = measure_baseline(
                 teacher, environment, episodes=episodes, keep_states=keep, stretch=stretch, stop=stop
             )
             check_normalisable(baseline.teacher.evaluation, baseline.random)
+        played = [play(each, environment, episodes=episodes, title=each.spec.name, stop=stop) for each in others]
         setting = replace(setting, probes=baseline.teacher.states, stretch=baseline.teacher.stretch)
         seconds["evaluate teacher and random play"], clock = time.perf_counter() - clock, time.perf_counter()
-        collector = Collector(environment, teacher, recipe.source, seed=seed, precision=precision)
+        collector = Collector(environment, teacher, recipe.source, seed=seed, precision=precision, more_teachers=others)
         try:
             busy = learn_rounds(setting, collector, replay, learners, stop)
         finally:
@@ -221,6 +233,7 @@ def run_distillation(
         recipe=recipe,
         teacher=teacher,
         teacher_evaluation=baseline.teacher.evaluation,
+        more_evaluations=tuple(each.evaluation for each in played),
         random_evaluation=baseline.random,
         students=tuple(results[: len(students)]),
         controls=tuple(results[len(students) :]),
@@ -228,35 +241,6 @@ def run_distillation(
         steps=collector.steps,
         seconds=seconds | busy,
     )
-
-
-def check_parts(
-    teacher: Policy, students: Mapping[str, Network], recipe: Distill, own_parts: Parts | None = None
-) -> Distill:
-    """The recipe with all numbers of its parts; MismatchError or RecipeError unless by it this teacher can teach these
-    students."""
-    kind = teacher.spec.kind
-    objective = Objective(recipe.terms, kind, teacher.spec.actions, own_parts)
-    if "hard_labels" in recipe.controls and not teacher.spec.discrete:
-        remedy = """--set 'controls=["shuffled_teacher"]'"""
-        raise MismatchError(f"control 'hard_labels' needs discrete actions, the teacher's are '{kind}'; take {remedy}")
-    recurrent = any(network.core != "none" for network in students.values())
-    in_a_row = recipe.source.states // (recipe.source.num_envs * recipe.source.rounds)
-    if recurrent and in_a_row < SEQUENCE:
-        raise MismatchError(
-            f"recurrent students learn from {SEQUENCE} states in a row, the first round brings {in_a_row} of each "
-            "environment; raise source.states, or lower source.num_envs or source.rounds"
-        )
-    return replace(recipe, terms=tuple(bound.term for bound in objective.terms))
-
-
-def check_normalisable(teacher: Evaluation, random: Evaluation) -> None:
-    """Raise MismatchError where teacher and random play score the same: found before the training, not after it."""
-    if teacher.mean == random.mean:
-        raise MismatchError(
-            f"{teacher.policy} and random play both score {random.mean:g} over {len(random.scores)} episodes: there is "
-            "nothing to normalise by; take another teacher or more --episodes"
-        )
 
 
 def measure(student: Student, setting: Setting, episodes: int | None, stop: metrics.StopSignal) -> StudentResult:

@@ -1,6 +1,7 @@
 """One student: its network, its optimiser, its own order of minibatches."""
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -77,6 +78,7 @@ class Student:
         observation_shape: tuple[int, ...] | None = None,
         own_parts: Parts | None = None,
         head: Tensor | None = None,
+        more_teachers: Sequence[PolicySpec] = (),
     ) -> None:
         """Draw initial weights.
 
@@ -92,10 +94,12 @@ class Student:
                 of a longer stack.
             own_parts: parts of a user's own that the recipe names.
             head: [A, F], the teacher's last weights, for parts that read them.
+            more_teachers: of the same kind, whose answers stand behind the first one's.
         """
         self.plan, self.recipe = plan, recipe
         terms = HARD_LABELS if plan.control == "hard_labels" else recipe.terms
-        self.objective = Objective(terms, teacher.kind, teacher.actions, own_parts)
+        count = 1 + len(more_teachers)
+        self.objective = Objective(terms, teacher.kind, teacher.actions, own_parts, teachers=count)
         self.head = None if head is None else head.to(device)
         kind = self.objective.student
         shape = observation_shape or teacher.observation_shape
@@ -111,7 +115,7 @@ class Student:
             observation_shape=shape,
             precision="float32",
             origin="rlkd distill",
-            parents=(teacher.hash,),
+            parents=(teacher.hash, *(each.hash for each in more_teachers)),
         )
         self.device = device
         self.recurrent = network.core is not None
@@ -205,14 +209,14 @@ class Student:
         self, answers: Tensor, action: Tensor | None, familiarity: np.ndarray | None, there: np.ndarray
     ) -> Sample:
         """What is known of states, as far as some part of the loss needs it."""
-        noise = self.generator.random(answers.shape, np.float32) if "noise" in self.objective.needs else None
-        return Sample(
+        shape = (len(answers), answers.shape[1] // self.objective.teachers)
+        noise = self.generator.random(shape, np.float32) if "noise" in self.objective.needs else None
+        return self.objective.sample(
             answers,
-            self.objective.probabilities(answers),
-            None if action is None else action.to(self.device),
-            None if familiarity is None else torch.from_numpy(familiarity[there]).to(self.device),
-            None if noise is None else torch.from_numpy(noise).to(self.device),
-            self.head,
+            action=None if action is None else action.to(self.device),
+            familiarity=None if familiarity is None else torch.from_numpy(familiarity[there]).to(self.device),
+            noise=None if noise is None else torch.from_numpy(noise).to(self.device),
+            head=self.head,
         )
 
     def _gradients(

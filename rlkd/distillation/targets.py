@@ -1,32 +1,13 @@
-"""What is done to a teacher's answer before a student learns it: probabilities in, probabilities out.
+"""What a teacher's answer is made to be before a student learns it: probabilities in, probabilities out.
 
 Shapes: B batch, A discrete actions, F features.
 """
-
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rlkd.distillation.parts import Target, Teacher
-
-
-def as_it_is(scores: Tensor) -> Tensor:
-    """The teacher's own answer."""
-    return scores
-
-
-def label(scores: Tensor, action: Tensor, *, label: Literal["H1", "H2"]) -> Tensor:
-    """[B, A]: one action has probability 1.
-
-    Args:
-        scores: [B, A] of the teacher.
-        action: [B] what was done.
-        label: `H1`: the action with the highest score. `H2`: the action that was done, by whoever acted.
-    """
-    chosen = scores.argmax(dim=-1) if label == "H1" else action
-    return F.one_hot(chosen, scores.shape[-1]).to(scores.dtype)
+from rlkd.distillation.parts import Target
 
 
 def temper(scores: Tensor, *, temperature: float) -> Tensor:
@@ -110,10 +91,6 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-TEACHERS = {
-    "teacher": Teacher(as_it_is, "scores", ("scores",)),
-    "label": Teacher(label, "probabilities", ("scores", "action"), one_hot=True),
-}
 TARGETS = {
     "temper": Target(temper, "scores"),
     "top_k": Target(top_k),

@@ -17,8 +17,8 @@ from pathlib import Path
 from rlkd import metrics, recipe, storage
 from rlkd.data import Evaluation, JsonDict
 from rlkd.distillation import Baseline, measure_baseline, run_distillation
+from rlkd.distillation.checks import check_normalisable
 from rlkd.distillation.command import default_recipe
-from rlkd.distillation.run import check_normalisable
 from rlkd.errors import StorageError
 from rlkd.evaluation import Played, environment_of, play, play_randomly, result_record, stretch_of
 from rlkd.learn.ppo import check_start, policy_spec, train_ppo

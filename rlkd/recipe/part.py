@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-Value = bool | int | float | str
+Value = bool | int | float | str | tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)

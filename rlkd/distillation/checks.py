@@ -1,0 +1,54 @@
+"""What is refused before anything runs, or at least before anything is learnt."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from rlkd.data import Evaluation
+from rlkd.distillation.parts import Parts
+from rlkd.distillation.terms import Objective
+from rlkd.errors import MismatchError
+from rlkd.evaluation.agreement import SEQUENCE
+from rlkd.policy import Policy
+from rlkd.recipe import Distill, Network
+
+
+def check_parts(
+    teacher: Policy,
+    students: Mapping[str, Network],
+    recipe: Distill,
+    own_parts: Parts | None = None,
+    more_teachers: Sequence[Policy] = (),
+) -> Distill:
+    """The recipe with all numbers of its parts; MismatchError or RecipeError unless by it this teacher can teach these
+    students."""
+    kind = teacher.spec.kind
+    specs = [each.spec for each in (teacher, *more_teachers)]
+    if len({(spec.kind, spec.actions, spec.action_meanings) for spec in specs}) > 1:
+        told = "; ".join(f"{spec.name}: {spec.kind}, {spec.actions} {list(spec.action_meanings)}" for spec in specs)
+        raise MismatchError(f"several teachers need one kind of answer and the same actions, these have {told}")
+    count = 1 + len(more_teachers)
+    objective = Objective(recipe.terms, kind, teacher.spec.actions, own_parts, teachers=count)
+    if more_teachers and not objective.asks_several:
+        raise MismatchError(
+            f"{count} teachers were given, and the recipe asks the first alone; take one as multi_teacher_average"
+        )
+    if "hard_labels" in recipe.controls and not teacher.spec.discrete:
+        remedy = """--set 'controls=["shuffled_teacher"]'"""
+        raise MismatchError(f"control 'hard_labels' needs discrete actions, the teacher's are '{kind}'; take {remedy}")
+    recurrent = any(network.core != "none" for network in students.values())
+    in_a_row = recipe.source.states // (recipe.source.num_envs * recipe.source.rounds)
+    if recurrent and in_a_row < SEQUENCE:
+        raise MismatchError(
+            f"recurrent students learn from {SEQUENCE} states in a row, the first round brings {in_a_row} of each "
+            "environment; raise source.states, or lower source.num_envs or source.rounds"
+        )
+    return replace(recipe, terms=tuple(bound.term for bound in objective.terms))
+
+
+def check_normalisable(teacher: Evaluation, random: Evaluation) -> None:
+    """Raise MismatchError where teacher and random play score the same: found before the training, not after it."""
+    if teacher.mean == random.mean:
+        raise MismatchError(
+            f"{teacher.policy} and random play both score {random.mean:g} over {len(random.scores)} episodes: there is "
+            "nothing to normalise by; take another teacher or more --episodes"
+        )

@@ -1,0 +1,90 @@
+"""Who answers: from what is known of states to the first form of a target.
+
+Several teachers are of one kind and number their actions alike. An average of probabilities and an average of scores
+are different teachers: the second is sharper, since it multiplies probabilities.
+
+Shapes: B batch, K teachers, A discrete actions.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rlkd.distillation.parts import Teacher
+
+
+def as_it_is(scores: Tensor) -> Tensor:
+    """[B, A]: the first teacher's own answer."""
+    return scores
+
+
+def label(scores: Tensor, action: Tensor, *, label: Literal["H1", "H2"]) -> Tensor:
+    """[B, A]: one action has probability 1.
+
+    Args:
+        scores: [B, A] of the first teacher.
+        action: [B] what was done.
+        label: `H1`: the action with the highest score. `H2`: the action that was done, by whoever acted.
+    """
+    chosen = scores.argmax(dim=-1) if label == "H1" else action
+    return F.one_hot(chosen, scores.shape[-1]).to(scores.dtype)
+
+
+def average(every_probability: Tensor, *, shares: tuple[float, ...] = ()) -> Tensor:
+    """[B, A]: the mean of the teachers' probabilities: how a player acts who asks one of them at random.
+
+    Args:
+        every_probability: [B, K, A].
+        shares: of each teacher, in their order; they are divided by their sum. None: all alike.
+    """
+    return _mean(every_probability, shares)
+
+
+def average_scores(every_score: Tensor, *, shares: tuple[float, ...] = ()) -> Tensor:
+    """[B, A]: the mean of the teachers' logits or Q-values; arguments as of `average`."""
+    return _mean(every_score, shares)
+
+
+def one_at_random(every_score: Tensor, noise: Tensor) -> Tensor:
+    """[B, A]: the scores of one teacher for each state, drawn anew whenever the state is learnt from.
+
+    Its expected gradient is that of `average`. Fukuda et al. 2017 draw one for each minibatch.
+
+    Args:
+        every_score: [B, K, A].
+        noise: [B, A] uniform; its first column decides.
+    """
+    teachers = every_score.shape[1]
+    drawn = (noise[:, 0] * teachers).long().clamp_max(teachers - 1)
+    return every_score[torch.arange(len(drawn), device=drawn.device), drawn]
+
+
+def best_by_value(every_score: Tensor) -> Tensor:
+    """[B, A]: the Q-values of the teacher that expects most of each state.
+
+    Args:
+        every_score: [B, K, A] Q-values.
+    """
+    chosen = every_score.amax(dim=-1).argmax(dim=-1)
+    return every_score[torch.arange(len(chosen), device=chosen.device), chosen]
+
+
+def _mean(every: Tensor, shares: tuple[float, ...]) -> Tensor:
+    if not shares:
+        return every.mean(dim=1)
+    if len(shares) != every.shape[1] or min(shares) < 0 or sum(shares) <= 0:
+        raise ValueError(f"shares must be {every.shape[1]} numbers of at least 0, one a teacher, got {list(shares)}")
+    weights = torch.tensor(shares, dtype=every.dtype, device=every.device)
+    return torch.einsum("k,bka->ba", weights / weights.sum(), every)
+
+
+TEACHERS = {
+    "teacher": Teacher(as_it_is, "scores", ("scores",)),
+    "label": Teacher(label, "probabilities", ("scores", "action"), one_hot=True),
+    "average": Teacher(average, "probabilities", ("every_probability",)),
+    "average_scores": Teacher(average_scores, "scores", ("every_score",)),
+    "one_at_random": Teacher(one_at_random, "scores", ("every_score", "noise")),
+    "best_by_value": Teacher(best_by_value, "scores", ("every_score",), of=("q",)),
+}
