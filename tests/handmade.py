@@ -103,7 +103,7 @@ def loss_of(
     """[B]: a recipe's loss of some answers; `known` are fields of `Sample`."""
     discrete = teacher in ("q", "categorical")
     objective = Objective(terms, teacher, answers.shape[1] if discrete else answers.shape[1] // 2)
-    sample = objective.sample(answers, **known)
+    sample = objective.sample(answers, known)
     return objective.losses(objective.targets(sample), objective.weights(sample), student, progress)
 
 

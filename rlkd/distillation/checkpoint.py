@@ -40,6 +40,7 @@ def save_students(run: Path, students: Sequence[Student], *, identity: str) -> N
     records = []
     for place, student in enumerate(students):
         held = tensors_of(student.network, student.optimiser)
+        held |= {f"own.{name}": tensor for name, tensor in student.own.copies.state_dict().items()}
         tensors |= {f"{place}.{name}": tensor for name, tensor in held.items()}
         records.append(
             {
@@ -48,6 +49,7 @@ def save_students(run: Path, students: Sequence[Student], *, identity: str) -> N
                 "steps": student.steps,
                 "losses": student.losses,
                 "seconds": student.seconds,
+                "goal": student.own.goal,
                 "generator": student.generator.bit_generator.state,
             }
         )
@@ -84,6 +86,8 @@ def load_students(run: Path, students: Sequence[Student], *, identity: str) -> N
 
 def _restore(student: Student, entry: JsonDict, tensors: dict[str, Tensor]) -> None:
     put_back(tensors, student.network, student.optimiser)
+    student.own.copies.load_state_dict(below(tensors, "own."))
+    student.own.goal = int(entry["goal"])
     student.steps = int(entry["steps"])
     student.seconds = float(entry["seconds"])
     student.losses = list(entry["losses"])

@@ -36,6 +36,12 @@ class Sample:
     """[B]: how like the rest of the replay each state is, 1 on average."""
     noise: Tensor | None = None
     """[B, A]: uniform in [0, 1), drawn anew for every minibatch."""
+    lot: Tensor | None = None
+    """[B]: uniform in [0, 1), drawn once for each state: the same whenever it is learnt from, for every student."""
+    last_round: Tensor | None = None
+    """[B, A]: the probabilities of the student as it was when the round began."""
+    moving_average: Tensor | None = None
+    """[B, A]: those of the moving average of its weights."""
     head: Tensor | None = None
     """[A, F]: the first teacher's last weights, one row an action."""
 

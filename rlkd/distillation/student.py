@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlkd.distillation.parts import Parts, Sample
+from rlkd.distillation.own import EarlierSelves
+from rlkd.distillation.parts import Parts
 from rlkd.distillation.terms import HARD_LABELS, Objective
 from rlkd.evaluation.agreement import BURN_IN, SEQUENCE
 from rlkd.metrics import StopSignal
@@ -100,7 +101,7 @@ class Student:
         terms = HARD_LABELS if plan.control == "hard_labels" else recipe.terms
         count = 1 + len(more_teachers)
         self.objective = Objective(terms, teacher.kind, teacher.actions, own_parts, teachers=count)
-        self.head = None if head is None else head.to(device)
+        self.head, self.actions = head, teacher.actions
         kind = self.objective.student
         shape = observation_shape or teacher.observation_shape
         network = PolicyNetwork(plan.network, shape, kind, teacher.actions)
@@ -117,6 +118,7 @@ class Student:
             origin="rlkd distill",
             parents=(teacher.hash, *(each.hash for each in more_teachers)),
         )
+        self.own = EarlierSelves(self.network, self.objective.needs, keep=recipe.moving_average)
         self.device = device
         self.recurrent = network.core is not None
         self.samples = max(1, recipe.batch_size // SEQUENCE) if self.recurrent else recipe.batch_size
@@ -152,6 +154,7 @@ class Student:
         if self.steps == 0 and goal > 0:
             look = self.generator.integers(len(rows), size=FIRST_LOOK)
             self.network.standardise(self._seen(replay.read(rows[look])[0]))
+        self.own.begin(self.network, goal, fresh=self.steps == 0)
         # Another state's answer for each state, the same all through a round and after a resume.
         shuffled = np.random.default_rng(len(rows)).permutation(len(rows))
         starts = sequence_starts(rows) if self.recurrent else np.arange(len(rows))
@@ -163,13 +166,14 @@ class Student:
                 for group in self.optimiser.param_groups:
                     group["lr"] = self.recipe.learning_rate * (1 - done)
                 picks = starts[self.generator.integers(len(starts), size=self.samples)]
-                minibatch = self._minibatch(replay, rows, picks, shuffled, familiarity)
+                minibatch = self._minibatch(replay, rows, picks, shuffled, familiarity, precision)
                 gradients_of = partial(self._gradients, precision=precision, progress=done)
                 parts = each(gradients_of, minibatch.chunk(self.parts))
                 losses, gradients = zip(*parts, strict=True)
                 add_up(list(self.network.parameters()), gradients)
                 nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM, foreach=True)
                 self.optimiser.step()
+                self.own.follow(self.network)
                 total += sum(losses)
                 self.steps += 1
         if self.steps > before:
@@ -183,6 +187,7 @@ class Student:
         picks: np.ndarray,
         shuffled: np.ndarray,
         familiarity: np.ndarray | None = None,
+        precision: Precision = "float32",
     ) -> Minibatch:
         """Samples that begin at some places of `rows`."""
         first: Tensor | None = None
@@ -199,25 +204,34 @@ class Student:
         if self.plan.control == "shuffled_teacher":
             told = rows[shuffled[picks]].ravel()
             answers = replay.read(told)[1]
-        sample = self._known(answers.to(self.device), replay.actions(told), familiarity, there)
+        observation = self._seen(observation)
+        observation = observation.reshape(*samples, *observation.shape[1:])
+        known_of_them = self._known(replay, there, told, familiarity)
+        known_of_them |= self.own.answers(observation, first, precision)
+        sample = self.objective.sample(answers.to(self.device), known_of_them)
         targets = tuple(target.reshape(*samples, -1) for target in self.objective.targets(sample))
         weights = tuple(weight.reshape(samples) for weight in self.objective.weights(sample))
-        observation = self._seen(observation)
-        return Minibatch(observation.reshape(*samples, *observation.shape[1:]), share, first, targets, weights)
+        return Minibatch(observation, share, first, targets, weights)
 
     def _known(
-        self, answers: Tensor, action: Tensor | None, familiarity: np.ndarray | None, there: np.ndarray
-    ) -> Sample:
-        """What is known of states, as far as some part of the loss needs it."""
-        shape = (len(answers), answers.shape[1] // self.objective.teachers)
-        noise = self.generator.random(shape, np.float32) if "noise" in self.objective.needs else None
-        return self.objective.sample(
-            answers,
-            action=None if action is None else action.to(self.device),
-            familiarity=None if familiarity is None else torch.from_numpy(familiarity[there]).to(self.device),
-            noise=None if noise is None else torch.from_numpy(noise).to(self.device),
-            head=self.head,
-        )
+        self, replay: Replay, there: np.ndarray, told: np.ndarray, familiarity: np.ndarray | None
+    ) -> dict[str, Tensor | None]:
+        """Fields of `Sample` besides answers, as far as some part of the loss needs them.
+
+        Args:
+            replay: states.
+            there: [B] addresses of the states.
+            told: [B] addresses of the states to which the answers belong.
+            familiarity: of each state, by its address.
+        """
+        found: dict[str, Tensor | None] = {"action": replay.actions(told), "head": self.head}
+        if "noise" in self.objective.needs:
+            found["noise"] = torch.from_numpy(self.generator.random((len(there), self.actions), np.float32))
+        if "lot" in self.objective.needs:
+            found["lot"] = torch.from_numpy(lots(there))
+        if familiarity is not None:
+            found["familiarity"] = torch.from_numpy(familiarity[there])
+        return {name: None if tensor is None else tensor.to(self.device) for name, tensor in found.items()}
 
     def _gradients(
         self, batch: Minibatch, *, precision: Precision, progress: float
@@ -243,6 +257,12 @@ class Student:
     def snapshot(self) -> Policy:
         """The student as it is now, with weights of its own, so that it can act while it learns."""
         return snapshot(self.network, self.spec)
+
+
+def lots(rows: np.ndarray) -> np.ndarray:
+    """[B] float32 in [0, 1) by address, the same for every student and after a resume: multiples of the golden ratio,
+    so that any share of them is spread evenly over each environment's play."""
+    return (rows * ((5**0.5 - 1) / 2) % 1).astype(np.float32)
 
 
 def sequence_starts(rows: np.ndarray) -> np.ndarray:

@@ -71,6 +71,16 @@ def best_by_value(every_score: Tensor) -> Tensor:
     return every_score[torch.arange(len(chosen), device=chosen.device), chosen]
 
 
+def last_round(last_round: Tensor) -> Tensor:
+    """[B, A]: the student itself, as it was when the round of learning began."""
+    return last_round
+
+
+def moving_average(moving_average: Tensor) -> Tensor:
+    """[B, A]: the moving average of the student's own weights; `moving_average` of the recipe says how slow it is."""
+    return moving_average
+
+
 def _mean(every: Tensor, shares: tuple[float, ...]) -> Tensor:
     if not shares:
         return every.mean(dim=1)
@@ -87,4 +97,6 @@ TEACHERS = {
     "average_scores": Teacher(average_scores, "scores", ("every_score",)),
     "one_at_random": Teacher(one_at_random, "scores", ("every_score", "noise")),
     "best_by_value": Teacher(best_by_value, "scores", ("every_score",), of=("q",)),
+    "last_round": Teacher(last_round, "probabilities", ("last_round",)),
+    "moving_average": Teacher(moving_average, "probabilities", ("moving_average",)),
 }

@@ -6,7 +6,7 @@ answer), one value a sample. To add a divergence, write it in `rlkd.losses.diver
 Shapes: B samples, A discrete actions, D action dimensions, P numbers in an answer.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -58,19 +58,11 @@ class Objective:
             raise MismatchError("the recipe asks several teachers, and one was given; name more")
         self._try(actions)
 
-    def sample(
-        self,
-        answers: Tensor,
-        *,
-        action: Tensor | None = None,
-        familiarity: Tensor | None = None,
-        noise: Tensor | None = None,
-        head: Tensor | None = None,
-    ) -> Sample:
-        """What is known of states, from the teachers' flat answers side by side, [B, K * P]."""
+    def sample(self, answers: Tensor, known: Mapping[str, Tensor | None] | None = None) -> Sample:
+        """What is known of states: the teachers' flat answers side by side, [B, K * P], and other fields by name."""
         every = answers.reshape(len(answers), self.teachers, -1)
         probability = temper(every, temperature=TEMPERATURE[self.teacher]) if self.discrete else every
-        return Sample(every, probability, action, familiarity, noise, head)
+        return Sample(every, probability, **(known or {}))
 
     def targets(self, sample: Sample) -> tuple[Tensor, ...]:
         """Each term's target, [B, A] or [B, P]; nothing of it depends on the student."""
@@ -121,13 +113,10 @@ class Objective:
         width = actions if self.discrete else 2 * actions
         answers = torch.linspace(-1, 1, 2 * width).reshape(2, width)
         two = torch.ones(2)
-        sample = self.sample(
-            answers.repeat(1, self.teachers),
-            action=two.long() - 1,
-            familiarity=two,
-            noise=answers.abs(),
-            head=torch.eye(actions, 4),
-        )
+        made_up = answers[:, :actions].softmax(-1)
+        known = {"action": two.long() - 1, "familiarity": two, "noise": answers.abs(), "lot": two / 2}
+        known |= {"last_round": made_up, "moving_average": made_up, "head": torch.eye(actions, 4)}
+        sample = self.sample(answers.repeat(1, self.teachers), known)
         names = ("q",) if self.student == "q" else ("logits",) if self.discrete else ("mean", "log_std")
         output = Output(self.student, dict(zip(names, answers.flip(0).chunk(len(names), dim=-1), strict=True)))
         for bound, weight in zip(self.terms, _tried(self.weights, sample), strict=True):

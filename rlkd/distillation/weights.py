@@ -35,8 +35,27 @@ def inverse_entropy(scores: Tensor, *, temperature: float, least: float = 0.01, 
     return (1 / entropy).clamp(least, most)
 
 
+def asked(lot: Tensor, *, share: float) -> Tensor:
+    """[B]: the states about which a teacher that is dear to ask was asked, a share of all; 1 on average."""
+    _check_share(share)
+    return (lot < share).to(lot.dtype) / share
+
+
+def not_asked(lot: Tensor, *, share: float) -> Tensor:
+    """[B]: all states but those of `asked` with the same share; 1 on average."""
+    _check_share(share)
+    return (lot >= share).to(lot.dtype) / (1 - share)
+
+
+def _check_share(share: float) -> None:
+    if not 0 < share < 1:
+        raise ValueError(f"share must be above 0 and below 1, got {share}")
+
+
 WEIGHTS = {
     "familiarity": Weight(familiarity, ("familiarity",), discrete=False),
     "confidence": Weight(confidence, ("probabilities",)),
+    "asked": Weight(asked, ("lot",), discrete=False),
+    "not_asked": Weight(not_asked, ("lot",), discrete=False),
     "inverse_entropy": Weight(inverse_entropy, ("scores",)),
 }

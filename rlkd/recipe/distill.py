@@ -89,6 +89,9 @@ class Distill:
     """Extra students with the first student's network at the same budget."""
     held_out_states: int = 4096
     """States per player on which agreement and KL are reported; never trained on."""
+    moving_average: float = 0.995
+    """Share of the old weights that stays at each gradient step in the moving average of a student's own, for the
+    teacher of that name."""
     novelty: Bonus | None = None
     """How new a state is to the replay, for the weight `familiarity`: `rnd`'s networks and clip; of the other values
     none is read."""
@@ -97,6 +100,7 @@ class Distill:
         require(len(self.terms) > 0, "at least one [[terms]] is needed")
         for name in ("gradient_steps", "batch_size", "learning_rate", "held_out_states"):
             require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}")
+        require(0 <= self.moving_average < 1, f"moving_average must be in [0, 1), got {self.moving_average}")
         asked = any(term.weight is not None and term.weight.name == "familiarity" for term in self.terms)
         require(asked == (self.novelty is not None), "[novelty] and a term's weight = 'familiarity' belong together")
         require(self.novelty is None or self.novelty.name == "rnd", "[novelty] takes name = 'rnd'")
