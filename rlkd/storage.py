@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -32,8 +33,9 @@ MARKS = {
 """Files by which a run folder of each verb is known, whether finished or not."""
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Put `content` under `path`, all of it or nothing.
+@contextmanager
+def whole(path: Path, size: int) -> Iterator[Path]:
+    """A path to write a file of so many bytes to; it gets its final name once the block is over and all is on the disk.
 
     Raises:
         StorageError: the disk is full, or the folder cannot be written.
@@ -42,16 +44,30 @@ def write_bytes(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            if shutil.disk_usage(path.parent).free < size:  # said before gigabytes are written
+                raise OSError(errno.ENOSPC, "the disk is full")
+            yield temporary
+            descriptor = os.open(temporary, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
         _sync_folder(path.parent)
     except OSError as error:
-        raise StorageError(_explain(error, path, len(content))) from None
+        raise StorageError(_explain(error, path, size)) from None
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Put `content` under `path`, all of it or nothing.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written.
+    """
+    with whole(path, len(content)) as temporary, temporary.open("xb") as file:
+        file.write(content)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -73,6 +73,9 @@ class Distill:
     several times. Default: the recipe's."""
     run_folder: Annotated[str, arg(name="run")] = "runs/distill"
     """Run folder; a stopped run in it goes on."""
+    replay: str | None = None
+    """Folder where states and answers are kept: a further run on the same teachers, environment, source and seed takes
+    them from there, and neither plays nor asks again. Default: nothing is kept."""
     episodes: int | None = None
     """Per evaluation. Default: the protocol's."""
     seed: int = 0
@@ -99,6 +102,7 @@ class Distill:
             device=self.device,
             overrides=self.set,
             command=command(),
+            replay=self.replay,
         )
         if self.json:
             print(json.dumps(record))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from rlkd.data import Evaluation
 from rlkd.distillation.parts import Parts
@@ -43,6 +44,15 @@ def check_parts(
             "environment; raise source.states, or lower source.num_envs or source.rounds"
         )
     return replace(recipe, terms=tuple(bound.term for bound in objective.terms))
+
+
+def check_keepable(recipe: Distill, folder: Path | None) -> None:
+    """Raise MismatchError where states are to be kept that depend on the students."""
+    if folder is not None and recipe.source.teacher_fraction != (1.0, 1.0):
+        raise MismatchError(
+            "states are kept for other students only where the teacher plays alone; leave out --replay, or take "
+            "--set source.teacher_fraction=[1.0,1.0]"
+        )
 
 
 def check_normalisable(teacher: Evaluation, random: Evaluation) -> None:

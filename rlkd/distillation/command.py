@@ -30,6 +30,7 @@ def distill(
     command: str = "",
     baseline: Baseline | None = None,
     parts: Parts | None = None,
+    replay: str | Path | None = None,
 ) -> JsonDict:
     """Distil a teacher into students, all from one replay, and measure what was lost.
 
@@ -46,6 +47,8 @@ def distill(
         command: for the record.
         baseline: of an earlier run with the same teacher, environment and episodes; None measures one.
         parts: of a loss, of your own, by the names that the recipe gives them.
+        replay: folder where states and answers are kept, and taken from where the same teachers were played and asked
+            before; for recipes whose states are all the teachers'.
 
     Returns:
         What `run.json` holds: teacher, students, controls, seconds, recipe, versions.
@@ -76,6 +79,7 @@ def distill(
         baseline=baseline,
         own_parts=parts,
         more_teachers=others,
+        replay_folder=None if replay is None else Path(replay),
     )
     record = run_record(result, environment, seed=seed, command=command)
     storage.write_json(folder / "run.json", record)

@@ -39,17 +39,19 @@ class Familiarity:
         self.seconds = 0.0
         """Wall seconds spent in `see`."""
 
-    def see(self) -> np.ndarray:
+    def see(self, rows: np.ndarray) -> np.ndarray:
         """Learn what is new in the replay, and say how familiar each state is now.
 
-        Learning takes as many samples of the whole replay as there are new states.
+        Learning takes as many samples of all states as there are new ones.
+
+        Args:
+            rows: addresses of all states that are there by now.
 
         Returns:
             [R] float32 by address in the replay: 1 / (1 + novelty) over the mean of that, where novelty 1 is the mean
             over all states; 0 where no state is.
         """
         started = time.perf_counter()
-        rows = self.replay.rows()
         fresh = np.setdiff1d(rows, self.known, assume_unique=True)
         self.known = rows
         at_once = rows_at_once(self.device, pixels=self.replay.view is not None)

@@ -14,6 +14,7 @@ import numpy as np
 
 from rlkd import metrics, storage
 from rlkd.collect import Collector
+from rlkd.data import JsonDict
 from rlkd.distillation.checkpoint import load_students, save_students
 from rlkd.distillation.familiarity import Familiarity
 from rlkd.distillation.student import Student
@@ -21,8 +22,8 @@ from rlkd.distillation.terms import reported_temperatures
 from rlkd.evaluation import agreement, mean_kl
 from rlkd.policy import Policy
 from rlkd.policy.compute import Precision
-from rlkd.recipe import Distill, Environment, recipe_hash
-from rlkd.replay import Replay
+from rlkd.recipe import Distill, Environment, recipe_hash, to_table
+from rlkd.replay import Kept, Replay, keep
 
 CHECKPOINT_SECONDS = 30.0  # at least, between two checkpoints; they are taken between rounds
 CURVE_STATES = 256  # held-out states behind each point of a learning curve
@@ -54,6 +55,17 @@ class Setting:
     """Who answers beside the teacher."""
 
     @property
+    def about(self) -> JsonDict:
+        """What the states and answers of a teacher-driven run depend on."""
+        return {
+            "teachers": [each.spec.hash for each in (self.teacher, *self.more_teachers)],
+            "environment": recipe_hash(self.environment),
+            "source": to_table(self.recipe.source),
+            "seed": self.seed,
+            "precision": self.precision,
+        }
+
+    @property
     def identity(self) -> str:
         """What a run folder must share with a run that goes on in it."""
         parts = (
@@ -68,9 +80,23 @@ class Setting:
 
 
 def learn_rounds(
-    setting: Setting, collector: Collector, replay: Replay, students: Sequence[Student], stop: metrics.StopSignal
+    setting: Setting,
+    states: Collector | Kept,
+    replay: Replay,
+    students: Sequence[Student],
+    stop: metrics.StopSignal,
+    *,
+    keep_in: Path | None = None,
 ) -> dict[str, float]:
     """Fill the replay and train all students on it.
+
+    Args:
+        setting: of the run.
+        states: who plays and fills the replay, or what is known of a replay that is full already.
+        replay: states and answers.
+        students: who learn.
+        stop: when set, all is saved and `Stopped` raised.
+        keep_in: the file for what was collected; None keeps nothing.
 
     Returns:
         Busy seconds by role: the roles overlap, so they add up to more than the wall time.
@@ -90,13 +116,14 @@ def learn_rounds(
             metrics.bar("collect and learn, gradient steps", total) as bar,
         ):
             rows = np.empty(0, np.int64)
+            counts: list[np.ndarray] = []
             familiarity: np.ndarray | None = None
             saved = time.monotonic()
             for number in range(recipe.source.rounds + 1):
                 pending: list[Future[None]] = []
-                if number < recipe.source.rounds:
+                if number < recipe.source.rounds and isinstance(states, Collector):
                     acting = [student.snapshot() for student in students if student.plan.control == "none"]
-                    pending.append(collecting.submit(collector.collect, replay, number, acting))
+                    pending.append(collecting.submit(states.collect, replay, number, acting))
                 goal = steps_after(number, recipe)
                 pending += [
                     learning.submit(student.learn, replay, rows, goal, setting.precision, stop, familiarity)
@@ -107,9 +134,13 @@ def learn_rounds(
                     bar.update(sum(student.steps for student in students), note)
                 for future in pending:
                     future.result()
-                rows = replay.rows()
-                if weigher is not None and number < recipe.source.rounds and not stop.asked:
-                    familiarity = weigher.see()
+                if number < recipe.source.rounds:
+                    counts.append(states.rounds[number] if isinstance(states, Kept) else replay.filled)
+                    rows = replay.rows(counts[-1])
+                    if weigher is not None and not stop.asked:
+                        familiarity = weigher.see(rows)
+                    if keep_in is not None and number == recipe.source.rounds - 1 and isinstance(states, Collector):
+                        keep(keep_in, replay, Kept(np.stack(counts), states.steps), setting.about)
                 if number and students[0].steps > recorded:  # a signal may have come before its first step
                     recorded = students[0].steps
                     recorder.write(recorded, _curves(setting, students))
@@ -120,11 +151,13 @@ def learn_rounds(
             save_students(setting.run, students, identity=setting.identity)
     finally:
         recorder.close()
-    busy = {
-        "collecting: inference": collector.seconds.inference,
-        "collecting: waiting for emulators": collector.seconds.environment,
-        "collecting: storing": collector.seconds.storing,
-    }
+    busy = {}
+    if isinstance(states, Collector):
+        busy = {
+            "collecting: inference": states.seconds.inference,
+            "collecting: waiting for emulators": states.seconds.environment,
+            "collecting: storing": states.seconds.storing,
+        }
     if weigher is not None:
         busy["weighing states"] = weigher.seconds
     return busy | {f"learning: {s.plan.name}": s.seconds for s in students}

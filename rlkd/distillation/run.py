@@ -17,7 +17,7 @@ from rlkd import metrics, storage
 from rlkd.collect import Collector
 from rlkd.data import Evaluation
 from rlkd.distillation.checkpoint import claim
-from rlkd.distillation.checks import check_normalisable, check_parts
+from rlkd.distillation.checks import check_keepable, check_normalisable, check_parts
 from rlkd.distillation.learning import Setting, learn_rounds
 from rlkd.distillation.parts import Parts, source_hash
 from rlkd.distillation.student import Plan, Student
@@ -27,7 +27,7 @@ from rlkd.evaluation import Played, agreement, environment_of, mean_kl, play, pl
 from rlkd.policy import PARAMS, Policy, as_policy
 from rlkd.policy.compute import Precision, idle_cores, one_thread_per_role, pick_device
 from rlkd.recipe import Distill, Environment, Network
-from rlkd.replay import Replay
+from rlkd.replay import Kept, Replay, path_of, take
 from rlkd.vector import spaces
 
 
@@ -131,6 +131,7 @@ def run_distillation(
     baseline: Baseline | None = None,
     own_parts: Parts | None = None,
     more_teachers: Sequence[Policy] = (),
+    replay_folder: Path | None = None,
 ) -> Result:
     """Distil a teacher into students, all from one replay, and measure what was lost.
 
@@ -150,6 +151,8 @@ def run_distillation(
         own_parts: parts of a loss of a user's own, that the recipe names.
         more_teachers: who answers beside the teacher; they need its kind and its actions. Scores are normalised by the
             first one's, agreement and KL are those with the first.
+        replay_folder: where states and answers are kept, and taken from where they are there already: the same
+            teachers, environment, source and seed are played and asked once.
 
     Raises:
         MismatchError: teacher, environment and terms do not fit, or the teacher plays as random play does.
@@ -164,6 +167,7 @@ def run_distillation(
         teacher = as_policy(teacher, env=environment)  # its students are told where they play
     others = tuple(as_policy(each, env=environment) for each in more_teachers)
     recipe = check_parts(teacher, students, recipe, own_parts, others)
+    check_keepable(recipe, replay_folder)
     if baseline is not None and baseline.teacher.evaluation.hash != teacher.spec.hash:
         raise MismatchError(f"the baseline was measured with another teacher than {teacher.spec.name}")
     stretch = stretch_of(teacher.recurrent, *(network.core != "none" for network in students.values()))
@@ -203,6 +207,7 @@ def run_distillation(
     setting = Setting(
         teacher, environment, recipe, seed, precision, np.empty(0), run, own_source=source, more_teachers=others
     )
+    kept_in = None if replay_folder is None else path_of(replay_folder, setting.about)
     seconds = {}
     clock = time.perf_counter()
     with storage.run_folder(run), metrics.stop_signal() as stop:
@@ -219,11 +224,18 @@ def run_distillation(
         played = [play(each, environment, episodes=episodes, title=each.spec.name, stop=stop) for each in others]
         setting = replace(setting, probes=baseline.teacher.states, stretch=baseline.teacher.stretch)
         seconds["evaluate teacher and random play"], clock = time.perf_counter() - clock, time.perf_counter()
-        collector = Collector(environment, teacher, recipe.source, seed=seed, precision=precision, more_teachers=others)
+        states: Collector | Kept
+        if kept_in is not None and kept_in.exists():
+            states = take(kept_in, replay)
+        else:
+            states = Collector(
+                environment, teacher, recipe.source, seed=seed, precision=precision, more_teachers=others
+            )
         try:
-            busy = learn_rounds(setting, collector, replay, learners, stop)
+            busy = learn_rounds(setting, states, replay, learners, stop, keep_in=kept_in)
         finally:
-            collector.close()
+            if isinstance(states, Collector):
+                states.close()
         seconds["collect and learn"], clock = time.perf_counter() - clock, time.perf_counter()
         results = [measure(student, setting, episodes, stop) for student in learners]
         seconds["evaluate students"] = time.perf_counter() - clock
@@ -238,7 +250,7 @@ def run_distillation(
         students=tuple(results[: len(students)]),
         controls=tuple(results[len(students) :]),
         states=len(replay),
-        steps=collector.steps,
+        steps=states.steps,
         seconds=seconds | busy,
     )
 

@@ -6,7 +6,7 @@ takes no more (distillation) or goes round as a ring, whose last frames are kept
 that the window reads stacks over the turn like any other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -156,6 +156,25 @@ class Replay:
     def actions(self, rows: np.ndarray) -> Tensor | None:
         """[B] int64: what was done in these states; None where actions are not kept."""
         return None if self._actions is None else self._actions[self._there(rows)].long()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that `fill` needs, by name; not copied."""
+        found = {"frames": self._frames, "answers": self._answers, "age": torch.from_numpy(self._age)}
+        return found if self._actions is None else found | {"actions": self._actions}
+
+    def fill(self, tensors: Mapping[str, Tensor], written: np.ndarray) -> None:
+        """Take over what `tensors` gave of a replay of the same shape, with so many states of each environment.
+
+        Raises:
+            ValueError: names, shapes, types or counts do not fit.
+        """
+        mine = self.tensors()
+        shapes = [{name: (each.shape, each.dtype) for name, each in found.items()} for found in (mine, tensors)]
+        if shapes[0] != shapes[1] or written.shape != (self.num_envs,) or (written > self.capacity).any():
+            raise ValueError("of a replay of another shape")
+        for name, tensor in mine.items():
+            tensor.copy_(tensors[name])
+        self.written[:] = written
 
     def _there(self, index: np.ndarray) -> Tensor:
         """An index as a tensor, where the frames are."""
