@@ -1,4 +1,4 @@
-"""Tests of states and answers that are kept: further students are the same, nothing is played, nothing else is taken."""
+"""Tests of states and answers that are kept: further students are the same, nothing is played or asked again."""
 
 import shutil
 from dataclasses import replace
@@ -104,10 +104,10 @@ def test_a_kept_replay_reads_as_it_did(tmp_path: Path) -> None:
     assert np.array_equal(rows, other.rows())
     for one, same in zip(replay.read(rows), other.read(rows), strict=True):
         assert (one == same).all()
-    done, same = replay.actions(rows), other.actions(rows)
-    assert done is not None
-    assert same is not None
-    assert (done == same).all()
+    actions = [each.actions(rows) for each in (replay, other)]
+    assert actions[0] is not None
+    assert actions[1] is not None
+    assert (actions[0] == actions[1]).all()
     assert np.array_equal(replay.begins(rows), other.begins(rows))
 
 
