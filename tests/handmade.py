@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlkd.distillation import Objective
 from rlkd.policy import Kind, Output, Policy, PolicyNetwork, PolicySpec, Rule
 from rlkd.recipe import Distill, Environment, Network, Part, Protocol, Source, Term
+from rlkd.terms import Objective
 from rlkd.vector import action_bounds, action_meanings, as_recipe, spaces
 
 LINEAR = Network(encoder="mlp", hidden=())

@@ -9,11 +9,11 @@ import torch
 
 from rlkd.distillation import student as student_module
 from rlkd.distillation.student import Plan, Student, lots
-from rlkd.distillation.weights import asked, not_asked
 from rlkd.errors import RecipeError
 from rlkd.policy import Policy
 from rlkd.recipe import Part, Term
 from rlkd.replay import Replay
+from rlkd.terms.weights import asked, not_asked
 from tests.handmade import TINY, cartpole_teacher, environment, policy
 from tests.handmade import small_distillation as small
 

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from rlkd.cli import main
 from rlkd.collect import Collector
-from rlkd.distillation import Objective, run_distillation
-from rlkd.distillation.teachers import average, average_scores, best_by_value, one_at_random
+from rlkd.distillation import run_distillation
 from rlkd.errors import MismatchError, StorageError
 from rlkd.policy import Policy, load
 from rlkd.recipe import Part, Source, Term
 from rlkd.replay import Replay
+from rlkd.terms import Objective
+from rlkd.terms.teachers import average, average_scores, best_by_value, one_at_random
 from tests.handmade import TINY, always, cartpole_teacher, environment, policy
 from tests.handmade import small_distillation as small
 

@@ -8,15 +8,13 @@ import pytest
 import torch
 
 from rlkd import losses
-from rlkd.distillation import DIVERGENCES, Objective
-from rlkd.distillation.binding import TEMPERATURE
 from rlkd.distillation.learning import steps_after
 from rlkd.distillation.student import Minibatch, Plan, Student
-from rlkd.distillation.terms import reported_temperatures
 from rlkd.errors import MismatchError, RecipeError
 from rlkd.policy import Kind, Output, Policy
 from rlkd.recipe import Part, Source, Term
 from rlkd.replay import Replay
+from rlkd.terms import DIVERGENCES, TEMPERATURE, Objective, reported_temperatures
 from tests.handmade import TINY, TINY_PIXELS, cartpole_teacher, environment, loss_of, policy
 from tests.handmade import small_distillation as small
 

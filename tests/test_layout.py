@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "rlkd"
 
 ROOMS = (
-    *("errors", "recipe", "data", "storage", "metrics", "stats", "losses", "vector", "policy", "replay"),
+    *("errors", "recipe", "data", "storage", "metrics", "stats", "losses", "vector", "policy", "terms", "replay"),
     *("collect", "evaluation", "explore", "learn", "distillation", "lineage", "study", "exporting", "report", "cli"),
 )
 """In order: a room imports only from rooms before it."""

@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from torch import Tensor
 
 from rlkd import losses
-from rlkd.distillation.terms import centred
+from rlkd.terms.objective import centred
 from tests import reference
 from tests.reference import Moved, Played
 

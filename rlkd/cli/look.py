@@ -52,7 +52,7 @@ class Show:
         path = recipe.resolve_anywhere(name)
         value = recipe.load_any(path, overrides=self.set, scale=scale)
         if isinstance(value, recipe.Distill):
-            from rlkd.distillation import settle  # whose functions know the numbers of a term's parts
+            from rlkd.terms import settle  # whose functions know the numbers of a term's parts
 
             value = replace(value, terms=tuple(settle(term) for term in value.terms))
         text = recipe.dump(value).rstrip()

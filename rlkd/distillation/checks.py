@@ -5,12 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from rlkd.data import Evaluation
-from rlkd.distillation.parts import Parts
-from rlkd.distillation.terms import Objective
 from rlkd.errors import MismatchError
 from rlkd.evaluation.agreement import SEQUENCE
 from rlkd.policy import Policy
 from rlkd.recipe import Distill, Network
+from rlkd.terms import Objective, Parts
 
 
 def check_parts(

@@ -6,13 +6,13 @@ from pathlib import Path
 from rlkd import recipe as recipes
 from rlkd import storage
 from rlkd.data import JsonDict
-from rlkd.distillation.parts import Parts
 from rlkd.distillation.record import run_record
 from rlkd.distillation.run import Baseline, run_distillation
 from rlkd.errors import RecipeError
 from rlkd.evaluation import environment_of
 from rlkd.policy import Policy, as_policy
 from rlkd.recipe import Distill, Environment, Network, check_request
+from rlkd.terms import Parts
 from rlkd.vector import as_recipe
 
 

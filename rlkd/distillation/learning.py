@@ -18,12 +18,12 @@ from rlkd.data import JsonDict
 from rlkd.distillation.checkpoint import load_students, save_students
 from rlkd.distillation.familiarity import Familiarity
 from rlkd.distillation.student import Student
-from rlkd.distillation.terms import reported_temperatures
 from rlkd.evaluation import agreement, mean_kl
 from rlkd.policy import Policy
 from rlkd.policy.compute import Precision
 from rlkd.recipe import Distill, Environment, recipe_hash, to_table
 from rlkd.replay import Kept, Replay, keep
+from rlkd.terms import reported_temperatures
 
 CHECKPOINT_SECONDS = 30.0  # at least, between two checkpoints; they are taken between rounds
 CURVE_STATES = 256  # held-out states behind each point of a learning curve

@@ -6,9 +6,9 @@ from collections.abc import Set as AbstractSet
 import torch
 from torch import Tensor, nn
 
-from rlkd.distillation.binding import TEMPERATURE
 from rlkd.policy import PolicyNetwork, discrete_logits
 from rlkd.policy.compute import Precision, autocast
+from rlkd.terms import TEMPERATURE
 
 NAMES = ("last_round", "moving_average")
 

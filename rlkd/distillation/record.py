@@ -5,10 +5,10 @@ from rich.table import Table
 from rlkd import storage
 from rlkd.data import JsonDict
 from rlkd.distillation.run import Result, StudentResult
-from rlkd.distillation.terms import reported_temperatures
 from rlkd.evaluation.record import WIDE, kilobytes, result_record, terminal_table
 from rlkd.recipe import Environment, recipe_hash, to_table
 from rlkd.stats import failed_share, normalised_score
+from rlkd.terms import reported_temperatures
 
 
 def run_record(result: Result, environment: Environment, *, seed: int, command: str) -> JsonDict:

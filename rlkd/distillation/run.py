@@ -19,15 +19,14 @@ from rlkd.data import Evaluation
 from rlkd.distillation.checkpoint import claim
 from rlkd.distillation.checks import check_keepable, check_normalisable, check_parts
 from rlkd.distillation.learning import Setting, learn_rounds
-from rlkd.distillation.parts import Parts, source_hash
 from rlkd.distillation.student import Plan, Student
-from rlkd.distillation.terms import reported_temperatures
 from rlkd.errors import MismatchError
 from rlkd.evaluation import Played, agreement, environment_of, mean_kl, play, play_randomly, stretch_of
 from rlkd.policy import PARAMS, Policy, as_policy
 from rlkd.policy.compute import Precision, idle_cores, one_thread_per_role, pick_device
 from rlkd.recipe import Distill, Environment, Network
 from rlkd.replay import Kept, Replay, path_of, take
+from rlkd.terms import Parts, reported_temperatures, source_hash
 from rlkd.vector import spaces
 
 

@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from rlkd.distillation.own import EarlierSelves
-from rlkd.distillation.parts import Parts
-from rlkd.distillation.terms import HARD_LABELS, Objective
 from rlkd.evaluation.agreement import BURN_IN, SEQUENCE
 from rlkd.metrics import StopSignal
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec
@@ -21,6 +19,7 @@ from rlkd.policy.compute import SMALLEST_PART, Precision, add_up, autocast
 from rlkd.policy.policy import snapshot
 from rlkd.recipe import Distill, Network
 from rlkd.replay import Replay
+from rlkd.terms import HARD_LABELS, Objective, Parts
 
 Control = Literal["none", "hard_labels", "shuffled_teacher"]
 MAX_GRADIENT_NORM = 10.0  # far above what a healthy run sees; stops a single bad batch

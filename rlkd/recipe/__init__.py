@@ -1,7 +1,7 @@
 """Recipes: TOML files under `agents/` and `envs/` as frozen, checked, hashable values."""
 
 from rlkd.recipe.bonus import Bonus
-from rlkd.recipe.distill import Distill, Generations, Source, Term
+from rlkd.recipe.distill import Distill, Generations, Source
 from rlkd.recipe.environment import EVALUATION_SEEDS, Emulator, Environment, Protocol, View
 from rlkd.recipe.find import Recipe, Shipped, data_root, dump, load, load_any, resolve, resolve_anywhere, shipped
 from rlkd.recipe.imports import Import, Layout, Score, Statistics, Tensor
@@ -11,6 +11,7 @@ from rlkd.recipe.part import Part, Value
 from rlkd.recipe.read import build, check_request, convert, recipe_hash, suggest, to_table
 from rlkd.recipe.scale import Scale, network_label, scaled, split_scale
 from rlkd.recipe.schedule import Points, value_at
+from rlkd.recipe.term import Term
 
 __all__ = [
     "EVALUATION_SEEDS",

@@ -4,11 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlkd.recipe.bonus import Bonus
-from rlkd.recipe.part import Part
 from rlkd.recipe.read import require
-from rlkd.recipe.schedule import Points, check_schedule
-
-FROZEN = Part("teacher")
+from rlkd.recipe.term import Term
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,35 +34,6 @@ class Source:
             f"teacher_fraction must be in [0, 1], got {list(self.teacher_fraction)}",
         )
         require(self.teacher_fraction[0] == 1 or self.rounds > 1, "a falling teacher_fraction needs rounds > 1")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Term:
-    """One summand of the loss: coefficient x weight(state) x scale x divergence(target(teacher), student).
-
-    Names of parts are looked up in `rlkd.distillation`, in the dictionaries TEACHERS, TARGETS, DIVERGENCES and WEIGHTS;
-    their numbers are keyword arguments of the functions there.
-    """
-
-    divergence: Part
-    """How far the student's answer is from the target."""
-    teacher: Part = FROZEN
-    """Who answers. `{ name = "label", label = "H1" }`: the teacher's greedy action and nothing else."""
-    target: tuple[Part, ...] = ()
-    """What is done to the answer, in order. Where nothing makes probabilities of scores and the divergence wants them,
-    it is softmax(scores / temperature), with 0.01 for Q-values (arXiv:1511.06295) and 1 for logits."""
-    student_temperature: float = 1.0
-    """Softmax temperature of the student."""
-    scale: float = 1.0
-    """Multiplies the divergence; Hinton et al. (arXiv:1503.02531) use temperature squared."""
-    weight: Part | None = None
-    """Which states count how much; unset: all alike."""
-    coefficient: float | Points = 1.0
-    """Weight of this term; or points [share of the gradient steps, weight], with straight lines between them."""
-
-    def __post_init__(self) -> None:
-        require(self.student_temperature > 0, f"student_temperature must be above 0, got {self.student_temperature}")
-        check_schedule(self.coefficient, "coefficient")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

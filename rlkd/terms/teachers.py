@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rlkd.distillation.parts import Teacher
+from rlkd.terms.parts import Teacher
 
 
 def as_it_is(scores: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor
 
 from rlkd import losses
-from rlkd.distillation.parts import Divergence
+from rlkd.terms.parts import Divergence
 
 
 def gaussian_squares(mean: Tensor, log_std: Tensor, own_mean: Tensor, own_log_std: Tensor) -> Tensor:

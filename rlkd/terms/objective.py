@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rlkd.distillation.binding import TEMPERATURE, Bound, bind_continuous, bind_discrete, settle
-from rlkd.distillation.parts import Parts, Sample
-from rlkd.distillation.targets import temper
 from rlkd.errors import MismatchError, RecipeError
 from rlkd.policy import Kind, Output, discrete_logits
 from rlkd.recipe import Part, Term, value_at
+from rlkd.terms.binding import TEMPERATURE, Bound, bind_continuous, bind_discrete, settle
+from rlkd.terms.parts import Parts, Sample
+from rlkd.terms.targets import temper
 
 T = TypeVar("T")
 HARD_LABELS = (Term(teacher=Part("label", {"label": "H1"}), divergence=Part("cross_entropy")),)

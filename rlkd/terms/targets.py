@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rlkd.distillation.parts import Target
+from rlkd.terms.parts import Target
 
 
 def temper(scores: Tensor, *, temperature: float) -> Tensor:

@@ -5,7 +5,7 @@ Shapes: B batch, A discrete actions.
 
 from torch import Tensor
 
-from rlkd.distillation.parts import Weight
+from rlkd.terms.parts import Weight
 
 
 def familiarity(familiarity: Tensor) -> Tensor:

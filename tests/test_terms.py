@@ -17,14 +17,14 @@ from torch import Tensor
 import rlkd
 from rlkd import losses
 from rlkd import recipe as recipes
-from rlkd.distillation import Divergence, Objective, Parts, Target, Weight, run_distillation
-from rlkd.distillation.parts import source_hash
-from rlkd.distillation.targets import harden, keep_confidence, permute, similar, smooth, temper, top_k
-from rlkd.distillation.teachers import label
-from rlkd.distillation.weights import confidence, inverse_entropy
+from rlkd.distillation import run_distillation
 from rlkd.errors import RecipeError, StorageError
 from rlkd.policy import Output
 from rlkd.recipe import Distill, Part, Term, value_at
+from rlkd.terms import Divergence, Objective, Parts, Target, Weight, source_hash
+from rlkd.terms.targets import harden, keep_confidence, permute, similar, smooth, temper, top_k
+from rlkd.terms.teachers import label
+from rlkd.terms.weights import confidence, inverse_entropy
 from tests import reference
 from tests.handmade import TINY, cartpole_teacher, environment, loss_of, policy
 from tests.handmade import small_distillation as small

@@ -6,14 +6,14 @@ from functools import partial
 
 from torch import Tensor
 
-from rlkd.distillation.divergences import DIVERGENCES
-from rlkd.distillation.parts import Divergence, Parts, Space, Target, Teacher, Weight, find, settled
-from rlkd.distillation.targets import TARGETS, temper
-from rlkd.distillation.teachers import TEACHERS
-from rlkd.distillation.weights import WEIGHTS
 from rlkd.errors import MismatchError
 from rlkd.policy import Kind
 from rlkd.recipe import Part, Term
+from rlkd.terms.divergences import DIVERGENCES
+from rlkd.terms.parts import Divergence, Parts, Space, Target, Teacher, Weight, find, settled
+from rlkd.terms.targets import TARGETS, temper
+from rlkd.terms.teachers import TEACHERS
+from rlkd.terms.weights import WEIGHTS
 
 TEMPERATURE: dict[Kind, float] = {"q": 0.01, "categorical": 1.0, "gaussian": 1.0, "squashed_gaussian": 1.0}
 """Of a teacher where a term sets none: 0.01 for Q-values (Rusu et al., arXiv:1511.06295), 1 for policies."""
