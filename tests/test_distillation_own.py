@@ -17,7 +17,7 @@ from rlkd.terms.weights import asked, not_asked
 from tests.handmade import TINY, cartpole_teacher, environment, policy
 from tests.handmade import small_distillation as small
 
-LABEL = Term(teacher=Part("label", {"label": "H1"}), divergence=Part("cross_entropy"))
+LABEL = Term(teacher=Part("label_h1"), divergence=Part("cross_entropy"))
 LAST_ROUND = Term(teacher=Part("last_round"), divergence=Part("forward_kl"))
 AVERAGE = Term(teacher=Part("moving_average"), divergence=Part("forward_kl"))
 
@@ -133,7 +133,7 @@ def test_an_answer_about_a_state_that_was_not_asked_about_changes_nothing() -> N
 
 
 def test_a_label_of_what_was_done_is_what_was_done() -> None:
-    student, replay = student_of((Term(teacher=Part("label", {"label": "H2"}), divergence=Part("cross_entropy")),))
+    student, replay = student_of((Term(teacher=Part("label_h2"), divergence=Part("cross_entropy")),))
     student.learn(replay, replay.rows(), 100, "float32")
     own = student.snapshot()(replay.read(replay.rows())[0].numpy()).params["logits"]
     assert (own.argmax(1) == 1).all()

@@ -23,7 +23,7 @@ PENDULUM = environment("pendulum")
 
 
 KL, SQUARES = Term(divergence=Part("forward_kl")), Term(divergence=Part("mse"))
-H1 = Part("label", {"label": "H1"})
+H1 = Part("label_h1")
 
 
 def tempered(temperature: float, *more: str) -> tuple[Part, ...]:
@@ -33,13 +33,13 @@ def tempered(temperature: float, *more: str) -> tuple[Part, ...]:
 @pytest.mark.parametrize(
     ("changes", "teacher", "message"),
     [
-        ({"teacher": H1, "divergence": Part("cross_entropy")}, "gaussian", "teacher 'label' needs discrete actions"),
+        ({"teacher": H1, "divergence": Part("cross_entropy")}, "gaussian", "teacher 'label_h1' needs discrete actions"),
         ({"divergence": Part("cross_entropy")}, "gaussian", "'cross_entropy' needs discrete .* are 'gaussian'"),
         ({"target": tempered(4.0)}, "squashed_gaussian", "target 'temper' needs discrete actions"),
         ({"student_temperature": 4.0}, "gaussian", "student_temperature 4.0 needs discrete actions"),
         ({"weight": Part("confidence")}, "gaussian", "weight 'confidence' needs discrete actions"),
         ({"divergence": Part("mse"), "target": tempered(0.5)}, "q", "'mse' needs scores, target 'temper' gives prob"),
-        ({"divergence": Part("huber"), "teacher": H1}, "q", "'huber' needs scores, teacher 'label' gives probab"),
+        ({"divergence": Part("huber"), "teacher": H1}, "q", "'huber' needs scores, teacher 'label_h1' gives probab"),
         ({"divergence": Part("mse"), "student_temperature": 0.5}, "q", "'mse' reads no student_temperature"),
         (
             {"target": (*tempered(1.0, "harden"), *tempered(2.0))},
@@ -68,7 +68,7 @@ def test_parts_that_do_not_fit_are_named(changes: dict[str, Any], teacher: Kind,
     [
         ({"divergence": Part("forward_lk")}, "no divergence 'forward_lk'; did you mean 'forward_kl'?"),
         ({"target": (Part("tempre"),)}, "no target 'tempre'; did you mean 'temper'?"),
-        ({"teacher": Part("labels")}, "no teacher 'labels'; did you mean 'label'?"),
+        ({"teacher": Part("label_h3")}, "no teacher 'label_h3'; did you mean 'label_h2'?"),
         ({"weight": Part("familarity")}, "no weight 'familarity'; did you mean 'familiarity'?"),
         ({"divergence": Part("mse", {"delta": 1.0})}, "divergence 'mse': unknown key 'delta'; it takes none"),
         (
@@ -77,7 +77,7 @@ def test_parts_that_do_not_fit_are_named(changes: dict[str, Any], teacher: Kind,
         ),
         ({"target": (Part("temper"),)}, "target 'temper': missing key 'temperature'"),
         ({"target": (Part("top_k", {"k": 1.5}),)}, "target 'top_k': k must be int, got 1.5"),
-        ({"teacher": Part("label", {"label": "H9"})}, "teacher 'label': label cannot be 'H9'; known: H1, H2"),
+        ({"teacher": Part("label_h9")}, "teacher 'label': label cannot be 'H9'; known: H1, H2"),
         ({"target": (Part("top_k", {"k": 5}),)}, "k must be in 1 to 4, the number of actions, got 5"),
         ({"target": (Part("smooth", {"epsilon": -0.1}),)}, "epsilon must be in [0, 1], got -0.1"),
         ({"target": (Part("temper", {"temperature": 0}),)}, "temperature must be above 0, got 0"),

@@ -23,7 +23,7 @@ from rlkd.policy import Output
 from rlkd.recipe import Distill, Part, Term, value_at
 from rlkd.terms import Divergence, Objective, Parts, Target, Weight, source_hash
 from rlkd.terms.targets import harden, keep_confidence, permute, similar, smooth, temper, top_k
-from rlkd.terms.teachers import label
+from rlkd.terms.teachers import best, done
 from rlkd.terms.weights import confidence, inverse_entropy
 from tests import reference
 from tests.handmade import TINY, cartpole_teacher, environment, loss_of, policy
@@ -72,7 +72,7 @@ def test_a_smoothed_label_is_the_behaviour_of_a_player_who_is_random_now_and_the
     scores, own = (torch.randn(7, 5, generator=draws) for _ in range(2))
     behaviour = torch.full((7, 5), 0.1 / 5).scatter_add(1, scores.argmax(1, keepdim=True), torch.full((7, 1), 0.9))
     smoothed = Term(
-        teacher=Part("label", {"label": "H1"}),
+        teacher=Part("label_h1"),
         target=(Part("smooth", {"epsilon": 0.1}),),
         divergence=Part("forward_kl"),
     )
@@ -110,17 +110,17 @@ def test_a_similarity_prior_is_told_by_the_last_weights_alone() -> None:
 
 def test_a_label_is_what_the_teacher_prefers_or_what_was_done() -> None:
     scores, action = torch.tensor([[1.0, 3.0, 2.0], [5.0, 4.0, 0.0]]), torch.tensor([2, 0])
-    assert label(scores, action, label="H1").argmax(1).tolist() == [1, 0]
-    assert label(scores, action, label="H2").argmax(1).tolist() == [2, 0]
-    assert label(scores, action, label="H2").sum(1).tolist() == [1, 1]
+    assert best(scores).argmax(1).tolist() == [1, 0]
+    assert done(scores, action).argmax(1).tolist() == [2, 0]
+    assert done(scores, action).sum(1).tolist() == [1, 1]
 
 
 def test_confidence_weighs_by_the_teachers_best_probability_and_is_one_on_average() -> None:
     """Born-again networks, section 3.2: w_i = max p(s_i) / sum_j max p(s_j)."""
     p = torch.randn(9, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).softmax(-1)
-    best = [max(values) for values in p.tolist()]
+    highest = [max(values) for values in p.tolist()]
     found = confidence(p)
-    assert (found / len(p)).tolist() == pytest.approx([value / math.fsum(best) for value in best])
+    assert (found / len(p)).tolist() == pytest.approx([value / math.fsum(highest) for value in highest])
     assert float((found / len(p)).sum()) == pytest.approx(1)
 
 
@@ -158,7 +158,8 @@ def test_points_out_of_order_or_out_of_range_are_refused(points: Any) -> None:
 
 
 def shipped_distillations() -> list[str]:
-    named = [entry.name for entry in recipes.shipped("agents") if entry.name.startswith("distill/")]
+    found = [entry for entry in recipes.shipped("agents") if entry.name.startswith("distill/")]
+    named = [entry.name for entry in found if isinstance(recipes.load_any(entry.path), Distill)]
     assert len(named) > 10
     return named
 
@@ -292,7 +293,7 @@ def test_what_was_done_reaches_the_loss(tmp_path: Path) -> None:
     teacher = policy(environment("cartpole"), "categorical", TINY, rule="sampled", sharpness=0.0)
     entropy = {}
     for name in ("H1", "H2"):
-        term = Term(teacher=Part("label", {"label": name}), divergence=Part("cross_entropy"))
+        term = Term(teacher=Part(f"label_{name.lower()}"), divergence=Part("cross_entropy"))
         recipe = small(terms=(term,), gradient_steps=300)
         result = run_distillation(teacher, {"tiny": TINY}, recipe, run=tmp_path / name, seed=0, episodes=2)
         states = result.students[0].played.states

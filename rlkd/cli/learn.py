@@ -16,7 +16,8 @@ class Train:
     env: Positional[str]
     """Environment: recipe name, path of a .toml, or a raw gymnasium id."""
     agent: str | None = None
-    """Agent recipe of rl/ or sb3/, as `rlkd list` shows them. Default: our PPO, by the environment's kind."""
+    """Agent recipe of rl/, explore/ or sb3/, as `rlkd list` shows them, or one of distill/ that is kind ppo.
+    Default: our PPO, by the environment's kind."""
     frames: int | None = None
     """Emulator frames in all (agent steps x frame skip). Default: the recipe's."""
     run_folder: Annotated[str | None, arg(name="run")] = None
@@ -30,6 +31,8 @@ class Train:
     start: str | None = None
     """A policy with the recipe's network, whose weights our PPO begins with, all but the critic's. Default: new
     weights."""
+    teacher: str | None = None
+    """A policy from which our PPO learns beside the rewards, for recipes with terms, such as kickstarting."""
     set: Set = ()
     """Override a value of the agent recipe."""
     json: bool = False
@@ -49,6 +52,7 @@ class Train:
             device=self.device,
             keep_early=self.keep_early,
             start=self.start,
+            teacher=self.teacher,
             overrides=self.set,
             command=command(),
         )

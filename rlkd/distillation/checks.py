@@ -1,7 +1,7 @@
 """What is refused before anything runs, or at least before anything is learnt."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from rlkd.data import Evaluation
@@ -9,7 +9,7 @@ from rlkd.errors import MismatchError
 from rlkd.evaluation.agreement import SEQUENCE
 from rlkd.policy import Policy
 from rlkd.recipe import Distill, Network
-from rlkd.terms import Objective, Parts
+from rlkd.terms import Objective, Parts, Sample
 
 
 def check_parts(
@@ -28,6 +28,8 @@ def check_parts(
         raise MismatchError(f"several teachers need one kind of answer and the same actions, these have {told}")
     count = 1 + len(more_teachers)
     objective = Objective(recipe.terms, kind, teacher.spec.actions, own_parts, teachers=count)
+    known = {field.name for field in fields(Sample)} - {"ratio"} | {"scores", "probabilities"}
+    objective.check_known(known, "in a replay")
     if more_teachers and not objective.asks_several:
         raise MismatchError(
             f"{count} teachers were given, and the recipe asks the first alone; take one as multi_teacher_average"

@@ -24,6 +24,7 @@ def train(
     device: str = "auto",
     keep_early: bool = False,
     start: Policy | str | Path | None = None,
+    teacher: Policy | str | Path | None = None,
     overrides: Sequence[str] = (),
     command: str = "",
 ) -> Policy:
@@ -40,6 +41,7 @@ def train(
         keep_early: keep the policies at 1, 2, 5, 10, 25, 50, 75 and 100 % of the run, in `early/`: early-stopped
             teachers.
         start: a policy, or its file, whose weights our PPO begins with; None draws new ones.
+        teacher: a policy, or its file, from which our PPO learns beside the rewards; for recipes with terms.
         overrides: `key=value` for the agent's recipe.
         command: for the record.
 
@@ -56,6 +58,8 @@ def train(
         recipe = replace(recipe, frames=frames)
     if start is not None and not isinstance(recipe, Ppo):
         raise RecipeError(f"'{name}' begins with weights of its own; a start is for our PPO")
+    if teacher is not None and not isinstance(recipe, Ppo):
+        raise RecipeError(f"'{name}' learns from no teacher; recipes with terms do, as kickstarting")
     origin = f"{name} on {environment.id}, seed {seed}, {recipe.frames:,} frames"
     if isinstance(recipe, Ppo):
         policy = train_ppo(
@@ -66,6 +70,7 @@ def train(
             device=device,
             keep_early=keep_early,
             start=None if start is None else as_policy(start),
+            teacher=None if teacher is None else as_policy(teacher, env=environment),
             origin=origin,
         )
     elif isinstance(recipe, Dqn):

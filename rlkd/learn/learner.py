@@ -13,10 +13,11 @@ from rlkd.explore import Novelty
 from rlkd.learn.graphs import Captured, prime
 from rlkd.learn.guard import check_finite
 from rlkd.learn.samples import Piece, Samples, log_prob_and_entropy, minibatches, pieces_of
+from rlkd.learn.teaching import Teaching
 from rlkd.losses import ppo_surrogate
 from rlkd.policy import PolicyNetwork
 from rlkd.policy.compute import SMALLEST_PART, Precision, add_up, autocast, idle_cores
-from rlkd.recipe import Ppo
+from rlkd.recipe import Ppo, value_at
 
 
 class Losses(NamedTuple):
@@ -32,20 +33,34 @@ class Losses(NamedTuple):
     """Nats, from who acted to the learner."""
     bonus: Tensor
     """What a bonus's model minimises; 0 without one."""
+    distillation: Tensor
+    """The terms of a teacher; 0 without one."""
 
-    def total(self, agent: Ppo) -> Tensor:
-        """What is minimised. A bonus's model shares no weight with the policy; the clip of the gradient's norm is over
-        both."""
-        policy = self.policy + agent.value_coefficient * self.value - agent.entropy_coefficient * self.entropy
-        return policy + self.bonus
+    def total(self, agent: Ppo, progress: float) -> Tensor:
+        """What is minimised at a progress in [0, 1]. A bonus's model shares no weight with the policy; the clip of the
+        gradient's norm is over both."""
+        coefficient = agent.policy_coefficient
+        policy = self.policy if coefficient is None else value_at(coefficient, progress) * self.policy
+        policy = policy + agent.value_coefficient * self.value - agent.entropy_coefficient * self.entropy
+        return policy + self.bonus + self.distillation
 
 
 class Learner:
     """Network and optimiser, and what a machine needs to learn fast: threads on a CPU, a CUDA graph on a GPU."""
 
-    def __init__(self, network: PolicyNetwork, agent: Ppo, precision: Precision, bonus: Novelty | None = None) -> None:
-        """Take a network, and a bonus whose model learns beside it, on their device; fresh moments."""
+    def __init__(
+        self,
+        network: PolicyNetwork,
+        agent: Ppo,
+        precision: Precision,
+        bonus: Novelty | None = None,
+        teaching: Teaching | None = None,
+    ) -> None:
+        """Take a network, a bonus whose model learns beside it, and a teacher, on their device; fresh moments."""
         self.network, self.agent, self.precision, self.bonus = network, agent, precision, bonus
+        self.teaching = teaching
+        self.progress = 0.0
+        """Share of the run that lies behind."""
         self.parameters = [*network.parameters(), *(bonus.learning.values() if bonus is not None else ())]
         self.device = network.head.weight.device
         on_gpu = self.device.type == "cuda"
@@ -57,8 +72,8 @@ class Learner:
         self.parts = min(idle_cores(1), pieces) if network.pixels and not on_gpu else 1
         """Pieces of a minibatch that are learnt from side by side, a thread each. Sums are rounded otherwise than in
         one piece: a seed gives the same bits with the same number of them only."""
-        self.captures = on_gpu
-        """Whether gradient steps are replayed as a CUDA graph."""
+        self.captures = on_gpu and teaching is None
+        """Whether gradient steps are replayed as a CUDA graph: not where coefficients change with the progress."""
         self._fixed: tuple[Samples, Tensor, Tensor | None, Captured[tuple[Losses, Tensor]]] | None = None
 
     def learn(
@@ -69,6 +84,7 @@ class Learner:
         rate: float,
         where: str,
         keeps: torch.Generator | None = None,
+        progress: float = 0.0,
     ) -> dict[str, float]:
         """All gradient steps on one rollout.
 
@@ -78,6 +94,7 @@ class Learner:
             rate: step size.
             where: of the run, for messages.
             keeps: draws what a bonus learns from; a generator on the device.
+            progress: share of the run that lies behind.
 
         Returns:
             Figures of the last minibatch, by TensorBoard tag.
@@ -85,6 +102,7 @@ class Learner:
         Raises:
             NotFiniteError: a loss, a gradient or a weight is NaN or infinite; the weights are then of no use.
         """
+        self.progress = progress
         for group in self.optimiser.param_groups:
             group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
         if self._fixed is not None:
@@ -107,6 +125,8 @@ class Learner:
         told = losses._asdict()
         if self.bonus is None:
             del told["bonus"]
+        if self.teaching is None:
+            del told["distillation"]
         figures = {f"train/{name}": value.item() for name, value in told.items()}
         return figures | {"train/learning_rate": rate}
 
@@ -145,14 +165,20 @@ class Learner:
         return captured()
 
     def _check(self, losses: Losses, norm: Tensor, where: str) -> None:
-        check_finite({"loss": losses.total(self.agent)}, where=where)
+        check_finite({"loss": losses.total(self.agent, self.progress)}, where=where)
         if not norm.isfinite():
             named = self._named()
             check_finite({f"gradient of {name}": p.grad for name, p in named if p.grad is not None}, where=where)
 
 
 def piece_losses(
-    network: PolicyNetwork, agent: Ppo, precision: Precision, piece: Piece, bonus: Novelty | None = None
+    network: PolicyNetwork,
+    agent: Ppo,
+    precision: Precision,
+    piece: Piece,
+    bonus: Novelty | None = None,
+    teaching: Teaching | None = None,
+    progress: float = 0.0,
 ) -> Losses:
     """What a piece adds to each loss of its minibatch."""
     with autocast(piece.weight.device, precision, pixels=network.pixels):
@@ -170,19 +196,26 @@ def piece_losses(
     of_bonus = weight.new_zeros(())
     if bonus is not None and piece.learnt is not None:
         of_bonus = (bonus.losses(piece.learnt.steps, piece.learnt.chance) * piece.learnt.share).sum()
+    of_teacher = weight.new_zeros(())
+    if teaching is not None and piece.answers is not None:
+        answers = piece.answers.flatten(0, rows - 1)
+        of_teacher = (teaching.losses(answers, output, log_ratio.exp(), progress) * weight).sum()
     return Losses(
         policy=(ppo_surrogate(log_prob, old, advantage, clip=agent.clip) * weight).sum(),
         value=(0.5 * (output.value.float() - target).square().sum(-1) * weight).sum(),
         entropy=(entropy * weight).sum(),
         approx_kl=((log_ratio.exp() - 1 - log_ratio) * weight).sum(),
         bonus=of_bonus,
+        distillation=of_teacher,
     )
 
 
 def gradients_of(learner: Learner, piece: Piece) -> tuple[Losses, tuple[Tensor, ...]]:
     """What a piece adds to the losses, and to each parameter's gradient."""
-    losses = piece_losses(learner.network, learner.agent, learner.precision, piece, learner.bonus)
-    gradients = torch.autograd.grad(losses.total(learner.agent), learner.parameters, materialize_grads=True)
+    beside = (learner.bonus, learner.teaching, learner.progress)
+    losses = piece_losses(learner.network, learner.agent, learner.precision, piece, *beside)
+    total = losses.total(learner.agent, learner.progress)
+    gradients = torch.autograd.grad(total, learner.parameters, materialize_grads=True)
     return Losses(*(value.detach() for value in losses)), gradients
 
 

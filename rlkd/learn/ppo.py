@@ -25,8 +25,9 @@ from rlkd.learn.learner import Learner
 from rlkd.learn.rollout import Sampler
 from rlkd.learn.samples import prepare
 from rlkd.learn.scored import first_look, make_bonus, put_back, scored, state_of
+from rlkd.learn.teaching import Teaching
 from rlkd.learn.training import side_by_side, training_run
-from rlkd.policy import Policy, PolicyNetwork, PolicySpec, Rule
+from rlkd.policy import Policy, PolicyNetwork, PolicySpec, Rule, as_policy
 from rlkd.policy.compute import Precision, one_thread_per_role, pick_device
 from rlkd.policy.file import build_network
 from rlkd.policy.tensors import tensors_of
@@ -44,6 +45,7 @@ def train_ppo(
     precision: Precision = "auto",
     keep_early: bool = False,
     start: Policy | None = None,
+    teacher: Policy | None = None,
     origin: str = "",
 ) -> Policy:
     """Train in a run folder, or go on with one that exists, and return the policy, saved there too.
@@ -58,13 +60,14 @@ def train_ppo(
         precision: `auto` takes bfloat16 for pixels where the processor has it.
         keep_early: keep the policies at 1, 2, 5, 10, 25, 50, 75 and 100 % of the run, in `early/`.
         start: whose weights it begins with, all but a critic's; None draws new ones.
+        teacher: who answers every state, for recipes with terms.
         origin: the command, for the policy's record.
 
     Raises:
         Stopped: on SIGINT or SIGTERM, after a checkpoint.
         NotFiniteError: NaN or infinity in observations, rewards, losses, gradients or weights.
         StorageError: the folder is in use, full, or holds another run.
-        MismatchError: `start` is another kind of policy.
+        MismatchError: `start` is another kind of policy, or `teacher` and recipe do not fit.
     """
     one_thread_per_role()
     where = pick_device(device)
@@ -74,11 +77,20 @@ def train_ppo(
     if start is not None:
         spec = replace(spec, parents=(start.spec.hash,))
         begin_from(start, network, spec)
+    teaching = None
+    if (teacher is None) != (not agent.terms):
+        needs = "needs a teacher, and there is none" if agent.terms else "learns from no teacher, and one was named"
+        raise MismatchError(f"the recipe {needs}")
+    if teacher is not None:
+        teacher = as_policy(teacher, env=environment)
+        teacher = Policy(teacher.network, teacher.spec, device=str(where))
+        spec = replace(spec, parents=(*spec.parents, teacher.spec.hash))
+        teaching = Teaching(teacher, spec, agent)
     for each in (network, acting):
         each.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out
     acting.cast_encoder(precision)
     bonus = make_bonus(spec, agent, seed=seed, device=where)
-    learner = Learner(network, agent, precision, bonus)
+    learner = Learner(network, agent, precision, bonus, teaching)
     with (
         training_run(run, spec, agent, head=" ".join(spec.parents), seed=seed, keep_early=keep_early) as (
             training,
@@ -112,12 +124,16 @@ def train_ppo(
                 steps, told = None, dict[str, float]()
                 if bonus is not None:
                     rollout, steps, told = scored(bonus, rollout, agent.streams, where=at)
-                samples = replace(prepare(network, rollout, agent, precision), steps=steps)
+                answers = None
+                if teaching is not None:
+                    answers = teaching.answers(rollout)
+                    rollout = teaching.rewarded(rollout, answers, network, agent, precision, training.done)
+                samples = replace(prepare(network, rollout, agent, precision), steps=steps, answers=answers)
                 if len(agent.streams) > 1:
                     parts = zip(agent.streams, samples.shares.tolist(), strict=True)
                     told |= {f"advantage/{stream.name}": share for stream, share in parts}
                 rate = agent.learning_rate + training.done * (agent.final_learning_rate - agent.learning_rate)
-                figures = told | learner.learn(samples, order, rate=rate, where=at, keeps=keeps)
+                figures = told | learner.learn(samples, order, rate=rate, where=at, keeps=keeps, progress=training.done)
                 figures["train/lag"] = progress.rounds - rollout.version.float().mean().item()
                 learnt = time.monotonic()
                 following = None if pending is None else pending.result()

@@ -41,6 +41,8 @@ class Samples:
     """[K], of each stream in the advantages' mean size; they add up to 1, or are all 0."""
     steps: Steps | None = None
     """[R] what a bonus learns from; None without one."""
+    answers: Tensor | None = None
+    """[R, P] what a teacher says; None without one."""
 
 
 class Learnt(NamedTuple):
@@ -76,6 +78,8 @@ class Piece:
     """Share in the minibatch; 0 where not valid."""
     learnt: Learnt | None
     """What a bonus learns from; None without one."""
+    answers: Tensor | None
+    """[..., P] of a teacher; None without one."""
 
 
 def prepare(network: PolicyNetwork, rollout: Rollout, agent: Ppo, precision: Precision) -> Samples:
@@ -190,6 +194,7 @@ def pieces_of(samples: Samples, agent: Ppo, rows: Tensor, kept: Tensor | None, p
                 target=samples.target[places],
                 weight=part,
                 learnt=of_bonus,
+                answers=None if samples.answers is None else samples.answers[places],
             )
         )
     return pieces

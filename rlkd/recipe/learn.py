@@ -8,6 +8,8 @@ from typing import Literal
 
 from rlkd.recipe.bonus import Bonus
 from rlkd.recipe.read import require
+from rlkd.recipe.schedule import Points, check_schedule
+from rlkd.recipe.term import Term
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,8 +22,10 @@ class Stream:
 
     name: str = "game"
     """What curves call it."""
-    reward: Literal["game", "bonus"] = "game"
-    """The environment's reward, or what `[bonus]` gives for new states."""
+    reward: Literal["game", "bonus", "teacher"] = "game"
+    """The environment's reward, what `[bonus]` gives for new states, or minus the loss that `[[terms]]` say of the
+    state: with the last, who learns avoids states in which it will be unlike its teacher (Czarnecki et al. 2019,
+    arXiv:1902.02186)."""
     sign: bool = False
     """Learn from the sign of the reward; scores stay raw."""
     discount: float = 0.99
@@ -36,7 +40,7 @@ class Stream:
     def __post_init__(self) -> None:
         for name in ("discount", "gae_lambda"):
             require(0 <= getattr(self, name) <= 1, f"{name} must be in [0, 1], got {getattr(self, name)}")
-        require(not (self.sign and self.reward == "bonus"), "sign belongs to reward = 'game'; a bonus is never clipped")
+        require(not self.sign or self.reward == "game", "sign belongs to reward = 'game'; no other is clipped")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,11 @@ class Ppo:
     """Rewards that are learnt from; each has a value head."""
     bonus: Bonus | None = None
     """Where the reward of a stream with `reward = "bonus"` comes from."""
+    terms: tuple[Term, ...] | None = None
+    """What is learnt from a teacher, beside the rewards; progress in their schedules is the run's. Unset: nothing."""
+    policy_coefficient: float | Points | None = None
+    """Weight of the surrogate loss beside terms; or points [share of the run, weight], with straight lines between
+    them. At 0 the critic alone learns from rewards. Unset: 1."""
     clip: float = 0.2
     """Half width of the trust interval of the probability ratio."""
     entropy_coefficient: float = 0.01
@@ -90,10 +99,17 @@ class Ppo:
         norm = self.max_gradient_norm
         require(norm is None or norm > 0, f"max_gradient_norm must be above 0, got {norm}")
         require(self.adam_epsilon > 0, f"adam_epsilon must be above 0, got {self.adam_epsilon}")
+        check_schedule(self.policy_coefficient or 1.0, "policy_coefficient")
+        taught = bool(self.terms) or self.policy_coefficient is None
+        require(taught, "policy_coefficient belongs to recipes with [[terms]]")
         names = [stream.name for stream in self.streams]
         require(len(names) > 0, "at least one [[streams]] is needed")
         require(len(set(names)) == len(names), f"streams need names of their own, got {names}")
         wanting = sum(stream.reward == "bonus" for stream in self.streams)
+        require(
+            bool(self.terms) or all(stream.reward != "teacher" for stream in self.streams),
+            "a stream with reward = 'teacher' needs [[terms]]",
+        )
         require(
             wanting == (self.bonus is not None),
             "[bonus] and one of [[streams]] with reward = 'bonus' belong together; "

@@ -20,7 +20,7 @@ class Term:
     divergence: Part
     """How far the student's answer is from the target."""
     teacher: Part = FROZEN
-    """Who answers. `{ name = "label", label = "H1" }`: the teacher's greedy action and nothing else."""
+    """Who answers. `"label_h1"`: the teacher's greedy action and nothing else."""
     target: tuple[Part, ...] = ()
     """What is done to the answer, in order. Where nothing makes probabilities of scores and the divergence wants them,
     it is softmax(scores / temperature), with 0.01 for Q-values (arXiv:1511.06295) and 1 for logits."""

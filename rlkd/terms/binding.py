@@ -20,19 +20,31 @@ TEMPERATURE: dict[Kind, float] = {"q": 0.01, "categorical": 1.0, "gaussian": 1.0
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """A function of a term, by which a recipe's part has become one."""
+
+    who: str
+    """Kind and name of the part, for messages."""
+    function: Callable[..., Tensor]
+    """With its numbers."""
+    needs: tuple[str, ...] = ()
+    """Fields of `Sample` that it takes, behind what the step before it gave."""
+
+
+@dataclass(frozen=True, slots=True)
 class Bound:
     """A term whose names have become functions."""
 
     term: Term
     """With all numbers of its parts."""
-    steps: tuple[tuple[Callable[..., Tensor], tuple[str, ...]], ...]
-    """Teacher and targets, each with the fields of `Sample` that it needs besides what the one before it gave."""
+    steps: tuple[Step, ...]
+    """Teacher and targets, in order."""
     divergence: Divergence
     """The record."""
     distance: Callable[..., Tensor]
     """Its function, with its numbers."""
-    weight: tuple[Callable[..., Tensor], tuple[str, ...]] | None
-    """As in `steps`."""
+    weight: Step | None
+    """Which states count; None: all alike."""
 
 
 def settle(term: Term, parts: Parts | None = None) -> Term:
@@ -58,28 +70,28 @@ def bind_discrete(term: Term, kind: Kind, parts: Parts) -> Bound:
     if kind not in teacher.of:
         raise MismatchError(f"teacher '{term.teacher.name}' needs answers of kind '{teacher.of[0]}', not '{kind}'")
     divergence = find(term.divergence, DIVERGENCES, parts, Divergence)
-    steps = [(_with(term.teacher, teacher.function), teacher.needs)]
-    space, one_hot, last = teacher.gives, teacher.one_hot, f"teacher '{term.teacher.name}'"
+    steps = [_step("teacher", term.teacher, teacher)]
+    space, one_hot = teacher.gives, teacher.one_hot
 
     def reach(wanted: Space, who: str) -> None:
         nonlocal space
         if space == "scores" and wanted == "probabilities":
-            steps.append((partial(temper, temperature=TEMPERATURE[kind]), ()))
+            steps.append(Step("the default temperature", partial(temper, temperature=TEMPERATURE[kind])))
             space = "probabilities"
         elif space != wanted:
-            raise MismatchError(f"{who} needs {wanted}, {last} gives {space}; leave one of them out")
+            raise MismatchError(f"{who} needs {wanted}, {steps[-1].who} gives {space}; leave one of them out")
 
     for part in term.target:
         record = find(part, TARGETS, parts, Target)
         reach(record.takes, f"target '{part.name}'")
-        steps.append((_with(part, record.function), record.needs))
-        space, last = "probabilities", f"target '{part.name}'"
+        steps.append(_step("target", part, record))
+        space = "probabilities"
         one_hot = one_hot if record.one_hot is None else record.one_hot
     who = f"divergence '{term.divergence.name}'"
     reach(divergence.target, who)
     if one_hot and divergence.whole_support:
         raise MismatchError(
-            f"{who} needs a probability for every action, {last} leaves some at 0; put 'smooth' between"
+            f"{who} needs a probability for every action, {steps[-1].who} leaves some at 0; put 'smooth' between"
         )
     if divergence.student == "scores" and term.student_temperature != 1:
         raise MismatchError(f"{who} reads no student_temperature; leave it out")
@@ -97,17 +109,21 @@ def bind_continuous(term: Term, kind: Kind, parts: Parts) -> Bound:
         who = odd[0] if odd else f"divergence '{term.divergence.name}'"
         raise MismatchError(f"{who} needs discrete actions, the teacher's are '{kind}'")
     teacher, distance = TEACHERS["teacher"], _with(term.divergence, divergence.gaussian)
-    steps = ((teacher.function, teacher.needs),)
+    steps = (_step("teacher", term.teacher, teacher),)
     return Bound(term, steps, divergence, distance, _weight(term, parts, discrete=False))
 
 
-def _weight(term: Term, parts: Parts, *, discrete: bool) -> tuple[Callable[..., Tensor], tuple[str, ...]] | None:
+def _weight(term: Term, parts: Parts, *, discrete: bool) -> Step | None:
     if term.weight is None:
         return None
     record = find(term.weight, WEIGHTS, parts, Weight)
     if record.discrete and not discrete:
         raise MismatchError(f"weight '{term.weight.name}' needs discrete actions, the teacher's are continuous")
-    return _with(term.weight, record.function), record.needs
+    return _step("weight", term.weight, record)
+
+
+def _step(kind: str, part: Part, record: Teacher | Target | Weight) -> Step:
+    return Step(f"{kind} '{part.name}'", _with(part, record.function), record.needs)
 
 
 def _with(part: Part, function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -7,6 +7,7 @@ Shapes: B samples, A discrete actions, D action dimensions, P numbers in an answ
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
 import torch
@@ -21,7 +22,7 @@ from rlkd.terms.parts import Parts, Sample
 from rlkd.terms.targets import temper
 
 T = TypeVar("T")
-HARD_LABELS = (Term(teacher=Part("label", {"label": "H1"}), divergence=Part("cross_entropy")),)
+HARD_LABELS = (Term(teacher=Part("label_h1"), divergence=Part("cross_entropy")),)
 """The loss of the control that learns from the teacher's greedy actions alone."""
 
 
@@ -50,13 +51,25 @@ class Objective:
         regresses = all(bound.divergence.student == "scores" for bound in self.terms)
         self.student: Kind = ("q" if regresses else "categorical") if teacher == "q" else teacher
         """What the student's outputs mean: Q-values where a Q-valued teacher's scores alone are learnt."""
-        named = [step[1] for bound in self.terms for step in (*bound.steps, bound.weight or (None, ()))]
-        self.needs = {name for names in named for name in names}
+        self.steps = [step for bound in self.terms for step in (*bound.steps, bound.weight) if step is not None]
+        """All functions that read a `Sample`."""
+        self.needs = {name for step in self.steps for name in step.needs}
         """Fields of `Sample` that some part reads."""
         self.asks_several = any(name.startswith("every_") for name in self.needs)
         if self.asks_several and teachers == 1:
             raise MismatchError("the recipe asks several teachers, and one was given; name more")
         self._try(actions)
+
+    def check_known(self, known: AbstractSet[str], where: str) -> None:
+        """Raise MismatchError where a part reads a field of `Sample` that there is not.
+
+        Args:
+            known: fields that there are.
+            where: ends the message, "beside PPO".
+        """
+        for step in self.steps:
+            for name in set(step.needs) - known:
+                raise MismatchError(f"{step.who} reads '{name}', which there is not {where}")
 
     def sample(self, answers: Tensor, known: Mapping[str, Tensor | None] | None = None) -> Sample:
         """What is known of states: the teachers' flat answers side by side, [B, K * P], and other fields by name."""
@@ -69,8 +82,8 @@ class Objective:
         found = []
         for bound in self.terms:
             target: tuple[Tensor, ...] = ()
-            for function, needs in bound.steps:
-                target = (function(*target, *(getattr(sample, name) for name in needs)),)
+            for step in bound.steps:
+                target = (step.function(*target, *(getattr(sample, name) for name in step.needs)),)
             found.append(target[0])
         return tuple(found)
 
@@ -78,8 +91,8 @@ class Objective:
         """[B] for each term: how much each state counts."""
         every = torch.ones(len(sample.scores), device=sample.scores.device)
         return tuple(
-            every if bound.weight is None else bound.weight[0](*(getattr(sample, name) for name in bound.weight[1]))
-            for bound in self.terms
+            every if step is None else step.function(*(getattr(sample, name) for name in step.needs))
+            for step in (bound.weight for bound in self.terms)
         )
 
     def losses(self, targets: Sequence[Tensor], weights: Sequence[Tensor], student: Output, progress: float) -> Tensor:
@@ -115,15 +128,14 @@ class Objective:
         two = torch.ones(2)
         made_up = answers[:, :actions].softmax(-1)
         known = {"action": two.long() - 1, "familiarity": two, "noise": answers.abs(), "lot": two / 2}
-        known |= {"last_round": made_up, "moving_average": made_up, "head": torch.eye(actions, 4)}
+        known |= {"ratio": two, "last_round": made_up, "moving_average": made_up, "head": torch.eye(actions, 4)}
         sample = self.sample(answers.repeat(1, self.teachers), known)
         names = ("q",) if self.student == "q" else ("logits",) if self.discrete else ("mean", "log_std")
         output = Output(self.student, dict(zip(names, answers.flip(0).chunk(len(names), dim=-1), strict=True)))
         for bound, weight in zip(self.terms, _tried(self.weights, sample), strict=True):
-            _must_be(weight, (2,), f"weight '{bound.term.weight and bound.term.weight.name}'")
+            _must_be(weight, (2,), bound.weight.who if bound.weight else "")
         for bound, target in zip(self.terms, _tried(self.targets, sample), strict=True):
-            last = bound.term.target[-1] if bound.term.target else bound.term.teacher
-            _must_be(target, (2, width), f"{'target' if bound.term.target else 'teacher'} '{last.name}'")
+            _must_be(target, (2, width), bound.steps[-1].who)
             distance = _tried(self._distance, bound, target, output.kind, output.params)
             _must_be(distance, (2,), f"divergence '{bound.term.divergence.name}'")
 

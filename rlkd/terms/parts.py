@@ -42,6 +42,8 @@ class Sample:
     """[B, A]: the probabilities of the student as it was when the round began."""
     moving_average: Tensor | None = None
     """[B, A]: those of the moving average of its weights."""
+    ratio: Tensor | None = None
+    """[B]: beside PPO, the probability of what was done under who learns, over that under who acted."""
     head: Tensor | None = None
     """[A, F]: the first teacher's last weights, one row an action."""
 

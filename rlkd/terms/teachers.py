@@ -6,8 +6,6 @@ are different teachers: the second is sharper, since it multiplies probabilities
 Shapes: B batch, K teachers, A discrete actions.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,16 +18,14 @@ def as_it_is(scores: Tensor) -> Tensor:
     return scores
 
 
-def label(scores: Tensor, action: Tensor, *, label: Literal["H1", "H2"]) -> Tensor:
-    """[B, A]: one action has probability 1.
+def best(scores: Tensor) -> Tensor:
+    """[B, A]: label H1, probability 1 on the first teacher's action with the highest score."""
+    return F.one_hot(scores.argmax(dim=-1), scores.shape[-1]).to(scores.dtype)
 
-    Args:
-        scores: [B, A] of the first teacher.
-        action: [B] what was done.
-        label: `H1`: the action with the highest score. `H2`: the action that was done, by whoever acted.
-    """
-    chosen = scores.argmax(dim=-1) if label == "H1" else action
-    return F.one_hot(chosen, scores.shape[-1]).to(scores.dtype)
+
+def done(scores: Tensor, action: Tensor) -> Tensor:
+    """[B, A]: label H2, probability 1 on the action [B] that was done, by whoever acted."""
+    return F.one_hot(action, scores.shape[-1]).to(scores.dtype)
 
 
 def average(every_probability: Tensor, *, shares: tuple[float, ...] = ()) -> Tensor:
@@ -92,7 +88,8 @@ def _mean(every: Tensor, shares: tuple[float, ...]) -> Tensor:
 
 TEACHERS = {
     "teacher": Teacher(as_it_is, "scores", ("scores",)),
-    "label": Teacher(label, "probabilities", ("scores", "action"), one_hot=True),
+    "label_h1": Teacher(best, "probabilities", ("scores",), one_hot=True),
+    "label_h2": Teacher(done, "probabilities", ("scores", "action"), one_hot=True),
     "average": Teacher(average, "probabilities", ("every_probability",)),
     "average_scores": Teacher(average_scores, "scores", ("every_score",)),
     "one_at_random": Teacher(one_at_random, "scores", ("every_score", "noise")),

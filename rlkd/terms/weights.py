@@ -35,6 +35,18 @@ def inverse_entropy(scores: Tensor, *, temperature: float, least: float = 0.01, 
     return (1 / entropy).clamp(least, most)
 
 
+def ppo_ratio(ratio: Tensor, *, clip: float = 0.2) -> Tensor:
+    """[B]: max(ratio, 1 - clip): states in which who learns does more than who acted what was done count more.
+
+    Proximal policy distillation, Spigler 2024, arXiv:2407.15134; taken as a constant.
+
+    Args:
+        ratio: [B], of probabilities of what was done.
+        clip: half width of PPO's trust interval.
+    """
+    return ratio.clamp_min(1 - clip)
+
+
 def asked(lot: Tensor, *, share: float) -> Tensor:
     """[B]: the states about which a teacher that is dear to ask was asked, a share of all; 1 on average."""
     _check_share(share)
@@ -55,6 +67,7 @@ def _check_share(share: float) -> None:
 WEIGHTS = {
     "familiarity": Weight(familiarity, ("familiarity",), discrete=False),
     "confidence": Weight(confidence, ("probabilities",)),
+    "ppo_ratio": Weight(ppo_ratio, ("ratio",), discrete=False),
     "asked": Weight(asked, ("lot",), discrete=False),
     "not_asked": Weight(not_asked, ("lot",), discrete=False),
     "inverse_entropy": Weight(inverse_entropy, ("scores",)),

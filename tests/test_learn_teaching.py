@@ -1,0 +1,248 @@
+"""Tests of a teacher beside PPO: its loss, its weight over time, its answers, what does not fit, what is resumed."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rlkd import recipe as recipes
+from rlkd.cli import main
+from rlkd.errors import MismatchError, RecipeError, StorageError
+from rlkd.evaluation import play
+from rlkd.learn import train
+from rlkd.learn.learner import Learner, gradients_of, piece_losses
+from rlkd.learn.ppo import policy_spec, train_ppo
+from rlkd.learn.rollout import Rollout, Sampler
+from rlkd.learn.samples import minibatches, pieces_of, prepare
+from rlkd.learn.teaching import Teaching
+from rlkd.policy import Policy
+from rlkd.policy.file import build_network
+from rlkd.recipe import Part, Ppo, Stream, Term
+from rlkd.terms.weights import ppo_ratio
+from rlkd.vector import make_halves
+from tests import reference
+from tests.handmade import TINY, cartpole_teacher, environment, policy
+
+CARTPOLE = environment("cartpole", frame_cap=60)
+TEACHER = cartpole_teacher(recipe=CARTPOLE)
+KL = Term(divergence=Part("forward_kl"), coefficient=0.5)
+AGENT = replace(
+    recipes.load("rl/ppo_classic", Ppo), num_envs=4, rollout_steps=32, epochs=2, minibatch=32, terms=(KL,), frames=512
+)
+
+
+def sampled(agent: Ppo, count: int = 1, recipe: Any = CARTPOLE) -> tuple[Any, list[Rollout]]:
+    """A learner with fresh weights, and rollouts that were sampled with the same."""
+    learner, acting = (build_network(policy_spec(recipe, agent, origin="")) for _ in range(2))
+    learner.initialise(torch.Generator().manual_seed(0), for_rl=False)
+    acting.load_state_dict(learner.state_dict())
+    halves = make_halves(recipe, agent.num_envs, np.random.default_rng([0, 3]))
+    sampler = Sampler(halves, recipe, agent, acting, "float32")
+    draws = torch.Generator().manual_seed(0)
+    rollouts = [sampler.collect(draws) for _ in range(count)]
+    sampler.close()
+    return learner, rollouts
+
+
+def teaching_of(agent: Ppo, teacher: Policy = TEACHER) -> Teaching:
+    return Teaching(teacher, policy_spec(CARTPOLE, agent, origin=""), agent)
+
+
+def gradient(agent: Ppo, progress: float) -> Tensor:
+    """Of the first minibatch, all weights side by side."""
+    learner, (rollout,) = sampled(agent)
+    teaching = teaching_of(agent) if agent.terms else None
+    samples = prepare(learner, rollout, agent, "float32")
+    if teaching is not None:
+        samples = replace(samples, answers=teaching.answers(rollout))
+    rows = next(minibatches(samples, agent, torch.Generator().manual_seed(0)))
+    made = Learner(learner, agent, "float32", None, teaching)
+    made.progress = progress
+    (piece,) = pieces_of(samples, agent, rows, None, 1)
+    return torch.cat([each.flatten() for each in gradients_of(made, piece)[1]])
+
+
+def test_the_terms_are_averaged_over_what_was_really_played() -> None:
+    learner, (rollout,) = sampled(AGENT)
+    teaching = teaching_of(AGENT)
+    samples = replace(prepare(learner, rollout, AGENT, "float32"), answers=teaching.answers(rollout))
+    assert not samples.valid.all()
+    (piece,) = pieces_of(samples, AGENT, torch.arange(128), None, 1)
+    found = piece_losses(learner, AGENT, "float32", piece, None, teaching, 0.0)
+    with torch.no_grad():
+        theirs = TEACHER(samples.observation.numpy()).params["logits"].double().tolist()
+        mine = learner(samples.observation).params["logits"].double().tolist()
+    slow = [
+        reference.tempered_kl(their, own, 1.0, 1.0)
+        for their, own, valid in zip(theirs, mine, samples.valid.tolist(), strict=True)
+        if valid
+    ]
+    assert found.distillation.item() == pytest.approx(0.5 * math.fsum(slow) / len(slow), rel=1e-5)
+    plain = piece_losses(learner, AGENT, "float32", piece)
+    assert plain.distillation.item() == 0
+    assert found.policy.item() == plain.policy.item()
+    total = found.policy + AGENT.value_coefficient * found.value - AGENT.entropy_coefficient * found.entropy
+    assert found.total(AGENT, 0.0).item() == pytest.approx((total + found.distillation).item())
+
+
+def test_annealing_ends_with_rewards_alone_and_begins_with_the_teacher_alone() -> None:
+    """BAM (arXiv:1907.04829): at the end the gradient does not know the teacher."""
+    bam = recipes.load("bam", Ppo)
+    agent = replace(AGENT, terms=bam.terms, policy_coefficient=bam.policy_coefficient)
+    alone = replace(AGENT, terms=None, policy_coefficient=None)
+    torch.testing.assert_close(gradient(agent, 1.0), gradient(alone, 1.0))
+    first = replace(AGENT, terms=(replace(KL, coefficient=1.0),), policy_coefficient=0.0)
+    torch.testing.assert_close(gradient(agent, 0.0), gradient(first, 0.7))
+    half = (gradient(agent, 0.0) + gradient(agent, 1.0)) / 2
+    torch.testing.assert_close(gradient(agent, 0.5), half, rtol=1e-4, atol=1e-6)
+
+
+def test_before_rewards_count_the_critic_learns_and_the_policy_listens_to_its_teacher_alone() -> None:
+    improve = recipes.load("distil_then_improve", Ppo)
+    agent = replace(AGENT, terms=improve.terms, policy_coefficient=improve.policy_coefficient, entropy_coefficient=0.0)
+    for_teacher = replace(agent, terms=(replace(KL, coefficient=1.0),), policy_coefficient=0.0)
+    torch.testing.assert_close(gradient(agent, 0.29), gradient(for_teacher, 0.0))
+    torch.testing.assert_close(gradient(agent, 0.3), gradient(replace(agent, terms=None, policy_coefficient=None), 0.3))
+
+
+def test_the_ratio_counts_more_where_who_learns_does_more_of_what_was_done() -> None:
+    assert ppo_ratio(torch.tensor([0.1, 0.79, 0.9, 3.0]), clip=0.2).tolist() == pytest.approx([0.8, 0.8, 0.9, 3.0])
+    ppd = replace(AGENT, terms=(replace(KL, weight=Part("ppo_ratio", {"clip": 0.1})),))
+    learner, (rollout,) = sampled(ppd)
+    teaching = teaching_of(ppd)
+    samples = replace(prepare(learner, rollout, ppd, "float32"), answers=teaching.answers(rollout))
+    moved = replace(samples, log_prob=samples.log_prob - math.log(1.5))  # every ratio is 1.5
+    rows = torch.arange(128)
+    one, more = (
+        piece_losses(learner, ppd, "float32", pieces_of(each, ppd, rows, None, 1)[0], None, teaching)
+        for each in (samples, moved)
+    )
+    assert more.distillation.item() == pytest.approx(1.5 * one.distillation.item(), rel=1e-4)
+
+
+def test_a_teacher_that_remembers_is_asked_step_by_step_and_over_the_borders_of_rollouts() -> None:
+    recurrent = policy(CARTPOLE, "categorical", replace(TINY, core="gru", core_width=8), seed=3)
+    _, rollouts = sampled(AGENT, 2)
+    teaching = teaching_of(AGENT, recurrent)
+    found = torch.cat([teaching.answers(rollout) for rollout in rollouts]).view(64, 4, 2)
+    state = recurrent.initial_state(4)
+    seen = torch.cat([rollout.observation[:-1] for rollout in rollouts])
+    first = torch.cat([rollout.first[:-1] for rollout in rollouts])
+    assert first[1:].any()
+    assert not first[32].all()
+    for t in range(64):
+        with torch.no_grad():
+            output = recurrent(seen[t].numpy(), state, first[t].numpy())
+        state = output.state
+        torch.testing.assert_close(found[t], output.flat)
+
+
+def test_likeness_is_a_reward_where_a_stream_wants_it() -> None:
+    streams = (Stream(), Stream(name="teacher", reward="teacher"))
+    agent = replace(AGENT, streams=streams)
+    learner, (rollout,) = sampled(agent)
+    teaching = teaching_of(agent)
+    answers = teaching.answers(rollout)
+    found = teaching.rewarded(rollout, answers, learner, agent, "float32", 0.0)
+    assert torch.equal(found.reward[..., 0], rollout.reward[..., 0])
+    with torch.no_grad():
+        mine = learner(rollout.observation[:-1].flatten(0, 1)).params["logits"].double().tolist()
+    for k, (valid, given) in enumerate(
+        zip(rollout.valid.flatten().tolist(), found.reward[..., 1].flatten().tolist(), strict=True)
+    ):
+        slow = reference.tempered_kl(answers[k].double().tolist(), mine[k], 1.0, 1.0)
+        assert given == pytest.approx(-0.5 * slow if valid else 0, rel=1e-4, abs=1e-6)
+    assert teaching.rewarded(rollout, answers, learner, AGENT, "float32", 0.0) is rollout
+
+
+def test_who_is_taught_plays_like_its_teacher_after_steps_that_teach_ppo_alone_little(tmp_path: Path) -> None:
+    whole = environment("cartpole", episodes=5)
+    teacher = cartpole_teacher(recipe=whole)
+    scores = {}
+    for name, terms in (("taught", (replace(KL, coefficient=1.0),)), ("alone", None)):
+        agent = replace(AGENT, num_envs=8, rollout_steps=64, epochs=4, minibatch=64, frames=4_000, terms=terms)
+        made = train_ppo(whole, agent, run=tmp_path / name, seed=0, teacher=teacher if terms else None)
+        scores[name] = play(made, whole, episodes=5).evaluation.mean
+    assert scores["taught"] > 300 > 1.5 * scores["alone"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"terms": (replace(KL, teacher=Part("label_h2")),)},
+            "teacher 'label_h2' reads 'action', which there is not",
+        ),
+        ({"terms": (replace(KL, teacher=Part("last_round")),)}, "teacher 'last_round' reads 'last_round', which there"),
+        ({"terms": (replace(KL, weight=Part("asked", {"share": 0.5})),)}, "weight 'asked' reads 'lot', which there is"),
+    ],
+)
+def test_parts_that_read_what_there_is_not_beside_ppo_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(MismatchError, match=message):
+        teaching_of(replace(AGENT, **changes))
+
+
+def test_a_part_of_ppo_is_refused_where_nobody_acts_anew(tmp_path: Path) -> None:
+    from rlkd.distillation import run_distillation
+    from tests.handmade import small_distillation
+
+    recipe = small_distillation(terms=(replace(KL, weight=Part("ppo_ratio")),))
+    with pytest.raises(MismatchError, match="weight 'ppo_ratio' reads 'ratio', which there is not in a replay"):
+        run_distillation(TEACHER, {"tiny": TINY}, recipe, run=tmp_path / "run", seed=0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_teachers_and_recipes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    squares = replace(AGENT, terms=(Term(divergence=Part("mse")),))
+    with pytest.raises(MismatchError, match="the terms make a 'q' policy of a 'q' teacher, PPO a 'categorical'"):
+        teaching_of(squares, policy(CARTPOLE, "q", TINY))
+    with pytest.raises(MismatchError, match="has 3 actions"):
+        teaching_of(AGENT, policy(environment("acrobot"), "categorical", TINY))
+    with pytest.raises(MismatchError, match="needs a teacher, and there is none"):
+        train_ppo(CARTPOLE, AGENT, run=tmp_path / "one", seed=0)
+    with pytest.raises(MismatchError, match="learns from no teacher, and one was named"):
+        train_ppo(CARTPOLE, replace(AGENT, terms=None), run=tmp_path / "two", seed=0, teacher=TEACHER)
+    with pytest.raises(RecipeError, match="'rl/dqn_classic' learns from no teacher"):
+        train(CARTPOLE, "rl/dqn_classic", run=tmp_path / "three", teacher=TEACHER)
+    with pytest.raises(RecipeError, match="policy_coefficient belongs to recipes with"):
+        replace(AGENT, terms=None, policy_coefficient=0.5)
+    with pytest.raises(RecipeError, match="reward = 'teacher' needs"):
+        replace(AGENT, terms=None, streams=(Stream(reward="teacher"),))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_trains_with_a_teacher_and_goes_on_only_with_the_same(tmp_path: Path) -> None:
+    file, other = tmp_path / "teacher.safetensors", tmp_path / "other.safetensors"
+    TEACHER.save(file)
+    policy(CARTPOLE, "categorical", TINY).save(other)
+    command = ["train", "cartpole", "--agent", "kickstarting", "--run", str(tmp_path / "run"), "--frames", "2048"]
+    command += ["--set", "network=mlp_16", "--set", "num_envs=8"]
+    assert main([*command, "--teacher", str(file)]) == 0
+    assert main([*command, "--teacher", str(file)]) == 0  # it is done, and says so again
+    assert main([*command, "--teacher", str(other)]) == 2
+    assert main(command) == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        entry.name
+        for entry in recipes.shipped("agents")
+        if entry.name.startswith("distill/") and isinstance(recipes.load_any(entry.path), Ppo)
+    ],
+)
+def test_every_shipped_recipe_beside_ppo_takes_its_steps(name: str, tmp_path: Path) -> None:
+    overrides = ("network=mlp_16", "num_envs=4", "rollout_steps=32", "minibatch=32")
+    made = train(CARTPOLE, name, run=tmp_path, frames=256, overrides=overrides, teacher=TEACHER)
+    assert made.spec.parents == (TEACHER.spec.hash,)
+
+
+def test_another_teacher_is_another_run(tmp_path: Path) -> None:
+    train_ppo(CARTPOLE, AGENT, run=tmp_path, seed=0, teacher=TEACHER)
+    with pytest.raises(StorageError):
+        train_ppo(CARTPOLE, AGENT, run=tmp_path, seed=0, teacher=policy(CARTPOLE, "categorical", TINY))
