@@ -230,7 +230,7 @@ def test_too_few_states_in_a_row_are_refused_with_the_remedy(tmp_path: Path) -> 
     with pytest.raises(MismatchError, match="32 states in a row, the first round brings 25"):
         run_distillation(teacher(), {"gru": GRU}, recipe, run=tmp_path, seed=0)
     enough = replace(recipe, source=replace(recipe.source, states=8 * 4 * SEQUENCE))
-    check_parts(teacher(), {"gru": GRU}, enough)
+    check_parts(teacher(), {"gru": GRU}, enough, CARTPOLE)
 
 
 @pytest.mark.parametrize("network", [GRU, LSTM])

@@ -4,18 +4,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
+from rlkd.collect import made_by
 from rlkd.data import Evaluation
 from rlkd.errors import MismatchError
 from rlkd.evaluation.agreement import SEQUENCE
 from rlkd.policy import Policy
-from rlkd.recipe import Distill, Network
+from rlkd.recipe import Distill, Environment, Network
 from rlkd.terms import Objective, Parts, Sample
+from rlkd.vector import spaces
 
 
 def check_parts(
     teacher: Policy,
     students: Mapping[str, Network],
     recipe: Distill,
+    environment: Environment,
     own_parts: Parts | None = None,
     more_teachers: Sequence[Policy] = (),
 ) -> Distill:
@@ -37,6 +40,15 @@ def check_parts(
     if "hard_labels" in recipe.controls and not teacher.spec.discrete:
         remedy = """--set 'controls=["shuffled_teacher"]'"""
         raise MismatchError(f"control 'hard_labels' needs discrete actions, the teacher's are '{kind}'; take {remedy}")
+    if recipe.source.synthetic is not None:
+        made_by(recipe.source.synthetic)
+        shape = spaces(environment)[0]
+        if len(shape) != 1:
+            raise MismatchError(f"states can be made up of vectors, those of {environment.id} are {list(shape)}")
+        if any(each.recurrent for each in (teacher, *more_teachers)) or any(
+            n.core != "none" for n in students.values()
+        ):
+            raise MismatchError("made-up states follow no others: neither teachers nor students can be recurrent")
     recurrent = any(network.core != "none" for network in students.values())
     in_a_row = recipe.source.states // (recipe.source.num_envs * recipe.source.rounds)
     if recurrent and in_a_row < SEQUENCE:

@@ -165,7 +165,7 @@ def run_distillation(
     if environment != teacher.spec.environment:
         teacher = as_policy(teacher, env=environment)  # its students are told where they play
     others = tuple(as_policy(each, env=environment) for each in more_teachers)
-    recipe = check_parts(teacher, students, recipe, own_parts, others)
+    recipe = check_parts(teacher, students, recipe, environment, own_parts, others)
     check_keepable(recipe, replay_folder)
     if baseline is not None and baseline.teacher.evaluation.hash != teacher.spec.hash:
         raise MismatchError(f"the baseline was measured with another teacher than {teacher.spec.name}")
@@ -195,8 +195,8 @@ def run_distillation(
         for place, plan in enumerate(plans)
     ]
     replay = Replay(
-        recipe.source.num_envs,
-        recipe.source.states,
+        recipe.source.num_envs * (1 + recipe.source.copies),
+        recipe.source.states * (1 + recipe.source.copies),
         shape,
         (1 + len(others)) * teacher.spec.actions * len(PARAMS[teacher.spec.kind]),
         environment.views.get("pixels"),

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlkd.recipe.bonus import Bonus
+from rlkd.recipe.part import Part
 from rlkd.recipe.read import require
 from rlkd.recipe.term import Term
 
@@ -23,6 +24,11 @@ class Source:
     teacher_fraction: tuple[float, float] = (1.0, 1.0)
     """Chance that the teacher, not a student, picks the action: first round, last round, linear in between.
     The teacher answers every state in any case and all rounds are kept (DAgger, arXiv:1011.0686)."""
+    synthetic: Part | None = None
+    """How further states are made up from visited ones, by the dictionary SYNTHETIC of `rlkd.collect`; for vectors.
+    Unset: none are."""
+    copies: int = 0
+    """Made-up states for each visited one."""
 
     def __post_init__(self) -> None:
         require(self.states >= self.num_envs, "states must be at least num_envs")
@@ -33,6 +39,8 @@ class Source:
             all(0 <= fraction <= 1 for fraction in self.teacher_fraction),
             f"teacher_fraction must be in [0, 1], got {list(self.teacher_fraction)}",
         )
+        made_up = self.synthetic is not None
+        require(made_up == (self.copies > 0), f"synthetic and copies above 0 belong together, got {self.copies} copies")
         require(self.teacher_fraction[0] == 1 or self.rounds > 1, "a falling teacher_fraction needs rounds > 1")
 
 

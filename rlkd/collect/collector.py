@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlkd.collect.synthetic import made_by
 from rlkd.policy import Policy, decide
 from rlkd.policy.compute import Precision, autocast
 from rlkd.recipe import Environment, Source
@@ -72,6 +73,7 @@ class Collector:
         """
         self.teacher, self.source, self.precision = teacher, source, precision
         self.teachers = (teacher, *more_teachers)
+        self.make_up = None if source.synthetic is None else made_by(source.synthetic)
         self.bounds = ((), ()) if teacher.spec.discrete else action_bounds(environment)
         # A stream of its own: with the bare seed it would be the one that a student draws its minibatches from.
         self.generator = np.random.default_rng([seed, 3])
@@ -94,21 +96,61 @@ class Collector:
             students: environment i is played by student i modulo their number wherever the teacher does not act.
         """
         source = self.source
-        total = replay.capacity * replay.num_envs
+        total = replay.capacity * source.num_envs
         target = total * (round_number + 1) // source.rounds
         first, last = source.teacher_fraction
         share = first + (last - first) * (round_number / max(source.rounds - 1, 1))
         if share < 1 and not students:
             raise ValueError("a teacher_fraction below 1 needs students to act")
-        while len(replay) < target:
+        before = replay.filled[: source.num_envs]
+        while self._visited(replay) < target:
             for half in self.halves:
                 if half.stepper.in_flight:
                     self._receive(half)
-                if len(replay) < target:
+                if self._visited(replay) < target:
                     self._act(half, replay, share, students)
         for half in self.halves:
             if half.stepper.in_flight:
                 self._receive(half)
+        if self.make_up is not None:
+            self._make_up(replay, before)
+
+    def _visited(self, replay: Replay) -> int:
+        return int(replay.filled[: self.source.num_envs].sum())
+
+    def _make_up(self, replay: Replay, before: np.ndarray) -> None:
+        """Put made-up states beside those that were visited since, each in an environment's range of its own.
+
+        Args:
+            replay: whose first ranges hold what was visited.
+            before: [N], states of each environment when the round began.
+        """
+        assert self.make_up is not None
+        started, envs = time.perf_counter(), np.arange(self.source.num_envs)
+        counts = replay.filled[envs]
+        ranges = [replay.address(np.full(n, env), np.arange(n)) for env, n in zip(envs, counts, strict=True)]
+        every = replay.read(np.concatenate(ranges))[0].numpy()
+        fresh = np.concatenate([rows[start:] for rows, start in zip(ranges, before, strict=True)])
+        owner = np.repeat(envs, counts - before)
+        place = np.concatenate([np.arange(n) for n in counts - before])
+        seen = replay.read(fresh)[0].numpy()
+        for copy in range(1, self.source.copies + 1):
+            made = self.make_up(seen, every, self.generator)
+            said, action = self._asked(made)
+            for step in range(int((counts - before).max())):
+                now = place == step
+                beside = owner[now] + copy * len(envs)
+                replay.append(beside, made[now], np.ones(now.sum(), bool), said[torch.from_numpy(now)], action[now])
+        self.seconds.inference += time.perf_counter() - started
+
+    def _asked(self, made: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """What teachers say to made-up states, [D, P], and what the first of them would do there, [D]."""
+        with torch.inference_mode():
+            outputs = [teacher(made) for teacher in self.teachers]
+        answers = [output.flat.float().cpu() for output in outputs]
+        draws = self.generator.random((len(made), 2 + 2 * self.teacher.spec.actions))
+        action = decide(outputs[0].kind, outputs[0].numpy(), self.teacher.spec.rule, draws)
+        return torch.cat(answers, dim=1), action
 
     def close(self) -> None:
         """Release the environments."""

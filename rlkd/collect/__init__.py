@@ -1,0 +1,6 @@
+"""Collecting: who acts, where, and what is made up beside it -> states and teacher answers in a replay."""
+
+from rlkd.collect.collector import Collector, Seconds
+from rlkd.collect.synthetic import SYNTHETIC, made_by, munge, noise, uniform
+
+__all__ = ["SYNTHETIC", "Collector", "Seconds", "made_by", "munge", "noise", "uniform"]
