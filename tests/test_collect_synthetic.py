@@ -93,9 +93,8 @@ def test_made_up_states_stand_beside_the_visited_ones_and_are_answered_by_the_te
 
 
 def test_students_that_learn_from_more_made_up_states_are_nearer_on_visited_ones(tmp_path: Path) -> None:
-    teacher = policy(
-        environment("lunarlander", frame_cap=100), "categorical", Network(encoder="mlp", hidden=(16,)), seed=4
-    )
+    where = environment("lunarlander", frame_cap=100)
+    teacher = policy(where, "categorical", Network(encoder="mlp", hidden=(16,)), seed=4)
     few = Source(states=64, rounds=1, num_envs=4, epsilon=0.3)
     kl = {}
     for name, source in (
