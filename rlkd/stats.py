@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.optimize
 import scipy.stats
 
 RESAMPLES = 2000
@@ -223,3 +224,24 @@ def _wins(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     difference = ours[:, :, None] - theirs[:, None, :]
     shares: np.ndarray = (np.sign(difference) + 1).mean(axis=(1, 2)) / 2
     return shares
+
+
+def fitted_temperature(scores: np.ndarray, actions: np.ndarray) -> float:
+    """The temperature at which softmax(scores / temperature) makes what was done most likely, in [1e-4, 1e4].
+
+    Args:
+        scores: [N, A] logits or Q-values.
+        actions: [N] int, what was done.
+
+    Source:
+        Temperature scaling, Guo et al. 2017, arXiv:1706.04599, with actions for labels.
+    """
+    scores = scores.astype(np.float64) - scores.max(axis=1, keepdims=True)
+    chosen = scores[np.arange(len(actions)), actions]
+
+    def loss(log_temperature: float) -> float:  # has one minimum: it is convex in 1 / temperature
+        temperature = np.exp(log_temperature)
+        return float((np.log(np.exp(scores / temperature).sum(axis=1)) - chosen / temperature).mean())
+
+    found = scipy.optimize.minimize_scalar(loss, bounds=(np.log(1e-4), np.log(1e4)), method="bounded")
+    return float(np.exp(found.x))

@@ -14,6 +14,7 @@ from rlkd import stats
 from rlkd.stats import (
     Estimate,
     failed_share,
+    fitted_temperature,
     interquartile_mean,
     mean_difference,
     mean_interval,
@@ -248,3 +249,18 @@ def test_agents_that_do_not_differ_are_told_apart_in_one_of_twenty_studies(seeds
         found = seed_difference(draws.normal(size=seeds).tolist(), draws.normal(size=seeds).tolist())
         wrong += not found.low <= 0 <= found.high
     assert 0.02 < wrong / 2000 < 0.065
+
+
+@pytest.mark.parametrize("temperature", [0.02, 1.0, 7.0])
+def test_the_fitted_temperature_is_that_at_which_actions_were_drawn(temperature: float) -> None:
+    generator = np.random.default_rng(0)
+    scores = generator.normal(size=(20_000, 5)) * temperature * 1.5 + 100
+    p = np.exp((scores - scores.max(1, keepdims=True)) / temperature)
+    actions = (p.cumsum(1) / p.sum(1, keepdims=True) > generator.random((20_000, 1))).argmax(1)
+    assert fitted_temperature(scores, actions) == pytest.approx(temperature, rel=0.03)
+
+
+def test_a_teacher_who_always_takes_its_best_action_is_as_sharp_as_can_be_and_a_random_one_as_flat() -> None:
+    scores = np.random.default_rng(0).normal(size=(500, 4))
+    assert fitted_temperature(scores, scores.argmax(1)) < 1e-2
+    assert fitted_temperature(scores, np.random.default_rng(1).integers(4, size=500)) > 5

@@ -17,12 +17,15 @@ from torch import Tensor
 import rlkd
 from rlkd import losses
 from rlkd import recipe as recipes
+from rlkd.collect import Collector
 from rlkd.distillation import run_distillation
-from rlkd.errors import RecipeError, StorageError
+from rlkd.distillation.student import Plan, Student
+from rlkd.errors import MismatchError, RecipeError, StorageError
 from rlkd.policy import Output
-from rlkd.recipe import Distill, Part, Term, value_at
+from rlkd.recipe import Distill, Part, Source, Term, value_at
+from rlkd.replay import Replay
 from rlkd.terms import Divergence, Objective, Parts, Target, Weight, source_hash
-from rlkd.terms.targets import harden, keep_confidence, permute, similar, smooth, temper, top_k
+from rlkd.terms.targets import calibrate, harden, keep_confidence, permute, similar, smooth, temper, top_k
 from rlkd.terms.teachers import best, done
 from rlkd.terms.weights import confidence, inverse_entropy
 from tests import reference
@@ -45,6 +48,51 @@ def spread(scores: Sequence[float]) -> list[float]:
 def test_a_temperature_divides_the_scores(scores: list[float], temperature: float) -> None:
     want = spread([score / temperature for score in scores])
     assert temper(row(scores), temperature=temperature)[0].tolist() == pytest.approx(want, abs=1e-12)
+
+
+def test_a_calibrated_answer_is_that_of_the_fitted_temperature() -> None:
+    scores = torch.tensor([[0.3, -1.0, 2.0]], dtype=torch.float64)
+    torch.testing.assert_close(calibrate(scores, torch.tensor(0.7)), temper(scores, temperature=0.7))
+
+
+def test_a_calibrated_teacher_says_better_what_it_does_chance_included() -> None:
+    """A greedy Q-valued teacher, random in four steps of ten; its temperature is fitted anew for each round."""
+    cartpole = environment("cartpole", frame_cap=60)
+    teacher = cartpole_teacher("q", recipe=cartpole)
+    source = Source(states=2000, rounds=1, num_envs=8, epsilon=0.4)
+    replay = Replay(8, 2000, (4,), 2, None, keeps_actions=True)
+    collector = Collector(cartpole, teacher, source, seed=0)
+    try:
+        collector.collect(replay, 0, ())
+    finally:
+        collector.close()
+    recipe = small(terms=(Term(target=(Part("calibrate"),), divergence=Part("forward_kl")),))
+    student = Student(Plan("tiny", TINY), recipe, teacher.spec, seed=0, device=torch.device("cpu"))
+    rows = replay.rows()
+    student.learn(replay, rows, 1, "float32")
+    assert student.fitted is not None
+    scores, done = replay.read(rows)[1].double(), replay.actions(rows)
+    assert done is not None
+
+    def surprise(temperature: float) -> float:
+        return -float((scores / temperature).log_softmax(-1).gather(1, done[:, None]).mean())
+
+    fitted = student.fitted.item()
+    assert surprise(fitted) < surprise(0.01) - 0.1
+    assert all(surprise(fitted) <= surprise(fitted * factor) for factor in (0.8, 1.25))
+    batch = student._minibatch(replay, rows, np.arange(5), np.arange(len(rows)))
+    torch.testing.assert_close(batch.targets[0].double(), (scores[:5] / fitted).softmax(-1), rtol=1e-4, atol=1e-6)
+    student.learn(replay, rows[:200], 2, "float32")
+    assert student.fitted.item() != fitted
+
+
+def test_calibration_is_refused_where_students_act(tmp_path: Path) -> None:
+    recipe = small(
+        terms=(Term(target=(Part("calibrate"),), divergence=Part("forward_kl")),),
+        source=replace(small().source, teacher_fraction=(1.0, 0.0)),
+    )
+    with pytest.raises(MismatchError, match="target 'calibrate' is fitted to what the teacher did"):
+        run_distillation(cartpole_teacher(), {"tiny": TINY}, recipe, run=tmp_path / "run", seed=0)
 
 
 @given(SCORES, st.integers(1, 6))

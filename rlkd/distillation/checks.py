@@ -33,6 +33,11 @@ def check_parts(
     objective = Objective(recipe.terms, kind, teacher.spec.actions, own_parts, teachers=count)
     known = {field.name for field in fields(Sample)} - {"ratio"} | {"scores", "probabilities"}
     objective.check_known(known, "in a replay")
+    if "fitted" in objective.needs and recipe.source.teacher_fraction != (1.0, 1.0):
+        raise MismatchError(
+            "target 'calibrate' is fitted to what the teacher did; a teacher_fraction below 1 lets students act: take "
+            "--set source.teacher_fraction=[1.0,1.0]"
+        )
     if more_teachers and not objective.asks_several:
         raise MismatchError(
             f"{count} teachers were given, and the recipe asks the first alone; take one as multi_teacher_average"

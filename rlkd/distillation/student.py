@@ -19,10 +19,12 @@ from rlkd.policy.compute import SMALLEST_PART, Precision, add_up, autocast
 from rlkd.policy.policy import snapshot
 from rlkd.recipe import Distill, Network
 from rlkd.replay import Replay
+from rlkd.stats import fitted_temperature
 from rlkd.terms import HARD_LABELS, Objective, Parts
 
 Control = Literal["none", "hard_labels", "shuffled_teacher"]
 MAX_GRADIENT_NORM = 10.0  # far above what a healthy run sees; stops a single bad batch
+FITTED_ON = 20_000  # states, at most, by which a temperature is fitted
 FIRST_LOOK = 512  # states by which a fresh network is standardised
 
 
@@ -117,6 +119,8 @@ class Student:
             origin="rlkd distill",
             parents=(teacher.hash, *(each.hash for each in more_teachers)),
         )
+        self.fitted: Tensor | None = None
+        """Temperature of the teacher's answers in this round; None where no term asks."""
         self.own = EarlierSelves(self.network, self.objective.needs, keep=recipe.moving_average)
         self.device = device
         self.recurrent = network.core is not None
@@ -154,6 +158,8 @@ class Student:
             look = self.generator.integers(len(rows), size=FIRST_LOOK)
             self.network.standardise(self._seen(replay.read(rows[look])[0]))
         self.own.begin(self.network, goal, fresh=self.steps == 0)
+        if "fitted" in self.objective.needs and self.steps < goal:
+            self.fitted = torch.tensor(fitted_on(replay, rows, self.actions), device=self.device)
         # Another state's answer for each state, the same all through a round and after a resume.
         shuffled = np.random.default_rng(len(rows)).permutation(len(rows))
         starts = sequence_starts(rows) if self.recurrent else np.arange(len(rows))
@@ -223,7 +229,7 @@ class Student:
             told: [B] addresses of the states to which the answers belong.
             familiarity: of each state, by its address.
         """
-        found: dict[str, Tensor | None] = {"action": replay.actions(told), "head": self.head}
+        found: dict[str, Tensor | None] = {"action": replay.actions(told), "head": self.head, "fitted": self.fitted}
         if "noise" in self.objective.needs:
             found["noise"] = torch.from_numpy(self.generator.random((len(there), self.actions), np.float32))
         if "lot" in self.objective.needs:
@@ -256,6 +262,14 @@ class Student:
     def snapshot(self) -> Policy:
         """The student as it is now, with weights of its own, so that it can act while it learns."""
         return snapshot(self.network, self.spec)
+
+
+def fitted_on(replay: Replay, rows: np.ndarray, actions: int) -> float:
+    """The temperature of the first teacher's scores that makes most likely what was done in some states of a replay."""
+    some = rows[:: max(1, len(rows) // FITTED_ON)]
+    done = replay.actions(some)
+    assert done is not None
+    return fitted_temperature(replay.read(some)[1][:, :actions].cpu().numpy(), done.cpu().numpy())
 
 
 def lots(rows: np.ndarray) -> np.ndarray:

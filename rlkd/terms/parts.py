@@ -34,6 +34,8 @@ class Sample:
     """[B] int64: what was really done there."""
     familiarity: Tensor | None = None
     """[B]: how like the rest of the replay each state is, 1 on average."""
+    fitted: Tensor | None = None
+    """[]: the temperature at which the teacher's scores make most likely what it did."""
     noise: Tensor | None = None
     """[B, A]: uniform in [0, 1), drawn anew for every minibatch."""
     lot: Tensor | None = None

@@ -16,6 +16,19 @@ def temper(scores: Tensor, *, temperature: float) -> Tensor:
     return F.softmax(scores / temperature, dim=-1)
 
 
+def calibrate(scores: Tensor, fitted: Tensor) -> Tensor:
+    """softmax(scores / fitted): at the temperature that makes most likely what the teacher did, chance included.
+
+    A teacher is worth what its probabilities are worth (Menon et al. 2020, arXiv:2005.10419). Those of a policy that is
+    sampled from are right as they are; softmax(Q) is the probability of nothing that was ever done.
+
+    Args:
+        scores: [B, A].
+        fitted: [], a temperature; fitted anew before each round of learning.
+    """
+    return F.softmax(scores / fitted, dim=-1)
+
+
 def top_k(probabilities: Tensor, *, k: int) -> Tensor:
     """The k most probable actions as they are; the remainder spread evenly over the others.
 
@@ -93,6 +106,7 @@ def _require(condition: bool, message: str) -> None:
 
 TARGETS = {
     "temper": Target(temper, "scores"),
+    "calibrate": Target(calibrate, "scores", ("fitted",)),
     "top_k": Target(top_k),
     "smooth": Target(smooth, one_hot=False),
     "harden": Target(harden, one_hot=True),
