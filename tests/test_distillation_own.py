@@ -1,6 +1,7 @@
 """Tests of a student's earlier selves as its teachers, and of states about which nobody was asked."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from rlkd.distillation import student as student_module
+from rlkd.distillation.checkpoint import load_students, save_students
 from rlkd.distillation.student import Plan, Student, lots
 from rlkd.errors import RecipeError
 from rlkd.policy import Policy
@@ -57,17 +59,18 @@ def test_the_last_round_is_the_student_as_it_was_when_the_round_began() -> None:
     assert not torch.equal(weights(student), before)
 
 
+class Soon:
+    """Stands for a signal: asks to stop at the fourth look."""
+
+    looks = 0
+
+    @property
+    def asked(self) -> bool:
+        self.looks += 1
+        return self.looks > 3
+
+
 def test_a_round_that_is_stopped_and_goes_on_keeps_its_earlier_self() -> None:
-    class Soon:
-        """Asks to stop at the fourth look."""
-
-        looks = 0
-
-        @property
-        def asked(self) -> bool:
-            self.looks += 1
-            return self.looks > 3
-
     student, replay = student_of((LABEL, LAST_ROUND))
     student.learn(replay, replay.rows(), 10, "float32")
     before = weights(student)
@@ -77,9 +80,25 @@ def test_a_round_that_is_stopped_and_goes_on_keeps_its_earlier_self() -> None:
     assert torch.equal(weights(student, "last_round"), before)
 
 
+def test_earlier_selves_are_in_the_checkpoint(tmp_path: Path) -> None:
+    terms = (LABEL, LAST_ROUND, AVERAGE)
+    student, replay = student_of(terms)
+    student.learn(replay, replay.rows(), 10, "float32")
+    student.learn(replay, replay.rows(), 20, "float32", Soon())  # type: ignore[arg-type]  # stands for a signal
+    save_students(tmp_path, [student], identity="x")
+    other, _ = student_of(terms)
+    load_students(tmp_path, [other], identity="x")
+    for each in (student, other):
+        each.learn(replay, replay.rows(), 20, "float32")
+    for name in ("", "last_round", "moving_average"):
+        assert torch.equal(weights(student, name), weights(other, name)), name
+    assert not torch.equal(weights(other), weights(other, "last_round"))
+
+
 def test_the_moving_average_follows_the_weights_from_the_first_step_on() -> None:
     student, replay = student_of((LABEL, AVERAGE), moving_average=0.9)
     student.learn(replay, replay.rows(), 1, "float32")
+    assert (weights(student, "moving_average") - weights(student)).abs().max() < 0.02  # it begins where learning does
     wanted = None
     for goal in range(2, 8):
         if wanted is None:
