@@ -1,5 +1,6 @@
 """Tests of a teacher beside PPO: its loss, its weight over time, its answers, what does not fit, what is resumed."""
 
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlkd import losses
 from rlkd import recipe as recipes
 from rlkd.cli import main
 from rlkd.errors import MismatchError, RecipeError, StorageError
@@ -246,3 +248,40 @@ def test_another_teacher_is_another_run(tmp_path: Path) -> None:
     train_ppo(CARTPOLE, AGENT, run=tmp_path, seed=0, teacher=TEACHER)
     with pytest.raises(StorageError):
         train_ppo(CARTPOLE, AGENT, run=tmp_path, seed=0, teacher=policy(CARTPOLE, "categorical", TINY))
+
+
+def test_with_likeness_as_reward_the_update_is_the_gradient_of_all_that_is_unlike_and_without_it_is_not() -> None:
+    """Czarnecki et al. 2019 (arXiv:1902.02186), on all eight ways through a world of three steps, in float64.
+
+    The update is that of the terms on the student's own states, and PPO's with our advantages at a ratio of 1.
+    """
+    draws = torch.Generator().manual_seed(0)
+    leads_to = torch.tensor([[1, 2], [3, 0], [2, 3], [0, 1]])  # from state and action to state
+    teacher, logits = (torch.randn(4, 2, generator=draws, dtype=torch.float64) for _ in range(2))
+    logits.requires_grad_()
+    T, ways = 3, torch.tensor(list(itertools.product((0, 1), repeat=3))).T  # [T, N] actions
+    seen = torch.zeros(T + 1, 8, dtype=torch.long)
+    for t in range(T):
+        seen[t + 1] = leads_to[seen[t], ways[t]]
+    log_q = logits.log_softmax(-1)
+    unlike = losses.forward_kl(teacher.softmax(-1), log_q)  # [4], of each state
+    chosen = log_q[seen[:-1], ways]  # [T, N]
+    chance = chosen.sum(0).exp()
+    (whole,) = torch.autograd.grad((chance * unlike[seen[:-1]].sum(0)).sum(), logits, retain_graph=True)
+
+    along = (chance.detach() * unlike[seen[:-1]].sum(0)).sum()  # as if where one comes did not depend on what one does
+    nothing = torch.zeros(T, 8, dtype=torch.bool)
+    advantage, _ = losses.generalised_advantages(
+        -unlike[seen[:-1]].detach(),
+        torch.zeros(T + 1, 8, dtype=torch.float64),
+        nothing.index_fill(0, torch.tensor([T - 1]), True),
+        ~nothing,
+        discount=1.0,
+        gae_lambda=1.0,
+    )
+    surrogate = losses.ppo_surrogate(chosen, chosen.detach(), advantage, clip=0.2)
+    credited = along + (chance.detach() * surrogate).sum()
+    (without,) = torch.autograd.grad(along, logits, retain_graph=True)
+    (with_it,) = torch.autograd.grad(credited, logits)
+    torch.testing.assert_close(with_it, whole, rtol=1e-10, atol=1e-12)
+    assert (without - whole).norm() > 0.05 * whole.norm()
