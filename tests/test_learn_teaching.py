@@ -209,8 +209,8 @@ def test_teachers_and_recipes_that_do_not_fit_are_refused(tmp_path: Path) -> Non
         train_ppo(CARTPOLE, AGENT, run=tmp_path / "one", seed=0)
     with pytest.raises(MismatchError, match="learns from no teacher, and one was named"):
         train_ppo(CARTPOLE, replace(AGENT, terms=None), run=tmp_path / "two", seed=0, teacher=TEACHER)
-    with pytest.raises(RecipeError, match="'rl/dqn_classic' learns from no teacher"):
-        train(CARTPOLE, "rl/dqn_classic", run=tmp_path / "three", teacher=TEACHER)
+    with pytest.raises(RecipeError, match="'sb3/dqn' learns from no teacher"):
+        train(CARTPOLE, "sb3/dqn", run=tmp_path / "three", teacher=TEACHER)
     with pytest.raises(RecipeError, match="policy_coefficient belongs to recipes with"):
         replace(AGENT, terms=None, policy_coefficient=0.5)
     with pytest.raises(RecipeError, match="reward = 'teacher' needs"):

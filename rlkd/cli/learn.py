@@ -32,7 +32,7 @@ class Train:
     """A policy with the recipe's network, whose weights our PPO begins with, all but the critic's. Default: new
     weights."""
     teacher: str | None = None
-    """A policy from which our PPO learns beside the rewards, for recipes with terms, such as kickstarting."""
+    """A policy from which our learners learn beside the rewards, for recipes with terms: kickstarting, qdagger."""
     set: Set = ()
     """Override a value of the agent recipe."""
     json: bool = False

@@ -31,8 +31,10 @@ def check_parts(
         raise MismatchError(f"several teachers need one kind of answer and the same actions, these have {told}")
     count = 1 + len(more_teachers)
     objective = Objective(recipe.terms, kind, teacher.spec.actions, own_parts, teachers=count)
-    known = {field.name for field in fields(Sample)} - {"ratio"} | {"scores", "probabilities"}
+    known = {field.name for field in fields(Sample)} - {"ratio", "demonstrated"} | {"scores", "probabilities"}
     objective.check_known(known, "in a replay")
+    if any(term.gate for term in recipe.terms):
+        raise MismatchError("a gate follows the score of play in training; it belongs to reinforcement learning")
     if "fitted" in objective.needs and recipe.source.teacher_fraction != (1.0, 1.0):
         raise MismatchError(
             "target 'calibrate' is fitted to what the teacher did; a teacher_fraction below 1 lets students act: take "

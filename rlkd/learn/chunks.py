@@ -11,7 +11,7 @@ from torch import Tensor
 from rlkd.data import Episode
 from rlkd.learn.guard import check_finite
 from rlkd.learn.uplink import Uplink
-from rlkd.policy import PolicyNetwork, Rule, decide
+from rlkd.policy import Policy, PolicyNetwork, Rule, decide
 from rlkd.policy.compute import Precision, autocast
 from rlkd.recipe import Dqn, Environment
 from rlkd.replay import Transitions
@@ -36,6 +36,10 @@ class Moves:
     """[K] bool."""
     valid: np.ndarray
     """[K] bool."""
+    answers: Tensor | None
+    """[K, P] of a teacher; None without one."""
+    demonstrated: bool
+    """Whether the teacher acted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,9 @@ class Chunk:
         """Keep all of it."""
         for move in self.moves:
             memory.append(
-                move.envs, move.observation, move.first, move.action, move.reward, move.terminated, move.valid
+                *(move.envs, move.observation, move.first, move.action, move.reward, move.terminated, move.valid),
+                answers=move.answers,
+                demonstrated=move.demonstrated,
             )
 
 
@@ -73,6 +79,12 @@ class _Half:
     """`observation` on the network's device; set with `action`."""
     action: np.ndarray | None = None
     """Of a step that is in flight."""
+    answers: Tensor | None = None
+    """The teacher's to `seen`."""
+    demonstrated: bool = False
+    """Whether the teacher acts in the step that is in flight."""
+    state: Tensor | None = None
+    """What the teacher remembers."""
 
 
 class ChunkSampler:
@@ -92,6 +104,7 @@ class ChunkSampler:
         total: int,
         generator: np.random.Generator,
         precision: Precision,
+        teacher: Policy | None = None,
     ) -> None:
         """Reset the environments.
 
@@ -104,7 +117,9 @@ class ChunkSampler:
             total: agent steps of the whole run.
             generator: of exploration.
             precision: of the network's answers.
+            teacher: answers every state, and acts in the first `teacher_steps`.
         """
+        self.teacher = teacher
         if not all(stepper.next_step for stepper in steppers):
             raise ValueError("value learning needs environments that reset in a step of their own")
         self.agent, self.network, self.generator, self.precision = agent, network, generator, precision
@@ -116,7 +131,9 @@ class ChunkSampler:
             envs, observation = np.arange(start, start + stepper.num_envs), stepper.reset()
             view, here = environment.views.get("pixels"), self.device.type == "cpu"
             uplink = None if here else Uplink(view, observation, self.device)
-            self.halves.append(_Half(stepper, envs, observation, np.ones(stepper.num_envs, bool), uplink))
+            half = _Half(stepper, envs, observation, np.ones(stepper.num_envs, bool), uplink)
+            half.state = None if teacher is None else teacher.initial_state(stepper.num_envs)
+            self.halves.append(half)
             start += stepper.num_envs
         self.seconds = 0.0
         """Wall seconds spent in `collect`."""
@@ -164,7 +181,15 @@ class ChunkSampler:
         with torch.inference_mode(), autocast(self.device, self.precision, pixels=self.network.pixels):
             output = self.network(half.seen)
         rule = Rule(name="epsilon_greedy", epsilon=self.epsilon)
-        half.action = decide(output.kind, output.numpy(), rule, self.generator.random((len(half.envs), 2)))
+        draws = self.generator.random((len(half.envs), 2))
+        half.action = decide(output.kind, output.numpy(), rule, draws)
+        if self.teacher is not None:
+            with torch.inference_mode():
+                told = self.teacher(half.seen, half.state, half.first)
+            half.state, half.answers = told.state, told.flat.float()
+            half.demonstrated = self.steps < (self.agent.teacher_steps or 0)
+            if half.demonstrated:
+                half.action = decide(told.kind, told.numpy(), self.teacher.spec.rule, draws)
         half.stepper.send(half.action)
         self.steps += len(half.envs)
 
@@ -186,6 +211,8 @@ class ChunkSampler:
             reward.astype(np.float32),
             terminated,
             step.valid,
+            half.answers,
+            half.demonstrated,
         )
         half.observation, half.first, half.action = step.observation, step.first, None
         return moves

@@ -41,7 +41,7 @@ def train(
         keep_early: keep the policies at 1, 2, 5, 10, 25, 50, 75 and 100 % of the run, in `early/`: early-stopped
             teachers.
         start: a policy, or its file, whose weights our PPO begins with; None draws new ones.
-        teacher: a policy, or its file, from which our PPO learns beside the rewards; for recipes with terms.
+        teacher: a policy, or its file, from which our learners learn beside the rewards; for recipes with terms.
         overrides: `key=value` for the agent's recipe.
         command: for the record.
 
@@ -58,8 +58,9 @@ def train(
         recipe = replace(recipe, frames=frames)
     if start is not None and not isinstance(recipe, Ppo):
         raise RecipeError(f"'{name}' begins with weights of its own; a start is for our PPO")
-    if teacher is not None and not isinstance(recipe, Ppo):
-        raise RecipeError(f"'{name}' learns from no teacher; recipes with terms do, as kickstarting")
+    if teacher is not None and not isinstance(recipe, Ppo | Dqn):
+        raise RecipeError(f"'{name}' learns from no teacher; recipes of ours with terms do, as kickstarting")
+    master = None if teacher is None else as_policy(teacher, env=environment)
     origin = f"{name} on {environment.id}, seed {seed}, {recipe.frames:,} frames"
     if isinstance(recipe, Ppo):
         policy = train_ppo(
@@ -70,12 +71,19 @@ def train(
             device=device,
             keep_early=keep_early,
             start=None if start is None else as_policy(start),
-            teacher=None if teacher is None else as_policy(teacher, env=environment),
+            teacher=master,
             origin=origin,
         )
     elif isinstance(recipe, Dqn):
         policy = train_dqn(
-            environment, recipe, run=folder, seed=seed, device=device, keep_early=keep_early, origin=origin
+            environment,
+            recipe,
+            run=folder,
+            seed=seed,
+            device=device,
+            keep_early=keep_early,
+            teacher=master,
+            origin=origin,
         )
     else:
         if keep_early:

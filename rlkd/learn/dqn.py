@@ -14,6 +14,7 @@ quantiles: Dabney et al. 2017, arXiv:1710.10044.
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from rlkd.learn.chunks import ChunkSampler
 from rlkd.learn.q_learning import Learner, learn, make_learner, resume, save
 from rlkd.learn.relabelled import make_curiosity
 from rlkd.learn.scored import first_look, make_bonus
+from rlkd.learn.teaching import Teaching, taught_by
 from rlkd.learn.training import starter, training_run
 from rlkd.learn.values import value_spec
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec
@@ -45,6 +47,7 @@ def train_dqn(
     device: str = "auto",
     precision: Precision = "auto",
     keep_early: bool = False,
+    teacher: Policy | None = None,
     origin: str = "",
 ) -> Policy:
     """Train in a run folder, or go on with one that exists, and return the policy, saved there too.
@@ -58,9 +61,11 @@ def train_dqn(
         device: `auto`, `cpu` or `cuda`.
         precision: `auto` takes bfloat16 for pixels where the processor has it.
         keep_early: keep the policies at 1, 2, 5, 10, 25, 50, 75 and 100 % of the run, in `early/`.
+        teacher: who answers every state, for recipes with terms, and acts at first where they say so.
         origin: the command, for the policy's record.
 
     Raises:
+        MismatchError: `teacher` and recipe do not fit.
         Stopped: on SIGINT or SIGTERM, after a checkpoint.
         NotFiniteError: NaN or infinity in observations, rewards, losses, gradients or weights.
         MemoryBudgetError: the memory does not fit.
@@ -69,18 +74,26 @@ def train_dqn(
     one_thread_per_role()
     where = pick_device(device)
     spec = value_spec(environment, agent, origin=origin)
-    learner = make_learner(spec, agent, seed=seed, device=where, precision=precision)
+    teaching = taught_by(teacher, spec, agent, where)
+    if teaching is not None:
+        spec = replace(spec, parents=(teaching.teacher.spec.hash,))
+    learner = make_learner(spec, agent, seed=seed, device=where, precision=precision, teaching=teaching)
     acting = build_network(spec).to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     acting.cast_encoder(precision)
     bonus = make_bonus(spec, agent, seed=seed, device=where)
     with (
         training_run(
-            run, spec, agent, head=f"{agent.duelling} {agent.quantiles}", seed=seed, keep_early=keep_early
+            run,
+            spec,
+            agent,
+            head=" ".join([f"{agent.duelling} {agent.quantiles}", *spec.parents]),
+            seed=seed,
+            keep_early=keep_early,
         ) as (training, tensors),
         ThreadPoolExecutor(1) as pool,
     ):
         progress = training.progress
-        memory = make_memory(spec, agent, where)
+        memory = make_memory(spec, agent, where, teaching)
         attempt = seed + 7919 * progress.rounds  # a resumed run must not replay its first streams
         curiosity = make_curiosity(bonus, agent, attempt=attempt + 4, device=where)
         if tensors:
@@ -108,6 +121,7 @@ def train_dqn(
                 total=training.total,
                 generator=exploration,
                 precision=precision,
+                teacher=None if teaching is None else teaching.teacher,
             )
             length = max(1, round(CHUNK_GRADIENT_STEPS * agent.train_every / agent.num_envs))
             chunk, played = sampler.collect(length), 0
@@ -116,8 +130,11 @@ def train_dqn(
                 pending, begun = start(sampler.collect, length), time.monotonic()
                 chunk.into(memory)
                 told = {}
+                if teaching is not None:
+                    teaching.follow(run, environment, progress.scores, training.stop)
+                    told = {"train/gate": teaching.gate}
                 if curiosity is not None:
-                    told = curiosity.visit(memory, length, where=f"agent step {progress.steps:,}")
+                    told |= curiosity.visit(memory, length, where=f"agent step {progress.steps:,}")
                 earned = steps_earned(agent, played, played + chunk.steps)
                 played += chunk.steps
                 figures = told | learn(
@@ -142,7 +159,7 @@ def train_dqn(
         return training.finish(learner.online.policy)
 
 
-def make_memory(spec: PolicySpec, agent: Dqn, device: torch.device) -> Transitions:
+def make_memory(spec: PolicySpec, agent: Dqn, device: torch.device, teaching: Teaching | None = None) -> Transitions:
     """An empty memory on a device for what the policy sees; MemoryBudgetError where it does not fit."""
     environment = spec.environment
     assert environment is not None
@@ -155,6 +172,7 @@ def make_memory(spec: PolicySpec, agent: Dqn, device: torch.device) -> Transitio
         discount=agent.discount,
         alpha=agent.alpha if agent.prioritised else None,
         device=device,
+        outputs=0 if teaching is None else spec.actions,
     )
 
 

@@ -199,7 +199,7 @@ def piece_losses(
     of_teacher = weight.new_zeros(())
     if teaching is not None and piece.answers is not None:
         answers = piece.answers.flatten(0, rows - 1)
-        of_teacher = (teaching.losses(answers, output, log_ratio.exp(), progress) * weight).sum()
+        of_teacher = (teaching.losses(answers, output, {"ratio": log_ratio.exp()}, progress) * weight).sum()
     return Losses(
         policy=(ppo_surrogate(log_prob, old, advantage, clip=agent.clip) * weight).sum(),
         value=(0.5 * (output.value.float() - target).square().sum(-1) * weight).sum(),

@@ -25,9 +25,9 @@ from rlkd.learn.learner import Learner
 from rlkd.learn.rollout import Sampler
 from rlkd.learn.samples import prepare
 from rlkd.learn.scored import first_look, make_bonus, put_back, scored, state_of
-from rlkd.learn.teaching import Teaching
+from rlkd.learn.teaching import taught_by
 from rlkd.learn.training import side_by_side, training_run
-from rlkd.policy import Policy, PolicyNetwork, PolicySpec, Rule, as_policy
+from rlkd.policy import Policy, PolicyNetwork, PolicySpec, Rule
 from rlkd.policy.compute import Precision, one_thread_per_role, pick_device
 from rlkd.policy.file import build_network
 from rlkd.policy.tensors import tensors_of
@@ -77,15 +77,9 @@ def train_ppo(
     if start is not None:
         spec = replace(spec, parents=(start.spec.hash,))
         begin_from(start, network, spec)
-    teaching = None
-    if (teacher is None) != (not agent.terms):
-        needs = "needs a teacher, and there is none" if agent.terms else "learns from no teacher, and one was named"
-        raise MismatchError(f"the recipe {needs}")
-    if teacher is not None:
-        teacher = as_policy(teacher, env=environment)
-        teacher = Policy(teacher.network, teacher.spec, device=str(where))
-        spec = replace(spec, parents=(*spec.parents, teacher.spec.hash))
-        teaching = Teaching(teacher, spec, agent)
+    teaching = taught_by(teacher, spec, agent, where)
+    if teaching is not None:
+        spec = replace(spec, parents=(*spec.parents, teaching.teacher.spec.hash))
     for each in (network, acting):
         each.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out
     acting.cast_encoder(precision)
@@ -126,6 +120,7 @@ def train_ppo(
                     rollout, steps, told = scored(bonus, rollout, agent.streams, where=at)
                 answers = None
                 if teaching is not None:
+                    teaching.follow(run, environment, progress.scores, training.stop)
                     answers = teaching.answers(rollout)
                     rollout = teaching.rewarded(rollout, answers, network, agent, precision, training.done)
                 samples = replace(prepare(network, rollout, agent, precision), steps=steps, answers=answers)

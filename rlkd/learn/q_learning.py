@@ -17,9 +17,10 @@ from rlkd.learn.graphs import Captured
 from rlkd.learn.guard import check_finite
 from rlkd.learn.relabelled import Curiosity
 from rlkd.learn.scored import put_back, state_of
+from rlkd.learn.teaching import Teaching
 from rlkd.learn.values import ValueNetwork
 from rlkd.losses import huber, importance_weights, quantile_huber
-from rlkd.policy import PolicySpec
+from rlkd.policy import Output, PolicySpec
 from rlkd.policy.compute import Precision, add_up, autocast, idle_cores
 from rlkd.policy.tensors import below, tensors_of
 from rlkd.recipe import Dqn
@@ -54,6 +55,10 @@ class Learner:
     a seed gives the same bits with the same number of them only."""
     captures: bool
     """Whether gradient steps are replayed as a CUDA graph."""
+    teaching: Teaching | None = None
+    """A teacher beside the rewards."""
+    progress: float = 0.0
+    """Share of the run that lies behind."""
     gradient_steps: int = 0
     """So far, over all attempts."""
     fixed: tuple[Batch, Tensor, Captured[tuple[Answers, Tensor]]] | None = None
@@ -66,7 +71,13 @@ class Learner:
 
 
 def make_learner(
-    spec: PolicySpec, agent: Dqn, *, seed: int, device: torch.device, precision: Precision = "float32"
+    spec: PolicySpec,
+    agent: Dqn,
+    *,
+    seed: int,
+    device: torch.device,
+    precision: Precision = "float32",
+    teaching: Teaching | None = None,
 ) -> Learner:
     """Two equal networks with weights from a seed, and an optimiser of the first."""
     online, target = (ValueNetwork(spec, agent) for _ in range(2))
@@ -79,7 +90,8 @@ def make_learner(
     optimiser = torch.optim.Adam(learning, lr=agent.learning_rate, eps=agent.adam_epsilon, fused=True)
     on_gpu, pieces = device.type == "cuda", max(1, agent.batch // SMALLEST_PART)
     parts = min(idle_cores(1), pieces) if online.policy.pixels and not on_gpu else 1
-    return Learner(online, target, optimiser, parts, on_gpu)
+    # Coefficients of terms change with the progress: a graph would keep those of its capture.
+    return Learner(online, target, optimiser, parts, on_gpu and teaching is None, teaching)
 
 
 def learn(
@@ -102,6 +114,7 @@ def learn(
     if not steps:
         return {}
     beta = agent.beta + done * (1 - agent.beta)
+    learner.progress = done
     sums: dict[str, Tensor] = {}
     with ThreadPoolExecutor(learner.parts) as pool:
         each = pool.map if learner.parts > 1 else map
@@ -170,7 +183,8 @@ def _gradient(
 ) -> tuple[Answers, Tensor]:
     """Leave a batch's clipped gradient in the weights; what was answered, and the gradient's norm before clipping."""
     rows = [slice(*ends) for ends in pairwise(np.linspace(0, len(weight), learner.parts + 1, dtype=int))]
-    pieces = [replace(batch, **{name: getattr(batch, name)[part] for name in BATCH}) for part in rows]
+    there = {name: getattr(batch, name) for name in BATCH if getattr(batch, name) is not None}
+    pieces = [replace(batch, **{name: each[part] for name, each in there.items()}) for part in rows]
     shares = [weight[part] / len(weight) for part in rows]
     done = each(partial(gradients_of, learner, agent, precision), pieces, shares)
     answers, gradients = zip(*done, strict=True)
@@ -195,8 +209,15 @@ def gradients_of(
     else:
         error = (target - predicted).squeeze(1)
         loss, errors = huber(error), error.detach().abs()
-    gradients = torch.autograd.grad((share * loss).sum(), learner.optimiser.param_groups[0]["params"])
-    return Answers(loss.detach(), errors, predicted.detach().mean(1)), gradients
+    whole = loss
+    if learner.teaching is not None:
+        assert batch.answers is not None
+        assert batch.demonstrated is not None
+        known = {"action": action, "demonstrated": batch.demonstrated}
+        student = Output("q", {"q": answer.mean(2)})
+        whole = loss + learner.teaching.losses(batch.answers, student, known, learner.progress)
+    gradients = torch.autograd.grad((share * whole).sum(), learner.optimiser.param_groups[0]["params"])
+    return Answers(whole.detach(), errors, predicted.detach().mean(1)), gradients
 
 
 def _replayed(

@@ -1,30 +1,40 @@
-"""A teacher beside reinforcement learning: its answers to a rollout, and what the terms of a recipe make of them."""
+"""A teacher beside reinforcement learning: its answers to what was played, and what a recipe's terms make of them."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rlkd.errors import MismatchError
+from rlkd.evaluation import play, play_randomly
 from rlkd.learn.rollout import Rollout
 from rlkd.learn.samples import answer_all
-from rlkd.policy import Output, Policy, PolicyNetwork, PolicySpec
+from rlkd.metrics import StopSignal
+from rlkd.policy import Output, Policy, PolicyNetwork, PolicySpec, as_policy
 from rlkd.policy.compute import Precision
-from rlkd.recipe import Ppo
-from rlkd.terms import Objective, Parts
+from rlkd.policy.policy import snapshot
+from rlkd.recipe import Dqn, Environment, Ppo
+from rlkd.storage import read_json, write_json
+from rlkd.terms import Objective
+
+BASELINE = "baseline.json"
+"""In a run folder: mean scores of teacher and random play, for gates."""
+BASELINE_EPISODES = 20
 
 
 class Teaching:
     """The terms of a recipe for one teacher, and what the teacher remembers from rollout to rollout."""
 
-    def __init__(self, teacher: Policy, spec: PolicySpec, agent: Ppo, parts: Parts | None = None) -> None:
+    def __init__(self, teacher: Policy, spec: PolicySpec, agent: Ppo | Dqn) -> None:
         """Check that they fit.
 
         Args:
             teacher: answers every state that the learner visits; it runs where it is.
             spec: of the policy that learns.
             agent: with terms.
-            parts: of a user's own, by name.
 
         Raises:
             MismatchError: other actions, another kind of answer, or a part that reads what there is not here.
@@ -36,8 +46,15 @@ class Teaching:
                 f"{teacher.spec.name} has {its[0]} actions {list(its[1])}, who learns from it {mine[0]} {list(mine[1])}"
             )
         self.teacher, self.state = teacher, teacher.initial_state(agent.num_envs)
-        self.objective = Objective(agent.terms or (), teacher.spec.kind, spec.actions, parts)
-        self.objective.check_known({"scores", "probabilities", "ratio", "head"}, "beside PPO")
+        self.objective = Objective(agent.terms or (), teacher.spec.kind, spec.actions)
+        self.gate = 1.0
+        """Of the terms that have one."""
+        here = {"scores", "probabilities", "head"}
+        if isinstance(agent, Dqn):
+            self.objective.check_known(here | {"action", "demonstrated"}, "beside value learners")
+            check_values(teacher, self.objective)
+            return
+        self.objective.check_known(here | {"ratio"}, "beside PPO")
         if self.objective.student != spec.kind:
             wanted, kind = self.objective.student, spec.kind
             raise MismatchError(
@@ -81,23 +98,63 @@ class Teaching:
             return rollout
         output = answer_all(network, rollout, precision)
         params = {name: tensor[: len(answers)] for name, tensor in output.params.items()}
-        ratio = torch.ones(len(answers), device=answers.device)
-        losses = self.losses(answers, Output(output.kind, params), ratio, progress).view(rollout.valid.shape)
+        known = {"ratio": torch.ones(len(answers), device=answers.device)}
+        losses = self.losses(answers, Output(output.kind, params), known, progress).view(rollout.valid.shape)
         reward = rollout.reward.clone()
         for k, stream in enumerate(agent.streams):
             if stream.reward == "teacher":
                 reward[..., k] = -losses * rollout.valid
         return replace(rollout, reward=reward)
 
-    def losses(self, answers: Tensor, student: Output, ratio: Tensor, progress: float) -> Tensor:
+    def losses(self, answers: Tensor, student: Output, known: Mapping[str, Tensor], progress: float) -> Tensor:
         """[B]: the summed terms.
 
         Args:
             answers: [B, P] of the teacher.
             student: who learns.
-            ratio: [B], probability of what was done under who learns, over that under who acted.
+            known: fields of `Sample` that its learner knows.
             progress: share of the run that lies behind.
         """
-        sample = self.objective.sample(answers, {"ratio": ratio, "head": self.teacher.network.head.weight.detach()})
+        sample = self.objective.sample(answers, {**known, "head": self.teacher.network.head.weight.detach()})
         targets, weights = self.objective.targets(sample), self.objective.weights(sample)
-        return self.objective.losses(targets, weights, student, progress)
+        return self.objective.losses(targets, weights, student, progress, self.gate)
+
+    def follow(self, run: Path, environment: Environment, scores: Sequence[float], stop: StopSignal) -> None:
+        """Set the gate by recent scores of play in training; teacher and random play are measured once a run."""
+        if not any(bound.term.gate for bound in self.objective.terms):
+            return
+        path = run / BASELINE
+        if not path.exists():
+            here = snapshot(self.teacher.network, self.teacher.spec)  # evaluation runs on the CPU
+            played = play(here, environment, episodes=BASELINE_EPISODES, title="teacher", stop=stop).evaluation
+            random = play_randomly(environment, episodes=BASELINE_EPISODES, stop=stop)
+            write_json(path, {"teacher": played.mean, "random": random.mean})
+        baseline = read_json(path)
+        span = baseline["teacher"] - baseline["random"]
+        if scores and span:
+            self.gate = min(max(1 - (float(np.mean(scores)) - baseline["random"]) / span, 0.0), 1.0)
+
+
+def check_values(teacher: Policy, objective: Objective) -> None:
+    """Raise MismatchError where terms would regress Q-values on what are none."""
+    for bound in objective.terms:
+        if bound.divergence.target == "scores" and teacher.spec.kind != "q":
+            raise MismatchError(
+                f"divergence '{bound.term.divergence.name}' compares Q-values, and a '{teacher.spec.kind}' teacher has "
+                "none; take one of probabilities"
+            )
+
+
+def taught_by(teacher: Policy | None, spec: PolicySpec, agent: Ppo | Dqn, device: torch.device) -> Teaching | None:
+    """The recipe's terms for a teacher, on a device; None where there are neither.
+
+    Raises:
+        MismatchError: there is one of them alone, or they do not fit.
+    """
+    if (teacher is None) != (not agent.terms):
+        needs = "needs a teacher, and there is none" if agent.terms else "learns from no teacher, and one was named"
+        raise MismatchError(f"the recipe {needs}")
+    if teacher is None:
+        return None
+    there = as_policy(teacher, env=spec.environment)
+    return Teaching(Policy(there.network, there.spec, device=str(device)), spec, agent)

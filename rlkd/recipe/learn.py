@@ -170,6 +170,10 @@ class Dqn:
     """The same at the end of its fall, and from there on."""
     epsilon_fraction: float = 0.1
     """Share of the run in which it falls, linearly."""
+    terms: tuple[Term, ...] | None = None
+    """What is learnt from a teacher, beside the rewards; progress in their schedules is the run's. Unset: nothing."""
+    teacher_steps: int | None = None
+    """Agent steps at the start in which the teacher acts; goes with `terms`. Unset: none."""
     bonus: Bonus | None = None
     """A reward for what is new beside the game's, asked for anew whenever a transition is drawn. One value follows
     both: what comes out values states by the game's reward and what bonus was left at the end."""
@@ -185,6 +189,8 @@ class Dqn:
         shares = ("discount", "alpha", "beta", "epsilon_start", "epsilon_end", "epsilon_fraction")
         for name in shares:
             require(0 <= getattr(self, name) <= 1, f"{name} must be in [0, 1], got {getattr(self, name)}")
+        taught = bool(self.terms) or self.teacher_steps is None
+        require(taught, "teacher_steps belongs to recipes with [[terms]]")
         require(self.quantiles >= 0, f"quantiles must be at least 0, got {self.quantiles}")
         norm = self.max_gradient_norm
         require(norm is None or norm > 0, f"max_gradient_norm must be above 0, got {norm}")

@@ -33,6 +33,11 @@ class Term:
     coefficient: float | Points = 1.0
     """Weight of this term; or points [share of the gradient steps, weight], with straight lines between them."""
 
+    gate: bool | None = None
+    """Beside reinforcement learning: multiply the coefficient by clip(1 - TN, 0, 1). TN is the score of recent play in
+    training, normalised by the teacher's and by random play's: QDagger's (Agarwal et al. 2022, arXiv:2206.01626) ratio
+    of returns is wrong where scores are negative. Unset: no."""
+
     def __post_init__(self) -> None:
         require(self.student_temperature > 0, f"student_temperature must be above 0, got {self.student_temperature}")
         check_schedule(self.coefficient, "coefficient")

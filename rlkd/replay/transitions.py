@@ -5,7 +5,7 @@ itself, it is what a truncated episode bootstraps from. Returns over n steps are
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from rlkd.replay.frames import Replay, replay_bytes
 from rlkd.replay.memory import CPU, check_memory
 from rlkd.replay.priorities import Priorities
 
-ROW_BYTES = 4 + 4 + 1 + 1 + 4  # action, reward, terminated, valid, bonus
+ROW_BYTES = 4 + 4 + 1 + 1 + 1 + 4  # action, reward, terminated, valid, demonstrated, bonus
 TREE_BYTES = 2 * 2 * 8  # of a sum tree, whose leaves are a power of two
 
 
@@ -40,6 +40,10 @@ class Batch:
     """[B] float32: with which each was drawn."""
     rows: np.ndarray
     """[B] int64: where they stand in the memory."""
+    answers: Tensor | None = None
+    """[B, P] float32: what a teacher said there; None where no answers are kept."""
+    demonstrated: Tensor | None = None
+    """[B] float32: 1 where a teacher acted, 0 elsewhere; None where no answers are kept."""
 
 
 class Transitions:
@@ -56,6 +60,7 @@ class Transitions:
         discount: float,
         alpha: float | None,
         device: torch.device = CPU,
+        outputs: int = 0,
     ) -> None:
         """Reserve all memory at once.
 
@@ -68,6 +73,7 @@ class Transitions:
             discount: per step, in [0, 1].
             alpha: power of the priorities; None draws all alike.
             device: where observations are kept, and drawn transitions are.
+            outputs: numbers in a teacher's answer that is kept beside each state.
 
         Raises:
             MemoryBudgetError: it cannot fit, before anything was allocated.
@@ -81,14 +87,15 @@ class Transitions:
             )
         rows = num_envs * (capacity + stack - 1)
         beside = rows * (ROW_BYTES + (0 if alpha is None else TREE_BYTES))
-        needed = replay_bytes(num_envs, states, observation_shape, 0, view) + beside
+        needed = replay_bytes(num_envs, states, observation_shape, outputs, view) + beside
         check_memory(needed, recipe_key="states", device=device)
         self.n_step, self.discount = n_step, discount
         self.states = Replay(
-            num_envs, states, observation_shape, 0, view, ring=True, recipe_key="states", device=device
+            num_envs, states, observation_shape, outputs, view, ring=True, recipe_key="states", device=device
         )
         self._action, self._reward = np.zeros(rows, np.int32), np.zeros(rows, np.float32)
         self._terminated, self._valid = np.zeros(rows, bool), np.zeros(rows, bool)
+        self._demonstrated = np.zeros(rows, bool)
         self.bonus = np.zeros(rows, np.float32)
         """Of each row's step when it was visited, not scaled; beside the rewards, never in them."""
         self.priorities = None if alpha is None else Priorities(rows, alpha=alpha)
@@ -106,6 +113,9 @@ class Transitions:
         reward: np.ndarray,
         terminated: np.ndarray,
         valid: np.ndarray,
+        *,
+        answers: Tensor | None = None,
+        demonstrated: bool = False,
     ) -> None:
         """Keep one step of some environments, also one that only reset.
 
@@ -117,12 +127,15 @@ class Transitions:
             reward: [K], to be learnt from.
             terminated: [K] bool, nothing is to be bootstrapped from behind this step.
             valid: [K] bool, the action was really played.
+            answers: [K, P] of a teacher, where they are kept.
+            demonstrated: whether a teacher acted.
         """
         count = self.states.written[envs]
-        self.states.append(envs, observation, first, torch.empty(len(envs), 0))
+        self.states.append(envs, observation, first, torch.empty(len(envs), 0) if answers is None else answers)
         rows = self.states.address(envs, count)
         self._action[rows], self._reward[rows] = action, reward
         self._terminated[rows], self._valid[rows] = terminated, valid
+        self._demonstrated[rows] = demonstrated
         if self.priorities is not None:
             low, high = self._drawable(envs)
             gone, new = low - 1, high - 1
@@ -155,11 +168,15 @@ class Transitions:
         steps = self.steps_from(rows)
         reward, length, discount = self.returns(steps, torch.from_numpy(self._reward[steps[:, :-1]]))
         last = steps[np.arange(len(rows)), length.numpy()]
-        both = self.states.read(np.concatenate([rows, last]))[0]
+        both, answers = self.states.read(np.concatenate([rows, last]))
         action = torch.from_numpy(self._action[rows].astype(np.int64))
         chance = torch.from_numpy(probability.astype(np.float32))
         action, reward, discount, chance = (each.to(both.device) for each in (action, reward, discount, chance))
-        return Batch(both[: len(rows)], action, reward, both[len(rows) :], discount, chance, rows)
+        batch = Batch(both[: len(rows)], action, reward, both[len(rows) :], discount, chance, rows)
+        if not answers.shape[1]:
+            return batch
+        shown = torch.from_numpy(self._demonstrated[rows].astype(np.float32)).to(both.device)
+        return replace(batch, answers=answers[: len(rows)], demonstrated=shown)
 
     def steps_from(self, rows: np.ndarray) -> np.ndarray:
         """[B, n + 1] int64: rows of the n steps that begin at rows [B], and of the state behind them."""

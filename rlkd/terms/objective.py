@@ -95,18 +95,27 @@ class Objective:
             for step in (bound.weight for bound in self.terms)
         )
 
-    def losses(self, targets: Sequence[Tensor], weights: Sequence[Tensor], student: Output, progress: float) -> Tensor:
+    def losses(
+        self,
+        targets: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        student: Output,
+        progress: float,
+        gate: float = 1.0,
+    ) -> Tensor:
         """[B]: the summed loss of each sample; the gradient flows to the student only.
 
         Args:
             targets, weights: one each for every term.
             student: its answers for the same B states.
             progress: share of the gradient steps that are taken.
+            gate: multiplies the coefficients of terms that have a gate.
         """
         params = {name: tensor.float() for name, tensor in student.params.items()}
         total = torch.zeros(len(targets[0]), device=targets[0].device)
         for bound, target, weight in zip(self.terms, targets, weights, strict=True):
             coefficient = bound.term.scale * value_at(bound.term.coefficient, progress)
+            coefficient *= gate if bound.term.gate else 1.0
             if coefficient != 0:
                 total = total + coefficient * weight * self._distance(bound, target, student.kind, params)
         return total
@@ -128,7 +137,7 @@ class Objective:
         two = torch.ones(2)
         made_up = answers[:, :actions].softmax(-1)
         known = {"action": two.long() - 1, "familiarity": two, "noise": answers.abs(), "lot": two / 2}
-        known["fitted"] = torch.ones(())
+        known |= {"fitted": torch.ones(()), "demonstrated": two}
         known |= {"ratio": two, "last_round": made_up, "moving_average": made_up, "head": torch.eye(actions, 4)}
         sample = self.sample(answers.repeat(1, self.teachers), known)
         names = ("q",) if self.student == "q" else ("logits",) if self.discrete else ("mean", "log_std")

@@ -44,6 +44,8 @@ class Sample:
     """[B, A]: the probabilities of the student as it was when the round began."""
     moving_average: Tensor | None = None
     """[B, A]: those of the moving average of its weights."""
+    demonstrated: Tensor | None = None
+    """[B]: beside a value learner, 1 where the teacher acted and 0 elsewhere."""
     ratio: Tensor | None = None
     """[B]: beside PPO, the probability of what was done under who learns, over that under who acted."""
     head: Tensor | None = None

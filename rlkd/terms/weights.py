@@ -47,6 +47,11 @@ def ppo_ratio(ratio: Tensor, *, clip: float = 0.2) -> Tensor:
     return ratio.clamp_min(1 - clip)
 
 
+def demonstrated(demonstrated: Tensor) -> Tensor:
+    """[B]: 1 where the teacher acted, 0 where the learner did (DQfD, Hester et al. 2018, arXiv:1704.03732)."""
+    return demonstrated
+
+
 def asked(lot: Tensor, *, share: float) -> Tensor:
     """[B]: the states about which a teacher that is dear to ask was asked, a share of all; 1 on average."""
     _check_share(share)
@@ -68,6 +73,7 @@ WEIGHTS = {
     "familiarity": Weight(familiarity, ("familiarity",), discrete=False),
     "confidence": Weight(confidence, ("probabilities",)),
     "ppo_ratio": Weight(ppo_ratio, ("ratio",), discrete=False),
+    "demonstrated": Weight(demonstrated, ("demonstrated",), discrete=False),
     "asked": Weight(asked, ("lot",), discrete=False),
     "not_asked": Weight(not_asked, ("lot",), discrete=False),
     "inverse_entropy": Weight(inverse_entropy, ("scores",)),
