@@ -40,6 +40,8 @@ def test_show_prints_a_recipe_with_every_default(work: Path, capfd: Capture) -> 
     table = found["recipe"]
     assert (table["kind"], table["gradient_steps"], table["held_out_states"]) == ("distill", 7, 4096)
     assert found["hash"] == recipe.recipe_hash(recipe.load("hinton", recipe.Distill, overrides=["gradient_steps=7"]))
+    numbers = printed(["show", "hinton", "--set", "terms.0.divergence=jensen_shannon"], capfd)["recipe"]["terms"]
+    assert numbers[0]["divergence"] == {"name": "jensen_shannon", "beta": 0.5}
     assert main(["show", "hinton"]) == 0
     (work / "again.toml").write_text(capfd.readouterr().out)
     assert printed(["show", "again.toml"], capfd)["hash"] == printed(["show", "hinton"], capfd)["hash"]

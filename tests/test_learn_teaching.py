@@ -88,8 +88,11 @@ def test_the_terms_are_averaged_over_what_was_really_played() -> None:
     plain = piece_losses(learner, AGENT, "float32", piece)
     assert plain.distillation.item() == 0
     assert found.policy.item() == plain.policy.item()
-    total = found.policy + AGENT.value_coefficient * found.value - AGENT.entropy_coefficient * found.entropy
-    assert found.total(AGENT, 0.0).item() == pytest.approx((total + found.distillation).item())
+    rest = AGENT.value_coefficient * found.value - AGENT.entropy_coefficient * found.entropy + found.distillation
+    assert found.total(AGENT, 0.0).item() == pytest.approx((found.policy + rest).item())
+    falling = replace(AGENT, policy_coefficient=((0.0, 0.0), (1.0, 1.0)))
+    assert found.total(falling, 0.25).item() == pytest.approx((0.25 * found.policy + rest).item())
+    assert found.policy.abs() > 1e-3
 
 
 def test_annealing_ends_with_rewards_alone_and_begins_with_the_teacher_alone() -> None:
@@ -102,6 +105,27 @@ def test_annealing_ends_with_rewards_alone_and_begins_with_the_teacher_alone() -
     torch.testing.assert_close(gradient(agent, 0.0), gradient(first, 0.7))
     half = (gradient(agent, 0.0) + gradient(agent, 1.0)) / 2
     torch.testing.assert_close(gradient(agent, 0.5), half, rtol=1e-4, atol=1e-6)
+
+
+def test_a_learner_learns_by_how_much_of_the_run_lies_behind() -> None:
+    bam = recipes.load("bam", Ppo)
+    agent = replace(AGENT, terms=bam.terms, policy_coefficient=bam.policy_coefficient)
+    learnt = {}
+    for name, each, progress in (
+        ("end", agent, 1.0),
+        ("begin", agent, 0.0),
+        ("alone", replace(AGENT, terms=None), 1.0),
+    ):
+        learner, (rollout,) = sampled(each)
+        teaching = teaching_of(each) if each.terms else None
+        samples = prepare(learner, rollout, each, "float32")
+        if teaching is not None:
+            samples = replace(samples, answers=teaching.answers(rollout))
+        made = Learner(learner, each, "float32", None, teaching)
+        made.learn(samples, torch.Generator().manual_seed(0), rate=1e-3, where="here", progress=progress)
+        learnt[name] = torch.cat([weight.detach().flatten() for weight in learner.parameters()])
+    torch.testing.assert_close(learnt["end"], learnt["alone"])
+    assert not torch.allclose(learnt["begin"], learnt["alone"])
 
 
 def test_before_rewards_count_the_critic_learns_and_the_policy_listens_to_its_teacher_alone() -> None:
