@@ -10,11 +10,12 @@ import torch
 from rlkd import recipe as recipes
 from rlkd.distillation import run_distillation
 from rlkd.distillation.familiarity import Familiarity
-from rlkd.errors import RecipeError
+from rlkd.errors import MismatchError, RecipeError
 from rlkd.policy import Output
 from rlkd.recipe import Bonus, Distill, Network, Part, Term
 from rlkd.replay import Replay
-from tests.handmade import cartpole_teacher, loss_of
+from rlkd.terms import Parts, Weight
+from tests.handmade import TINY, cartpole_teacher, loss_of
 from tests.handmade import small_distillation as small
 
 SMALL = Bonus(features=16, predictor_widths=(24, 24), widths=(16,))
@@ -95,6 +96,24 @@ def test_a_run_that_weighs_by_familiarity_learns_and_differs_from_one_that_does_
 def test_a_weight_and_its_measure_belong_together(terms: tuple[Term, ...], novelty: Bonus | None) -> None:
     with pytest.raises(RecipeError, match="novelty"):
         small(terms=terms, novelty=novelty)
+
+
+def test_a_measure_that_no_weight_reads_is_refused_and_one_of_ones_own_may_read_it(tmp_path: Path) -> None:
+    def run(terms: tuple[Term, ...], name: str) -> None:
+        own: Parts = {"rarity": Weight(rarity, ("familiarity",))} if name == "own" else {}
+        recipe = small(terms=terms, novelty=SMALL)
+        run_distillation(
+            cartpole_teacher(), {"small": TINY}, recipe, run=tmp_path / name, seed=0, episodes=2, own_parts=own
+        )
+
+    with pytest.raises(MismatchError, match="a weight that reads 'familiarity' belong together"):
+        run((Term(divergence=Part("forward_kl"), weight=Part("confidence")),), "none")
+    run((Term(divergence=Part("forward_kl"), weight=Part("rarity")),), "own")
+
+
+def rarity(familiarity: torch.Tensor) -> torch.Tensor:
+    """What is rare counts more."""
+    return 1 / (0.1 + familiarity)
 
 
 def test_the_shipped_recipe_differs_from_its_original_by_the_weight_alone() -> None:

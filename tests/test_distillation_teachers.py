@@ -69,14 +69,14 @@ def test_one_teacher_at_random_pulls_on_average_as_the_mean_of_probabilities_doe
         (found,) = torch.autograd.grad(loss, own)
         return found
 
-    drawn = [one_at_random(SCORES, torch.full((2, 3), noise)) for noise in (0.1, 0.9)]
+    drawn = [one_at_random(SCORES, torch.full((2,), luck)) for luck in (0.1, 0.9)]
     assert torch.equal(drawn[0], SCORES[:, 0])
     assert torch.equal(drawn[1], SCORES[:, 1])
     expected = torch.stack([gradient(each.softmax(-1)) for each in drawn]).mean(0)
     torch.testing.assert_close(expected, gradient(average(SCORES.softmax(-1))))
     far = (expected - gradient(average_scores(SCORES).softmax(-1))).norm() / expected.norm()
     assert far > 0.1
-    assert one_at_random(SCORES, torch.ones(2, 3)).isfinite().all()  # a draw that rounding took to 1
+    assert one_at_random(SCORES, torch.ones(2)).isfinite().all()  # a draw that rounding took to 1
 
 
 def test_the_teacher_who_expects_most_answers() -> None:

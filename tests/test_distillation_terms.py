@@ -77,11 +77,11 @@ def test_parts_that_do_not_fit_are_named(changes: dict[str, Any], teacher: Kind,
         ),
         ({"target": (Part("temper"),)}, "target 'temper': missing key 'temperature'"),
         ({"target": (Part("top_k", {"k": 1.5}),)}, "target 'top_k': k must be int, got 1.5"),
-        ({"teacher": Part("label_h9")}, "teacher 'label': label cannot be 'H9'; known: H1, H2"),
         ({"target": (Part("top_k", {"k": 5}),)}, "k must be in 1 to 4, the number of actions, got 5"),
-        ({"target": (Part("smooth", {"epsilon": -0.1}),)}, "epsilon must be in [0, 1], got -0.1"),
+        ({"target": (Part("smooth", {"epsilon": -0.1}),)}, "epsilon must be above 0 and at most 1, got -0.1"),
         ({"target": (Part("temper", {"temperature": 0}),)}, "temperature must be above 0, got 0"),
         ({"divergence": Part("jensen_shannon", {"beta": 2})}, "beta must be in [0, 1], got 2"),
+        ({"divergence": Part("margin", {"least": -1})}, "least must be at least 0, got -1"),
         ({"weight": Part("inverse_entropy", {"temperature": -1})}, "temperature must be above 0, got -1"),
     ],
 )
@@ -132,6 +132,28 @@ def test_logits_mean_the_same_after_a_shift_and_q_values_do_not() -> None:
         student = Output(kind, {name: answers + 5})  # type: ignore[arg-type]  # mypy widens the pairs
         found = loss_of((SQUARES,), kind, answers, student)  # type: ignore[arg-type]
         assert found.item() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_where_no_term_counts_nothing_is_learnt_and_nothing_breaks() -> None:
+    later = replace(KL, coefficient=((0.0, 0.0), (0.5, 0.0), (1.0, 1.0)))
+    teacher = policy(CARTPOLE, "categorical", TINY, seed=5)
+    recipe = small(terms=(later,), gradient_steps=8)
+    student = Student(Plan("tiny", TINY), recipe, teacher.spec, seed=1, device=torch.device("cpu"))
+    replay = filled(teacher)
+    student.learn(replay, replay.rows(), 1, "float32")
+    before = [weight.detach().clone() for weight in student.network.parameters()]
+    student.learn(replay, replay.rows(), 4, "float32")
+    assert all(torch.equal(*pair) for pair in zip(before, student.network.parameters(), strict=True))
+    student.learn(replay, replay.rows(), 8, "float32")
+    assert not all(torch.equal(*pair) for pair in zip(before, student.network.parameters(), strict=True))
+    objective = Objective((replace(KL, coefficient=((0.3, 1.0), (0.3, 0.0))), replace(KL, coefficient=0.0)), "q", 3)
+    assert [objective.over(progress) for progress in (0.0, 0.29, 0.3, 1.0)] == [False, False, True, True]
+    assert not Objective((later,), "q", 3).over(0.0)
+
+
+def test_a_margin_alone_makes_no_q_values() -> None:
+    margin = Term(divergence=Part("margin"), teacher=H1)
+    assert Objective((margin,), "q", 4).student == "categorical"
 
 
 TERMS = {

@@ -268,6 +268,37 @@ def test_every_shipped_recipe_beside_ppo_takes_its_steps(name: str, tmp_path: Pa
     assert made.spec.parents == (TEACHER.spec.hash,)
 
 
+def test_the_callers_teacher_stays_as_it_is_and_one_that_counts_no_more_is_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = replace(AGENT, terms=(replace(KL, coefficient=((0.5, 1.0), (0.5, 0.0))),), frames=1024)
+    asked: list[Teaching] = []
+    answers = Teaching.answers
+
+    def counted(self: Teaching, rollout: Rollout) -> Tensor:
+        asked.append(self)
+        return answers(self, rollout)
+
+    monkeypatch.setattr(Teaching, "answers", counted)
+    train_ppo(CARTPOLE, agent, run=tmp_path, seed=0, teacher=TEACHER)
+    assert len(asked) == 4  # of eight rollouts
+    assert asked[0].teacher.network is not TEACHER.network
+
+
+def test_who_begins_with_a_policy_is_not_who_learns_from_it(tmp_path: Path) -> None:
+    small = replace(AGENT, network="mlp_16", terms=None)
+    first = train_ppo(CARTPOLE, small, run=tmp_path / "first", seed=0)
+    taught = replace(small, terms=(KL,))
+    train_ppo(CARTPOLE, taught, run=tmp_path / "second", seed=0, teacher=first)
+    with pytest.raises(StorageError):
+        train_ppo(CARTPOLE, taught, run=tmp_path / "second", seed=0, teacher=TEACHER, start=first)
+
+
+def test_a_weight_over_the_whole_minibatch_is_refused_where_there_are_pieces_of_it() -> None:
+    with pytest.raises(MismatchError, match="weight 'confidence' reads 'probabilities', which there is not beside PPO"):
+        teaching_of(replace(AGENT, terms=(replace(KL, weight=Part("confidence")),)))
+
+
 def test_another_teacher_is_another_run(tmp_path: Path) -> None:
     train_ppo(CARTPOLE, AGENT, run=tmp_path, seed=0, teacher=TEACHER)
     with pytest.raises(StorageError):

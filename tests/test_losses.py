@@ -93,6 +93,9 @@ def test_jensen_shannon_runs_from_forward_to_reverse_kl_without_a_jump() -> None
         torch.testing.assert_close(losses.jensen_shannon(p, log_q, beta=end), wanted)
         near = losses.jensen_shannon(p, log_q, beta=abs(end - 1e-5))
         torch.testing.assert_close(near, wanted, rtol=1e-3, atol=1e-5)
+        single = losses.jensen_shannon(p.float(), log_q.float(), beta=abs(end - 1e-5))
+        assert single.dtype == torch.float32
+        torch.testing.assert_close(single.double(), wanted, rtol=1e-2, atol=1e-3)
     middle = losses.jensen_shannon(p, log_q, beta=0.5)
     torch.testing.assert_close(middle, losses.jensen_shannon(log_q.exp(), p.log(), beta=0.5))
     for beta in (-0.1, 1.1, math.nan):

@@ -20,11 +20,11 @@ from rlkd import recipe as recipes
 from rlkd.collect import Collector
 from rlkd.distillation import run_distillation
 from rlkd.distillation.student import Plan, Student
-from rlkd.errors import MismatchError, RecipeError, StorageError
+from rlkd.errors import MismatchError, RecipeError, RlkdError, StorageError
 from rlkd.policy import Output
 from rlkd.recipe import Distill, Part, Source, Term, value_at
 from rlkd.replay import Replay
-from rlkd.terms import Divergence, Objective, Parts, Target, Weight, source_hash
+from rlkd.terms import Divergence, Objective, Parts, Target, Weight, hard_labels, source_hash
 from rlkd.terms.targets import calibrate, harden, keep_confidence, permute, similar, smooth, temper, top_k
 from rlkd.terms.teachers import best, done
 from rlkd.terms.weights import confidence, inverse_entropy
@@ -263,6 +263,7 @@ def sure(probabilities: Tensor, *, least: float) -> Tensor:
 
 
 OWN: Parts = {"tsallis": Divergence(tsallis), "halved": Target(halved), "sure": Weight(sure, ("probabilities",))}
+KL = Term(divergence=Part("forward_kl"))
 OWN_TERM = Term(
     divergence=Part("tsallis", {"order": 1.5}), target=(Part("halved"),), weight=Part("sure", {"least": 0.55})
 )
@@ -308,6 +309,65 @@ def test_the_source_of_ones_own_parts_is_hashed_and_one_without_source_is_refuse
     assert source_hash(OWN) != source_hash({**OWN, "halved": Target(halved, one_hot=False)})
     with pytest.raises(RecipeError, match="part 'builtin' has no source text; write its function into a file"):
         source_hash({"builtin": Target(math.sin)})  # type: ignore[arg-type]  # as an interpreter's own functions are
+
+
+def enclosing(power: Any) -> Any:
+    def made(probabilities: Tensor) -> Tensor:
+        found: Tensor = probabilities**power
+        return found
+
+    return made
+
+
+def test_what_a_function_took_along_from_where_it_was_made_is_hashed_or_refused() -> None:
+    two, four, again = (source_hash({"made": Target(enclosing(power))}) for power in (2.0, 4.0, 2.0))
+    assert two != four
+    assert two == again
+    with pytest.raises(RecipeError, match="holds more than numbers and texts"):
+        source_hash({"made": Target(enclosing(torch.ones(2)))})
+
+
+def without_annotation(target: Tensor, student: Tensor, *, power=2.0) -> Tensor:  # type: ignore[no-untyped-def]
+    """As a user might write it."""
+    found: Tensor = ((target - student.exp()) ** power).sum(-1)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"tsallis": Divergence(without_annotation)}, "its keyword 'power' has no annotation"),
+        (
+            {"tsallis": Divergence(tsallis), "sure": Weight(sure, ("probability",))},
+            "needs probability, which is no",
+        ),
+    ],
+)
+def test_mistakes_in_ones_own_parts_are_told_before_anything_runs(own: Parts, message: str) -> None:
+    term = Term(divergence=Part("tsallis"), weight=Part("sure", {"least": 0.5}) if "sure" in own else None)
+    with pytest.raises(RecipeError) as refusal:
+        Objective((term,), "categorical", 3, own)
+    assert message in str(refusal.value)
+
+
+def test_a_part_that_no_term_names_and_a_loss_without_a_teacher_are_refused(tmp_path: Path) -> None:
+    def refused(own: Parts | None, *terms: Term) -> str:
+        recipe, run = small(terms=terms), tmp_path / "run"
+        with pytest.raises(RlkdError) as refusal:
+            run_distillation(cartpole_teacher(), {"tiny": TINY}, recipe, run=run, seed=0, own_parts=own)
+        assert not run.exists()
+        return str(refusal.value)
+
+    assert "part 'tsallis' was passed in, and no term" in refused({"tsallis": Divergence(tsallis)}, KL)
+    assert "no term asks the teacher" in refused(None, Term(teacher=Part("last_round"), divergence=Part("forward_kl")))
+
+
+def test_the_hard_label_control_of_a_recipe_that_asks_about_few_states_learns_those_alone() -> None:
+    recipe = recipes.load("pseudo_label", Distill)
+    (term,) = hard_labels(recipe.terms)
+    assert term.weight == Part("asked", {"share": 0.05})
+    (plain,) = hard_labels((KL,))
+    assert plain.weight is None
 
 
 def averaged(target: Tensor, student: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class Show:
         name, scale = recipe.split_scale(self.name)
         path = recipe.resolve_anywhere(name)
         value = recipe.load_any(path, overrides=self.set, scale=scale)
-        if isinstance(value, recipe.Distill):
+        if isinstance(value, recipe.Distill | recipe.Ppo | recipe.Dqn) and value.terms:
             from rlkd.terms import settle  # whose functions know the numbers of a term's parts
 
             value = replace(value, terms=tuple(settle(term) for term in value.terms))

@@ -134,8 +134,8 @@ class Collector:
         owner = np.repeat(envs, counts - before)
         place = np.concatenate([np.arange(n) for n in counts - before])
         seen = replay.read(fresh)[0].numpy()
-        for copy in range(1, self.source.copies + 1):
-            made = self.make_up(seen, every, self.generator)
+        copies = self.make_up(np.tile(seen, (self.source.copies, 1)), every, self.generator)
+        for copy, made in enumerate(np.split(copies, self.source.copies), 1):
             said, action = self._asked(made)
             for step in range(int((counts - before).max())):
                 now = place == step

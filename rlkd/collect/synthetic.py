@@ -8,13 +8,13 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from rlkd.errors import RecipeError
 from rlkd.recipe import Part, suggest
 from rlkd.terms.parts import settled
 
 MakeUp = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
-AT_ONCE = 256  # states whose distances to all others are held at a time
 
 
 def munge(
@@ -63,19 +63,18 @@ def _nearest(states: np.ndarray, every: np.ndarray) -> np.ndarray:
     """[N]: place in `every` of each state's nearest neighbour that is not the same as itself."""
     low = every.min(axis=0)
     span = np.maximum(every.max(axis=0) - low, 1e-12)
-    scaled, others = (states - low) / span, (every - low) / span
-    found = []
-    for start in range(0, len(scaled), AT_ONCE):
-        part = scaled[start : start + AT_ONCE]
-        distance = np.square(part[:, None] - others[None]).sum(axis=2)
-        found.append(np.where(distance > 0, distance, np.inf).argmin(axis=1))
-    return np.concatenate(found)
+    others, places = np.unique(every, axis=0, return_index=True)
+    asked, back = np.unique(states, axis=0, return_inverse=True)  # copies of a state have the same neighbour
+    distance, found = cKDTree((others - low) / span).query((asked - low) / span, k=min(2, len(others)))
+    distance, found = (each.reshape(len(asked), -1) for each in (distance, found))
+    nearest: np.ndarray = places[found[np.arange(len(asked)), np.where(distance[:, 0] > 0, 0, -1)]]
+    return nearest[back.reshape(-1)]
 
 
 SYNTHETIC: dict[str, Callable[..., np.ndarray]] = {"munge": munge, "noise": noise, "uniform": uniform}
 
 
-def made_by(part: Part) -> MakeUp:
+def made_by(part: Part) -> "partial[np.ndarray]":
     """The function that a recipe's part names, with its numbers.
 
     Raises:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from rlkd.collect import made_by
 from rlkd.data import Evaluation
-from rlkd.errors import MismatchError
+from rlkd.errors import MismatchError, RecipeError
 from rlkd.evaluation.agreement import SEQUENCE
 from rlkd.policy import Policy
 from rlkd.recipe import Distill, Environment, Network
-from rlkd.terms import Objective, Parts, Sample
+from rlkd.terms import Objective, Parts, Sample, settled
 from rlkd.vector import spaces
 
 
@@ -33,6 +33,17 @@ def check_parts(
     objective = Objective(recipe.terms, kind, teacher.spec.actions, own_parts, teachers=count)
     known = {field.name for field in fields(Sample)} - {"ratio", "demonstrated"} | {"scores", "probabilities"}
     objective.check_known(known, "in a replay")
+    needs = objective.needs
+    if not needs & {"scores", "probabilities", "every_score", "every_probability", "action"}:
+        raise MismatchError("no term asks the teacher: a student would learn from itself alone")
+    if ("familiarity" in needs) != (recipe.novelty is not None):
+        raise MismatchError("[novelty] and a weight that reads 'familiarity' belong together")
+    if not teacher.spec.discrete and needs & {"last_round", "moving_average"}:
+        raise MismatchError(f"earlier selves need discrete actions, the teacher's are '{kind}'")
+    named = {part.name for term in recipe.terms for part in (term.teacher, *term.target, term.divergence)}
+    named |= {term.weight.name for term in recipe.terms if term.weight is not None}
+    for name in set(own_parts or {}) - named:
+        raise RecipeError(f"part '{name}' was passed in, and no term of the recipe names it")
     if any(term.gate for term in recipe.terms):
         raise MismatchError("a gate follows the score of play in training; it belongs to reinforcement learning")
     if "fitted" in objective.needs and recipe.source.teacher_fraction != (1.0, 1.0):
@@ -48,7 +59,8 @@ def check_parts(
         remedy = """--set 'controls=["shuffled_teacher"]'"""
         raise MismatchError(f"control 'hard_labels' needs discrete actions, the teacher's are '{kind}'; take {remedy}")
     if recipe.source.synthetic is not None:
-        made_by(recipe.source.synthetic)
+        way = settled(recipe.source.synthetic, made_by(recipe.source.synthetic).func, "synthetic")
+        recipe = replace(recipe, source=replace(recipe.source, synthetic=way))
         shape = spaces(environment)[0]
         if len(shape) != 1:
             raise MismatchError(f"states can be made up of vectors, those of {environment.id} are {list(shape)}")

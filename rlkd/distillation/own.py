@@ -33,9 +33,9 @@ class EarlierSelves:
     def begin(self, network: PolicyNetwork, goal: int, *, fresh: bool) -> None:
         """A round of learning begins, or goes on where the goal is the one before's; `fresh`: it is the first."""
         for name, earlier in self.copies.items():
-            if fresh or (name == "last_round" and goal != self.goal):
+            if fresh or (name == "last_round" and goal > self.goal):
                 earlier.load_state_dict(network.state_dict())
-        self.goal = goal
+        self.goal = max(goal, self.goal)  # a resumed run passes over the rounds that it has behind it
 
     def follow(self, network: PolicyNetwork) -> None:
         """A gradient step was taken."""

@@ -20,7 +20,7 @@ from rlkd.policy.policy import snapshot
 from rlkd.recipe import Distill, Network
 from rlkd.replay import Replay
 from rlkd.stats import fitted_temperature
-from rlkd.terms import HARD_LABELS, Objective, Parts
+from rlkd.terms import Objective, Parts, hard_labels
 
 Control = Literal["none", "hard_labels", "shuffled_teacher"]
 MAX_GRADIENT_NORM = 10.0  # far above what a healthy run sees; stops a single bad batch
@@ -99,10 +99,10 @@ class Student:
             more_teachers: of the same kind, whose answers stand behind the first one's.
         """
         self.plan, self.recipe = plan, recipe
-        terms = HARD_LABELS if plan.control == "hard_labels" else recipe.terms
+        terms = hard_labels(recipe.terms) if plan.control == "hard_labels" else recipe.terms
         count = 1 + len(more_teachers)
         self.objective = Objective(terms, teacher.kind, teacher.actions, own_parts, teachers=count)
-        self.head, self.actions = head, teacher.actions
+        self.head, self.actions = None if head is None else head.to(device), teacher.actions
         kind = self.objective.student
         shape = observation_shape or teacher.observation_shape
         network = PolicyNetwork(plan.network, shape, kind, teacher.actions)
@@ -229,10 +229,15 @@ class Student:
             told: [B] addresses of the states to which the answers belong.
             familiarity: of each state, by its address.
         """
-        found: dict[str, Tensor | None] = {"action": replay.actions(told), "head": self.head, "fitted": self.fitted}
-        if "noise" in self.objective.needs:
+        needs = self.objective.needs
+        found: dict[str, Tensor | None] = {"head": self.head, "fitted": self.fitted}
+        if "action" in needs:
+            found["action"] = replay.actions(told)
+        if "luck" in needs:
+            found["luck"] = torch.from_numpy(self.generator.random(len(there), np.float32))
+        if "noise" in needs:
             found["noise"] = torch.from_numpy(self.generator.random((len(there), self.actions), np.float32))
-        if "lot" in self.objective.needs:
+        if "lot" in needs:
             found["lot"] = torch.from_numpy(lots(there))
         if familiarity is not None:
             found["familiarity"] = torch.from_numpy(familiarity[there])

@@ -11,6 +11,7 @@ from rlkd.learn.dqn import train_dqn
 from rlkd.learn.ppo import train_ppo
 from rlkd.policy import Policy, as_policy
 from rlkd.recipe import Dqn, Environment, Ppo, Sb3, check_request, load_any, recipe_hash, to_table
+from rlkd.terms import settle
 from rlkd.vector import as_recipe
 
 
@@ -54,6 +55,8 @@ def train(
     recipe = load_any(recipes.resolve(name, "agents"), overrides=overrides)
     if not isinstance(recipe, Ppo | Dqn | Sb3):
         raise RecipeError(f"'{name}' does not say how to train; `rlkd list agents` shows rl/ and sb3/ recipes")
+    if isinstance(recipe, Ppo | Dqn) and recipe.terms:
+        recipe = replace(recipe, terms=tuple(settle(term) for term in recipe.terms))
     if frames is not None:
         recipe = replace(recipe, frames=frames)
     if start is not None and not isinstance(recipe, Ppo):

@@ -78,7 +78,9 @@ def train_ppo(
         spec = replace(spec, parents=(start.spec.hash,))
         begin_from(start, network, spec)
     teaching = taught_by(teacher, spec, agent, where)
+    head = " ".join(spec.parents)
     if teaching is not None:
+        head += f" teacher {teaching.teacher.spec.hash}"
         spec = replace(spec, parents=(*spec.parents, teaching.teacher.spec.hash))
     for each in (network, acting):
         each.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out
@@ -86,7 +88,7 @@ def train_ppo(
     bonus = make_bonus(spec, agent, seed=seed, device=where)
     learner = Learner(network, agent, precision, bonus, teaching)
     with (
-        training_run(run, spec, agent, head=" ".join(spec.parents), seed=seed, keep_early=keep_early) as (
+        training_run(run, spec, agent, head=head, seed=seed, keep_early=keep_early) as (
             training,
             tensors,
         ),
@@ -119,7 +121,7 @@ def train_ppo(
                 if bonus is not None:
                     rollout, steps, told = scored(bonus, rollout, agent.streams, where=at)
                 answers = None
-                if teaching is not None:
+                if teaching is not None and not teaching.objective.over(training.done):
                     teaching.follow(run, environment, progress.scores, training.stop)
                     answers = teaching.answers(rollout)
                     rollout = teaching.rewarded(rollout, answers, network, agent, precision, training.done)

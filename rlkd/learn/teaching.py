@@ -1,5 +1,6 @@
 """A teacher beside reinforcement learning: its answers to what was played, and what a recipe's terms make of them."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +50,7 @@ class Teaching:
         self.objective = Objective(agent.terms or (), teacher.spec.kind, spec.actions)
         self.gate = 1.0
         """Of the terms that have one."""
-        here = {"scores", "probabilities", "head"}
+        here = {"scores", "head"}  # no probabilities: what is averaged over a minibatch is not at hand in its pieces
         if isinstance(agent, Dqn):
             self.objective.check_known(here | {"action", "demonstrated"}, "beside value learners")
             check_values(teacher, self.objective)
@@ -157,4 +158,5 @@ def taught_by(teacher: Policy | None, spec: PolicySpec, agent: Ppo | Dqn, device
     if teacher is None:
         return None
     there = as_policy(teacher, env=spec.environment)
-    return Teaching(Policy(there.network, there.spec, device=str(device)), spec, agent)
+    network = copy.deepcopy(there.network)  # the caller's own stays where it is
+    return Teaching(Policy(network, there.spec, device=str(device)), spec, agent)

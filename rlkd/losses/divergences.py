@@ -86,12 +86,14 @@ def jensen_shannon(target: Tensor, student: Tensor, *, beta: float = 0.5) -> Ten
         raise ValueError(f"beta must be in [0, 1], got {beta}")
     if beta in (0, 1):
         return reverse_kl(target, student) if beta else forward_kl(target, student)
-    target = _constant(target, student)
+    # Near the ends small differences are divided by beta: in double precision they are still there.
+    kind = student.dtype
+    target, student = _constant(target, student).double(), student.double()
     own = student.exp()
-    middle = (beta * target + (1 - beta) * own).clamp_min(LEAST_PROBABILITY).log()
+    middle = (beta * target + (1 - beta) * own).clamp_min(1e-300).log()
     from_target = (torch.xlogy(target, target) - target * middle).sum(dim=-1)
     from_student = (own * (student - middle)).sum(dim=-1)
-    return from_target / (1 - beta) + from_student / beta
+    return (from_target / (1 - beta) + from_student / beta).to(kind)
 
 
 def mse(target: Tensor, student: Tensor) -> Tensor:
@@ -140,6 +142,8 @@ def margin(target: Tensor, student: Tensor, *, least: float = 0.8) -> Tensor:
     Source:
         The large-margin loss of DQfD, Hester et al., arXiv:1704.03732.
     """
+    if not least >= 0:
+        raise ValueError(f"least must be at least 0, got {least}")
     best = _constant(target, student).argmax(dim=-1, keepdim=True)
     others = torch.ones_like(student).scatter(-1, best, 0.0)
     return (student + least * others).amax(dim=-1) - student.gather(-1, best).squeeze(-1)

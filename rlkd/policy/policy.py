@@ -68,7 +68,8 @@ class Policy(Acting):
             keep = torch.as_tensor(~np.asarray(episode_start, bool), dtype=state.dtype, device=state.device)
             state = state * keep[:, None]
         if self.spec.normaliser is not None:
-            observation = self.spec.normaliser(np.asarray(observation))
+            there = observation.cpu() if isinstance(observation, Tensor) else observation
+            observation = self.spec.normaliser(np.asarray(there))
         tensor = torch.as_tensor(observation, device=self.device)
         if self.spec.observation_dtype == "float32":
             tensor = tensor.float()

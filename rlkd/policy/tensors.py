@@ -57,6 +57,11 @@ def digest(record: str, tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over a text and tensors on the CPU, in order of their names."""
     found = hashlib.sha256(record.encode())
     for name, tensor in sorted(tensors.items()):
-        found.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
-        found.update(tensor.flatten().view(torch.uint8).numpy().tobytes())  # numpy knows no bfloat16
+        add_to(found, name, tensor)
     return found.hexdigest()
+
+
+def add_to(found: "hashlib._Hash", name: str, tensor: Tensor) -> None:
+    """Let a tensor on the CPU enter a hash."""
+    found.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
+    found.update(tensor.flatten().view(torch.uint8).numpy().data)  # numpy knows no bfloat16

@@ -78,7 +78,9 @@ class Distill:
             require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}")
         require(0 <= self.moving_average < 1, f"moving_average must be in [0, 1), got {self.moving_average}")
         asked = any(term.weight is not None and term.weight.name == "familiarity" for term in self.terms)
-        require(asked == (self.novelty is not None), "[novelty] and a term's weight = 'familiarity' belong together")
+        require(not asked or self.novelty is not None, "weight = 'familiarity' needs [novelty]")
+        weighed = any(term.weight is not None for term in self.terms)
+        require(weighed or self.novelty is None, "[novelty] is for a term's weight, and no term has one")
         require(self.novelty is None or self.novelty.name == "rnd", "[novelty] takes name = 'rnd'")
 
 

@@ -99,7 +99,7 @@ class Ppo:
         norm = self.max_gradient_norm
         require(norm is None or norm > 0, f"max_gradient_norm must be above 0, got {norm}")
         require(self.adam_epsilon > 0, f"adam_epsilon must be above 0, got {self.adam_epsilon}")
-        check_schedule(self.policy_coefficient or 1.0, "policy_coefficient")
+        check_schedule(1.0 if self.policy_coefficient is None else self.policy_coefficient, "policy_coefficient")
         taught = bool(self.terms) or self.policy_coefficient is None
         require(taught, "policy_coefficient belongs to recipes with [[terms]]")
         names = [stream.name for stream in self.streams]

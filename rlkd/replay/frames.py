@@ -6,7 +6,8 @@ takes no more (distillation) or goes round as a ring, whose last frames are kept
 that the window reads stacks over the turn like any other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 import torch
@@ -162,18 +163,22 @@ class Replay:
         found = {"frames": self._frames, "answers": self._answers, "age": torch.from_numpy(self._age)}
         return found if self._actions is None else found | {"actions": self._actions}
 
-    def fill(self, tensors: Mapping[str, Tensor], written: np.ndarray) -> None:
-        """Take over what `tensors` gave of a replay of the same shape, with so many states of each environment.
+    def check_names(self, names: AbstractSet[str]) -> None:
+        """ValueError unless these are the names of `tensors`."""
+        if names != set(self.tensors()):
+            raise ValueError("of another kind of replay")
 
-        Raises:
-            ValueError: names, shapes, types or counts do not fit.
-        """
-        mine = self.tensors()
-        shapes = [{name: (each.shape, each.dtype) for name, each in found.items()} for found in (mine, tensors)]
-        if shapes[0] != shapes[1] or written.shape != (self.num_envs,) or (written > self.capacity).any():
+    def fill(self, name: str, tensor: Tensor) -> None:
+        """Take over one of the tensors of a replay of the same shape; ValueError where it does not fit."""
+        mine = self.tensors()[name]
+        if (mine.shape, mine.dtype) != (tensor.shape, tensor.dtype):
             raise ValueError("of a replay of another shape")
-        for name, tensor in mine.items():
-            tensor.copy_(tensors[name])
+        mine.copy_(tensor)
+
+    def fill_counts(self, written: np.ndarray) -> None:
+        """Take over how many states of each environment there are, [N]; ValueError where they do not fit."""
+        if written.shape != (self.num_envs,) or (written > self.capacity).any():
+            raise ValueError("of a replay of another shape")
         self.written[:] = written
 
     def _there(self, index: np.ndarray) -> Tensor:

@@ -5,7 +5,9 @@ states of each environment every round brought is kept too, so that learning fro
 learning while it is collected.
 """
 
+import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import torch
 
 from rlkd import storage
 from rlkd.errors import StorageError
-from rlkd.policy.tensors import digest
+from rlkd.policy.tensors import add_to, digest
 from rlkd.replay.frames import Replay
 
 
@@ -46,9 +48,14 @@ def keep(path: Path, replay: Replay, kept: Kept, about: dict[str, object]) -> No
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     record = json.dumps({"about": about, "steps": kept.steps}, sort_keys=True)
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    for stump in path.parent.glob(f".{path.name}.*.tmp"):  # of a run that was killed while it wrote
+        stump.unlink(missing_ok=True)
     with storage.whole(path, size) as temporary:
         metadata = {"record": record, "digest": digest(record, tensors)}
-        safetensors.torch.save_file(tensors, str(temporary), metadata=metadata)
+        try:
+            safetensors.torch.save_file(tensors, str(temporary), metadata=metadata)
+        except safetensors.SafetensorError as error:  # it wraps what the system said
+            raise StorageError(f"{path}: cannot be written: {error}") from None
 
 
 def take(path: Path, replay: Replay) -> Kept:
@@ -57,15 +64,25 @@ def take(path: Path, replay: Replay) -> Kept:
     Raises:
         StorageError: damaged, or of a replay of another shape.
     """
+    if not path.is_file() or not os.access(path, os.R_OK):
+        raise StorageError(f"{path}: cannot be read")
     try:
         with safetensors.safe_open(str(path), framework="pt") as opened:
             metadata = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a mapping
-        record = json.loads(metadata["record"])
-        if digest(metadata["record"], tensors) != metadata["digest"]:
+            record, names = json.loads(metadata["record"]), sorted(opened.keys())
+            # One tensor after the other, so that the replay and one of them are all that is held.
+            found = hashlib.sha256(metadata["record"].encode())
+            replay.check_names(set(names) - {"rounds"})
+            for name in names:
+                tensor = opened.get_tensor(name)
+                add_to(found, name, tensor)
+                if name == "rounds":
+                    rounds = tensor.numpy().copy()
+                else:
+                    replay.fill(name, tensor)
+        if found.hexdigest() != metadata["digest"]:
             raise ValueError("the checksum differs")
-        kept = Kept(tensors.pop("rounds").numpy(), int(record["steps"]))
-        replay.fill(tensors, kept.rounds[-1])
+        replay.fill_counts(rounds[-1])
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError, IndexError):
         raise StorageError(f"{path}: damaged; delete it, and the states are collected anew") from None
-    return kept
+    return Kept(rounds, int(record["steps"]))

@@ -2,8 +2,8 @@
 
 from rlkd.terms.binding import TEMPERATURE, settle
 from rlkd.terms.divergences import DIVERGENCES
-from rlkd.terms.objective import HARD_LABELS, Objective, reported_temperatures
-from rlkd.terms.parts import Divergence, Parts, Sample, Target, Teacher, Weight, source_hash
+from rlkd.terms.objective import HARD_LABELS, Objective, hard_labels, reported_temperatures
+from rlkd.terms.parts import Divergence, Parts, Sample, Target, Teacher, Weight, settled, source_hash
 from rlkd.terms.targets import TARGETS
 from rlkd.terms.teachers import TEACHERS
 from rlkd.terms.weights import WEIGHTS
@@ -22,7 +22,9 @@ __all__ = [
     "Target",
     "Teacher",
     "Weight",
+    "hard_labels",
     "reported_temperatures",
     "settle",
+    "settled",
     "source_hash",
 ]

@@ -8,6 +8,7 @@ Shapes: B samples, A discrete actions, D action dimensions, P numbers in an answ
 
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import fields, replace
 from typing import TypeVar
 
 import torch
@@ -24,6 +25,12 @@ from rlkd.terms.targets import temper
 T = TypeVar("T")
 HARD_LABELS = (Term(teacher=Part("label_h1"), divergence=Part("cross_entropy")),)
 """The loss of the control that learns from the teacher's greedy actions alone."""
+
+
+def hard_labels(terms: Sequence[Term]) -> tuple[Term, ...]:
+    """The control's loss beside these terms: on the states about which they ask the teacher, if they ask about few."""
+    asked = [term.weight for term in terms if term.weight is not None and term.weight.name == "asked"]
+    return tuple(replace(term, weight=asked[0] if asked else None) for term in HARD_LABELS)
 
 
 class Objective:
@@ -48,13 +55,18 @@ class Objective:
         self.teacher, self.teachers, self.discrete = teacher, teachers, teacher in ("q", "categorical")
         bind = bind_discrete if self.discrete else bind_continuous
         self.terms = tuple(bind(settle(term, parts), teacher, parts or {}) for term in terms)
-        regresses = all(bound.divergence.student == "scores" for bound in self.terms)
+        records = [bound.divergence for bound in self.terms]
+        scored = any(each.target == "scores" for each in records)
+        regresses = scored and all(each.student == "scores" for each in records)
         self.student: Kind = ("q" if regresses else "categorical") if teacher == "q" else teacher
         """What the student's outputs mean: Q-values where a Q-valued teacher's scores alone are learnt."""
         self.steps = [step for bound in self.terms for step in (*bound.steps, bound.weight) if step is not None]
         """All functions that read a `Sample`."""
         self.needs = {name for step in self.steps for name in step.needs}
         """Fields of `Sample` that some part reads."""
+        unknown = self.needs - {field.name for field in fields(Sample)} - {"scores", "probabilities"}
+        if unknown:
+            raise RecipeError(f"a part needs {', '.join(sorted(unknown))}, which is no field of Sample")
         self.asks_several = any(name.startswith("every_") for name in self.needs)
         if self.asks_several and teachers == 1:
             raise MismatchError("the recipe asks several teachers, and one was given; name more")
@@ -71,10 +83,22 @@ class Objective:
             for name in set(step.needs) - known:
                 raise MismatchError(f"{step.who} reads '{name}', which there is not {where}")
 
+    def over(self, progress: float) -> bool:
+        """Whether no term counts any more from a progress on."""
+        for bound in self.terms:
+            coefficient = bound.term.coefficient
+            later = (
+                [value for place, value in coefficient if place > progress] if isinstance(coefficient, tuple) else []
+            )
+            if any(value != 0 for value in (value_at(coefficient, progress), *later)):
+                return False
+        return True
+
     def sample(self, answers: Tensor, known: Mapping[str, Tensor | None] | None = None) -> Sample:
         """What is known of states: the teachers' flat answers side by side, [B, K * P], and other fields by name."""
-        every = answers.reshape(len(answers), self.teachers, -1)
-        probability = temper(every, temperature=TEMPERATURE[self.teacher]) if self.discrete else every
+        every = probability = answers.reshape(len(answers), self.teachers, -1)
+        if self.discrete and self.needs & {"probabilities", "every_probability"}:
+            probability = temper(every, temperature=TEMPERATURE[self.teacher])
         return Sample(every, probability, **(known or {}))
 
     def targets(self, sample: Sample) -> tuple[Tensor, ...]:
@@ -112,7 +136,8 @@ class Objective:
             gate: multiplies the coefficients of terms that have a gate.
         """
         params = {name: tensor.float() for name, tensor in student.params.items()}
-        total = torch.zeros(len(targets[0]), device=targets[0].device)
+        # Nothing but 0 where no term counts at this progress, and still with a gradient.
+        total = torch.stack([tensor.flatten(1).sum(1) for tensor in params.values()]).nan_to_num(0, 0, 0).sum(0) * 0
         for bound, target, weight in zip(self.terms, targets, weights, strict=True):
             coefficient = bound.term.scale * value_at(bound.term.coefficient, progress)
             coefficient *= gate if bound.term.gate else 1.0
@@ -137,6 +162,7 @@ class Objective:
         two = torch.ones(2)
         made_up = answers[:, :actions].softmax(-1)
         known = {"action": two.long() - 1, "familiarity": two, "noise": answers.abs(), "lot": two / 2}
+        known["luck"] = two / 2
         known |= {"fitted": torch.ones(()), "demonstrated": two}
         known |= {"ratio": two, "last_round": made_up, "moving_average": made_up, "head": torch.eye(actions, 4)}
         sample = self.sample(answers.repeat(1, self.teachers), known)

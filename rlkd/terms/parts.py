@@ -36,6 +36,8 @@ class Sample:
     """[B]: how like the rest of the replay each state is, 1 on average."""
     fitted: Tensor | None = None
     """[]: the temperature at which the teacher's scores make most likely what it did."""
+    luck: Tensor | None = None
+    """[B]: uniform in [0, 1), drawn anew for every minibatch."""
     noise: Tensor | None = None
     """[B, A]: uniform in [0, 1), drawn anew for every minibatch."""
     lot: Tensor | None = None
@@ -152,6 +154,10 @@ def settled(part: Part, function: Callable[..., Any], kind: str) -> Part:
             raise RecipeError(f"{where}: unknown key '{key}'{suggest(key, known) if known else '; it takes none'}")
     values = {}
     for name, parameter in known.items():
+        if name not in hints:
+            raise RecipeError(
+                f"{where}: its keyword '{name}' has no annotation, so that no recipe can be checked by it"
+            )
         given = part.values.get(name, parameter.default)
         if given is inspect.Parameter.empty:
             raise RecipeError(f"{where}: missing key '{name}'")
@@ -161,6 +167,8 @@ def settled(part: Part, function: Callable[..., Any], kind: str) -> Part:
 
 def source_hash(parts: Parts) -> str:
     """SHA-256 of the source text of all functions of a user's parts; empty where there are none.
+
+    Of the functions themselves: not of what they call.
 
     Raises:
         RecipeError: a function without a source file, as those typed into an interpreter: nobody could tell later what
@@ -173,8 +181,16 @@ def source_hash(parts: Parts) -> str:
         for field in fields(record):
             value = getattr(record, field.name)
             try:
-                told = inspect.getsource(value) if callable(value) else repr(value)
+                told = f"{inspect.getsource(value)} {_enclosed(value, name)}" if callable(value) else repr(value)
             except (OSError, TypeError):
                 raise RecipeError(f"part '{name}' has no source text; write its function into a file") from None
             text.append(f"{name} {type(record).__name__} {field.name} {told}")
     return hashlib.sha256("\n".join(text).encode()).hexdigest()
+
+
+def _enclosed(function: Callable[..., object], name: str) -> str:
+    """Values that a function has taken along from where it was made."""
+    values = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    if not all(isinstance(value, bool | int | float | str | None) for value in values):
+        raise RecipeError(f"part '{name}' holds more than numbers and texts of the function that made it; pass them in")
+    return repr(values)

@@ -46,7 +46,7 @@ def top_k(probabilities: Tensor, *, k: int) -> Tensor:
 
 def smooth(probabilities: Tensor, *, epsilon: float) -> Tensor:
     """(1 - epsilon) p + epsilon / A: how a player acts who is random with probability epsilon."""
-    _require(0 <= epsilon <= 1, f"epsilon must be in [0, 1], got {epsilon}")
+    _require(0 < epsilon <= 1, f"epsilon must be above 0 and at most 1, got {epsilon}")
     return (1 - epsilon) * probabilities + epsilon / probabilities.shape[-1]
 
 
@@ -93,7 +93,7 @@ def similar(probabilities: Tensor, head: Tensor, *, temperature: float, share: f
         share: in [0, 1].
     """
     _require(temperature > 0, f"temperature must be above 0, got {temperature}")
-    _require(0 <= share <= 1, f"share must be in [0, 1], got {share}")
+    _require(0 < share <= 1, f"share must be above 0 and at most 1, got {share}")
     rows = F.normalize(head.to(probabilities.dtype), dim=-1)
     prior = F.softmax(rows @ rows.T / temperature, dim=-1)
     return (1 - share) * harden(probabilities) + share * prior[probabilities.argmax(dim=-1)]

@@ -43,17 +43,17 @@ def average_scores(every_score: Tensor, *, shares: tuple[float, ...] = ()) -> Te
     return _mean(every_score, shares)
 
 
-def one_at_random(every_score: Tensor, noise: Tensor) -> Tensor:
+def one_at_random(every_score: Tensor, luck: Tensor) -> Tensor:
     """[B, A]: the scores of one teacher for each state, drawn anew whenever the state is learnt from.
 
     Its expected gradient is that of `average`. Fukuda et al. 2017 draw one for each minibatch.
 
     Args:
         every_score: [B, K, A].
-        noise: [B, A] uniform; its first column decides.
+        luck: [B] uniform.
     """
     teachers = every_score.shape[1]
-    drawn = (noise[:, 0] * teachers).long().clamp_max(teachers - 1)
+    drawn = (luck * teachers).long().clamp_max(teachers - 1)
     return every_score[torch.arange(len(drawn), device=drawn.device), drawn]
 
 
@@ -92,7 +92,7 @@ TEACHERS = {
     "label_h2": Teacher(done, "probabilities", ("scores", "action"), one_hot=True),
     "average": Teacher(average, "probabilities", ("every_probability",)),
     "average_scores": Teacher(average_scores, "scores", ("every_score",)),
-    "one_at_random": Teacher(one_at_random, "scores", ("every_score", "noise")),
+    "one_at_random": Teacher(one_at_random, "scores", ("every_score", "luck")),
     "best_by_value": Teacher(best_by_value, "scores", ("every_score",), of=("q",)),
     "last_round": Teacher(last_round, "probabilities", ("last_round",)),
     "moving_average": Teacher(moving_average, "probabilities", ("moving_average",)),
