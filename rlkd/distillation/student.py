@@ -52,15 +52,16 @@ class Minibatch:
     """[B, T] bool, the state begins an episode; None of a feed-forward student."""
     targets: tuple[Tensor, ...]
     """[B, P] or [B, T, P] for each term."""
-    weights: tuple[Tensor, ...]
-    """[B] or [B, T] for each term."""
+    weights: tuple[Tensor | None, ...]
+    """[B] or [B, T] for each term; None where all states count alike."""
 
     def chunk(self, parts: int) -> list["Minibatch"]:
         """The samples in so many pieces."""
         firsts = [None] * parts if self.first is None else self.first.chunk(parts)
         plain = zip(self.observation.chunk(parts), self.share.chunk(parts), firsts, strict=True)
         targets, weights = (
-            zip(*(tensor.chunk(parts) for tensor in each), strict=True) for each in (self.targets, self.weights)
+            zip(*([None] * parts if tensor is None else tensor.chunk(parts) for tensor in each), strict=True)
+            for each in (self.targets, self.weights)
         )
         return [Minibatch(*piece, *of_terms) for piece, *of_terms in zip(plain, targets, weights, strict=True)]
 
@@ -215,7 +216,8 @@ class Student:
         known_of_them |= self.own.answers(observation, first, precision)
         sample = self.objective.sample(answers.to(self.device), known_of_them)
         targets = tuple(target.reshape(*samples, -1) for target in self.objective.targets(sample))
-        weights = tuple(weight.reshape(samples) for weight in self.objective.weights(sample))
+        found = self.objective.weights(sample)
+        weights = tuple(None if weight is None else weight.reshape(samples) for weight in found)
         return Minibatch(observation, share, first, targets, weights)
 
     def _known(
@@ -254,7 +256,7 @@ class Student:
                 output = self.network.unroll(batch.observation, batch.first)
         share = batch.share.flatten()
         targets = [target.reshape(len(share), -1) for target in batch.targets]
-        weights = [weight.flatten() for weight in batch.weights]
+        weights = [None if weight is None else weight.flatten() for weight in batch.weights]
         loss = (self.objective.losses(targets, weights, output, progress) * share).sum()
         return loss.detach(), torch.autograd.grad(loss, list(self.network.parameters()), materialize_grads=True)
 

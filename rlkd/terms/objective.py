@@ -111,18 +111,17 @@ class Objective:
             found.append(target[0])
         return tuple(found)
 
-    def weights(self, sample: Sample) -> tuple[Tensor, ...]:
-        """[B] for each term: how much each state counts."""
-        every = torch.ones(len(sample.scores), device=sample.scores.device)
+    def weights(self, sample: Sample) -> tuple[Tensor | None, ...]:
+        """[B] for each term: how much each state counts; None where all count alike."""
         return tuple(
-            every if step is None else step.function(*(getattr(sample, name) for name in step.needs))
+            None if step is None else step.function(*(getattr(sample, name) for name in step.needs))
             for step in (bound.weight for bound in self.terms)
         )
 
     def losses(
         self,
         targets: Sequence[Tensor],
-        weights: Sequence[Tensor],
+        weights: Sequence[Tensor | None],
         student: Output,
         progress: float,
         gate: float = 1.0,
@@ -136,14 +135,17 @@ class Objective:
             gate: multiplies the coefficients of terms that have a gate.
         """
         params = {name: tensor.float() for name, tensor in student.params.items()}
-        # Nothing but 0 where no term counts at this progress, and still with a gradient.
-        total = torch.stack([tensor.flatten(1).sum(1) for tensor in params.values()]).nan_to_num(0, 0, 0).sum(0) * 0
+        found = []
         for bound, target, weight in zip(self.terms, targets, weights, strict=True):
             coefficient = bound.term.scale * value_at(bound.term.coefficient, progress)
             coefficient *= gate if bound.term.gate else 1.0
             if coefficient != 0:
-                total = total + coefficient * weight * self._distance(bound, target, student.kind, params)
-        return total
+                distance = self._distance(bound, target, student.kind, params)
+                distance = distance if weight is None else weight * distance
+                found.append(distance if coefficient == 1 else coefficient * distance)
+        if not found:  # no term counts at this progress: 0, and still with a gradient
+            found = [tensor.flatten(1).sum(1).nan_to_num(0, 0, 0) * 0 for tensor in params.values()]
+        return found[0] if len(found) == 1 else torch.stack(found).sum(0)
 
     def _distance(self, bound: Bound, target: Tensor, kind: Kind, params: dict[str, Tensor]) -> Tensor:
         if not self.discrete:
@@ -169,7 +171,8 @@ class Objective:
         names = ("q",) if self.student == "q" else ("logits",) if self.discrete else ("mean", "log_std")
         output = Output(self.student, dict(zip(names, answers.flip(0).chunk(len(names), dim=-1), strict=True)))
         for bound, weight in zip(self.terms, _tried(self.weights, sample), strict=True):
-            _must_be(weight, (2,), bound.weight.who if bound.weight else "")
+            if weight is not None and bound.weight is not None:
+                _must_be(weight, (2,), bound.weight.who)
         for bound, target in zip(self.terms, _tried(self.targets, sample), strict=True):
             _must_be(target, (2, width), bound.steps[-1].who)
             distance = _tried(self._distance, bound, target, output.kind, output.params)
