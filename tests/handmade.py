@@ -9,12 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from rlkd import recipe as recipes
 from rlkd.policy import Kind, Output, Policy, PolicyNetwork, PolicySpec, Rule
 from rlkd.recipe import Distill, Environment, Network, Part, Protocol, Source, Term
+from rlkd.replay import Replay
 from rlkd.terms import Objective
 from rlkd.vector import action_bounds, action_meanings, as_recipe, spaces
 
@@ -95,6 +98,24 @@ def student_file(folder: Path, name: str, network: Network) -> str:
     hidden = ", ".join(str(width) for width in network.hidden)
     path.write_text(f'kind = "network"\nencoder = "mlp"\nhidden = [{hidden}]\nactivation = "{network.activation}"\n')
     return str(path)
+
+
+def filled(teacher: Policy, states: int = 400) -> Replay:
+    """A replay of random observations of the teacher's size, answered by it; action 1 was done everywhere."""
+    observation = np.random.default_rng(0).normal(0, 0.5, (states, *teacher.spec.observation_shape)).astype(np.float32)
+    with torch.inference_mode():
+        answers = teacher(observation).flat
+    replay = Replay(1, states, teacher.spec.observation_shape, answers.shape[1], None, keeps_actions=True)
+    for k in range(states):
+        one = slice(k, k + 1)
+        replay.append(np.zeros(1, int), observation[one], np.zeros(1, bool), answers[one], np.ones(1, int))
+    return replay
+
+
+def shipped_techniques(kind: type) -> list[str]:
+    """Names of the recipes in `agents/distill/` that are of one kind."""
+    found = [entry for entry in recipes.shipped("agents") if entry.name.startswith("distill/")]
+    return [entry.name for entry in found if isinstance(recipes.load_any(entry.path), kind)]
 
 
 def loss_of(

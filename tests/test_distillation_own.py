@@ -12,28 +12,15 @@ from rlkd.distillation import student as student_module
 from rlkd.distillation.checkpoint import load_students, save_students
 from rlkd.distillation.student import Plan, Student, lots
 from rlkd.errors import RecipeError
-from rlkd.policy import Policy
 from rlkd.recipe import Part, Term
 from rlkd.replay import Replay
 from rlkd.terms.weights import asked, not_asked
-from tests.handmade import TINY, cartpole_teacher, environment, policy
+from tests.handmade import TINY, cartpole_teacher, environment, filled, policy
 from tests.handmade import small_distillation as small
 
 LABEL = Term(teacher=Part("label_h1"), divergence=Part("cross_entropy"))
 LAST_ROUND = Term(teacher=Part("last_round"), divergence=Part("forward_kl"))
 AVERAGE = Term(teacher=Part("moving_average"), divergence=Part("forward_kl"))
-
-
-def filled(teacher: Policy, states: int = 400) -> Replay:
-    """A replay of random observations, answered by the teacher; action 1 was done everywhere."""
-    observation = np.random.default_rng(0).normal(0, 0.5, (states, *teacher.spec.observation_shape)).astype(np.float32)
-    with torch.inference_mode():
-        answers = teacher(observation).flat
-    replay = Replay(1, states, teacher.spec.observation_shape, answers.shape[1], None, keeps_actions=True)
-    for k in range(states):
-        one = slice(k, k + 1)
-        replay.append(np.zeros(1, int), observation[one], np.zeros(1, bool), answers[one], np.ones(1, int))
-    return replay
 
 
 def student_of(terms: tuple[Term, ...], **changes: Any) -> tuple[Student, Replay]:

@@ -11,11 +11,11 @@ from rlkd import losses
 from rlkd.distillation.learning import steps_after
 from rlkd.distillation.student import Minibatch, Plan, Student
 from rlkd.errors import MismatchError, RecipeError
-from rlkd.policy import Kind, Output, Policy
+from rlkd.policy import Kind, Output
 from rlkd.recipe import Part, Source, Term
 from rlkd.replay import Replay
 from rlkd.terms import DIVERGENCES, TEMPERATURE, Objective, reported_temperatures
-from tests.handmade import TINY, TINY_PIXELS, cartpole_teacher, environment, loss_of, policy
+from tests.handmade import TINY, TINY_PIXELS, cartpole_teacher, environment, filled, loss_of, policy
 from tests.handmade import small_distillation as small
 
 CARTPOLE = environment("cartpole")
@@ -197,17 +197,6 @@ def test_a_term_that_has_stopped_leaves_no_trace_in_loss_and_gradient() -> None:
         assert torch.equal(gradient((stopped, label), progress), gradient((KL, label), progress))
     for progress in (0.6, 0.61, 1.0):
         assert torch.equal(gradient((stopped, label), progress), gradient((label,), progress))
-
-
-def filled(teacher: Policy, states: int = 400) -> Replay:
-    """A replay of random observations of the teacher's size, answered by it."""
-    observation = np.random.default_rng(0).normal(0, 0.5, (states, *teacher.spec.observation_shape)).astype(np.float32)
-    with torch.inference_mode():
-        answers = teacher(observation).flat
-    replay = Replay(1, states, teacher.spec.observation_shape, answers.shape[1], None)
-    for k in range(states):
-        replay.append(np.zeros(1, int), observation[k : k + 1], np.zeros(1, bool), answers[k : k + 1])
-    return replay
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from rlkd.recipe import Part, Ppo, Stream, Term
 from rlkd.terms.weights import ppo_ratio
 from rlkd.vector import make_halves
 from tests import reference
-from tests.handmade import TINY, cartpole_teacher, environment, policy
+from tests.handmade import TINY, cartpole_teacher, environment, policy, shipped_techniques
 
 CARTPOLE = environment("cartpole", frame_cap=60)
 TEACHER = cartpole_teacher(recipe=CARTPOLE)
@@ -254,14 +254,7 @@ def test_the_command_trains_with_a_teacher_and_goes_on_only_with_the_same(tmp_pa
     assert main(command) == 2
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        entry.name
-        for entry in recipes.shipped("agents")
-        if entry.name.startswith("distill/") and isinstance(recipes.load_any(entry.path), Ppo)
-    ],
-)
+@pytest.mark.parametrize("name", shipped_techniques(Ppo))
 def test_every_shipped_recipe_beside_ppo_takes_its_steps(name: str, tmp_path: Path) -> None:
     overrides = ("network=mlp_16", "num_envs=4", "rollout_steps=32", "minibatch=32")
     made = train(CARTPOLE, name, run=tmp_path, frames=256, overrides=overrides, teacher=TEACHER)

@@ -25,7 +25,7 @@ from rlkd.recipe import Dqn, Part, Term
 from rlkd.storage import read_json, write_json
 from rlkd.vector import make_halves
 from tests import reference
-from tests.handmade import TINY, always, cartpole_teacher, environment, policy
+from tests.handmade import TINY, always, cartpole_teacher, environment, policy, shipped_techniques
 
 CARTPOLE = environment("cartpole", frame_cap=60)
 TEACHER = cartpole_teacher(recipe=CARTPOLE)
@@ -196,14 +196,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        entry.name
-        for entry in recipes.shipped("agents")
-        if entry.name.startswith("distill/") and isinstance(recipes.load_any(entry.path), Dqn)
-    ],
-)
+@pytest.mark.parametrize("name", shipped_techniques(Dqn))
 def test_every_shipped_recipe_beside_a_value_learner_takes_its_steps(name: str, tmp_path: Path) -> None:
     overrides = ("network=mlp_16", "num_envs=4", "states=2000", "learning_starts=64", "teacher_steps=200")
     made = train(CARTPOLE, name, run=tmp_path, frames=600, overrides=overrides, teacher=TEACHER)

@@ -29,7 +29,7 @@ from rlkd.terms.targets import calibrate, harden, keep_confidence, permute, simi
 from rlkd.terms.teachers import best, done
 from rlkd.terms.weights import confidence, inverse_entropy
 from tests import reference
-from tests.handmade import TINY, cartpole_teacher, environment, loss_of, policy
+from tests.handmade import TINY, cartpole_teacher, environment, loss_of, policy, shipped_techniques
 from tests.handmade import small_distillation as small
 
 SCORES = st.lists(st.floats(-5, 5), min_size=2, max_size=6)
@@ -205,14 +205,10 @@ def test_points_out_of_order_or_out_of_range_are_refused(points: Any) -> None:
 # Recipes.
 
 
-def shipped_distillations() -> list[str]:
-    found = [entry for entry in recipes.shipped("agents") if entry.name.startswith("distill/")]
-    named = [entry.name for entry in found if isinstance(recipes.load_any(entry.path), Distill)]
-    assert len(named) > 10
-    return named
+TECHNIQUES = shipped_techniques(Distill)
 
 
-@pytest.mark.parametrize("name", shipped_distillations())
+@pytest.mark.parametrize("name", TECHNIQUES)
 def test_every_shipped_recipe_runs_from_teacher_to_student(name: str, tmp_path: Path) -> None:
     recipe = recipes.load(name, Distill)
     source = replace(recipe.source, states=320, rounds=2, num_envs=8)
@@ -233,7 +229,8 @@ def test_no_two_shipped_recipes_differ_by_a_number_alone() -> None:
         return "a number" if isinstance(value, int | float) else value
 
     shapes: dict[str, str] = {}
-    for name in shipped_distillations():
+    assert len(TECHNIQUES) > 10
+    for name in TECHNIQUES:
         if name in ("distill/classic", "distill/demo"):
             continue  # settings of policy_distillation and dagger for other sizes of teacher, techniques of no paper
         table = recipes.to_table(recipes.load(name, Distill))

@@ -16,7 +16,7 @@ class Train:
     env: Positional[str]
     """Environment: recipe name, path of a .toml, or a raw gymnasium id."""
     agent: str | None = None
-    """Agent recipe of rl/, explore/ or sb3/, as `rlkd list` shows them, or one of distill/ that is kind ppo.
+    """Agent recipe of rl/, explore/ or sb3/, as `rlkd list` shows them, or one of distill/ of kind ppo or dqn.
     Default: our PPO, by the environment's kind."""
     frames: int | None = None
     """Emulator frames in all (agent steps x frame skip). Default: the recipe's."""

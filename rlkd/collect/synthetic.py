@@ -14,8 +14,6 @@ from rlkd.errors import RecipeError
 from rlkd.recipe import Part, suggest
 from rlkd.terms.parts import settled
 
-MakeUp = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
-
 
 def munge(
     states: np.ndarray, every: np.ndarray, generator: np.random.Generator, *, swap: float = 0.5, variance: float = 1.0

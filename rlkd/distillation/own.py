@@ -56,8 +56,8 @@ class EarlierSelves:
         found = {}
         for name, earlier in self.copies.items():
             assert isinstance(earlier, PolicyNetwork)
-            with torch.inference_mode(), autocast(observation.device, precision, pixels=earlier.pixels):
+            with torch.no_grad(), autocast(observation.device, precision, pixels=earlier.pixels):
                 output = earlier(observation) if first is None else earlier.unroll(observation, first)
             scores = discrete_logits(output.kind, output.params).float()
-            found[name] = (scores / TEMPERATURE[output.kind]).softmax(-1).clone()
+            found[name] = (scores / TEMPERATURE[output.kind]).softmax(-1)
         return found

@@ -50,6 +50,8 @@ class Teaching:
         self.objective = Objective(agent.terms or (), teacher.spec.kind, spec.actions)
         self.gate = 1.0
         """Of the terms that have one."""
+        self.baseline: dict[str, float] | None = None
+        """Mean scores of teacher and random play; None where no term has a gate, or nothing was played yet."""
         here = {"scores", "head"}  # no probabilities: what is averaged over a minibatch is not at hand in its pieces
         if isinstance(agent, Dqn):
             self.objective.check_known(here | {"action", "demonstrated"}, "beside value learners")
@@ -124,16 +126,20 @@ class Teaching:
         """Set the gate by recent scores of play in training; teacher and random play are measured once a run."""
         if not any(bound.term.gate for bound in self.objective.terms):
             return
-        path = run / BASELINE
+        self.baseline = self.baseline or self._measured(run / BASELINE, environment, stop)
+        span = self.baseline["teacher"] - self.baseline["random"]
+        if scores and span:
+            self.gate = min(max(1 - (float(np.mean(scores)) - self.baseline["random"]) / span, 0.0), 1.0)
+
+    def _measured(self, path: Path, environment: Environment, stop: StopSignal) -> dict[str, float]:
+        """Scores from a run's file, which is made where it is not there yet."""
         if not path.exists():
             here = snapshot(self.teacher.network, self.teacher.spec)  # evaluation runs on the CPU
             played = play(here, environment, episodes=BASELINE_EPISODES, title="teacher", stop=stop).evaluation
             random = play_randomly(environment, episodes=BASELINE_EPISODES, stop=stop)
             write_json(path, {"teacher": played.mean, "random": random.mean})
-        baseline = read_json(path)
-        span = baseline["teacher"] - baseline["random"]
-        if scores and span:
-            self.gate = min(max(1 - (float(np.mean(scores)) - baseline["random"]) / span, 0.0), 1.0)
+        found: dict[str, float] = read_json(path)
+        return found
 
 
 def check_values(teacher: Policy, objective: Objective) -> None:

@@ -31,8 +31,7 @@ class Term:
     weight: Part | None = None
     """Which states count how much; unset: all alike."""
     coefficient: float | Points = 1.0
-    """Weight of this term; or points [share of the gradient steps, weight], with straight lines between them."""
-
+    """Weight of this term; or points [share of the run, weight], with straight lines between them."""
     gate: bool | None = None
     """Beside reinforcement learning: multiply the coefficient by clip(1 - TN, 0, 1). TN is the score of recent play in
     training, normalised by the teacher's and by random play's: QDagger's (Agarwal et al. 2022, arXiv:2206.01626) ratio

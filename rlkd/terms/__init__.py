@@ -2,15 +2,15 @@
 
 from rlkd.terms.binding import TEMPERATURE, settle
 from rlkd.terms.divergences import DIVERGENCES
-from rlkd.terms.objective import HARD_LABELS, Objective, hard_labels, reported_temperatures
-from rlkd.terms.parts import Divergence, Parts, Sample, Target, Teacher, Weight, settled, source_hash
+from rlkd.terms.objective import Objective, hard_labels, reported_temperatures
+from rlkd.terms.parts import FIELDS, Divergence, Parts, Sample, Target, Teacher, Weight, source_hash
 from rlkd.terms.targets import TARGETS
 from rlkd.terms.teachers import TEACHERS
 from rlkd.terms.weights import WEIGHTS
 
 __all__ = [
     "DIVERGENCES",
-    "HARD_LABELS",
+    "FIELDS",
     "TARGETS",
     "TEACHERS",
     "TEMPERATURE",
@@ -25,6 +25,5 @@ __all__ = [
     "hard_labels",
     "reported_temperatures",
     "settle",
-    "settled",
     "source_hash",
 ]

@@ -10,7 +10,7 @@ from rlkd.errors import MismatchError
 from rlkd.policy import Kind
 from rlkd.recipe import Part, Term
 from rlkd.terms.divergences import DIVERGENCES
-from rlkd.terms.parts import Divergence, Parts, Space, Target, Teacher, Weight, find, settled
+from rlkd.terms.parts import Divergence, Parts, Sample, Space, Target, Teacher, Weight, find, settled
 from rlkd.terms.targets import TARGETS, temper
 from rlkd.terms.teachers import TEACHERS
 from rlkd.terms.weights import WEIGHTS
@@ -29,6 +29,10 @@ class Step:
     """With its numbers."""
     needs: tuple[str, ...] = ()
     """Fields of `Sample` that it takes, behind what the step before it gave."""
+
+    def of(self, sample: Sample, *before: Tensor) -> Tensor:
+        """What it makes of a sample, and of what the step before it gave."""
+        return self.function(*before, *(getattr(sample, name) for name in self.needs))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ Shapes: B samples, A discrete actions, D action dimensions, P numbers in an answ
 
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import fields, replace
 from typing import TypeVar
 
 import torch
@@ -19,18 +18,18 @@ from rlkd.errors import MismatchError, RecipeError
 from rlkd.policy import Kind, Output, discrete_logits
 from rlkd.recipe import Part, Term, value_at
 from rlkd.terms.binding import TEMPERATURE, Bound, bind_continuous, bind_discrete, settle
-from rlkd.terms.parts import Parts, Sample
+from rlkd.terms.parts import FIELDS, Parts, Sample
 from rlkd.terms.targets import temper
 
 T = TypeVar("T")
-HARD_LABELS = (Term(teacher=Part("label_h1"), divergence=Part("cross_entropy")),)
-"""The loss of the control that learns from the teacher's greedy actions alone."""
 
 
 def hard_labels(terms: Sequence[Term]) -> tuple[Term, ...]:
-    """The control's loss beside these terms: on the states about which they ask the teacher, if they ask about few."""
+    """The loss of the control beside these terms that learns from the teacher's greedy actions alone: on the states
+    about which they ask the teacher, if they ask about few."""
     asked = [term.weight for term in terms if term.weight is not None and term.weight.name == "asked"]
-    return tuple(replace(term, weight=asked[0] if asked else None) for term in HARD_LABELS)
+    weight = asked[0] if asked else None
+    return (Term(teacher=Part("label_h1"), divergence=Part("cross_entropy"), weight=weight),)
 
 
 class Objective:
@@ -64,7 +63,7 @@ class Objective:
         """All functions that read a `Sample`."""
         self.needs = {name for step in self.steps for name in step.needs}
         """Fields of `Sample` that some part reads."""
-        unknown = self.needs - {field.name for field in fields(Sample)} - {"scores", "probabilities"}
+        unknown = self.needs - FIELDS
         if unknown:
             raise RecipeError(f"a part needs {', '.join(sorted(unknown))}, which is no field of Sample")
         self.asks_several = any(name.startswith("every_") for name in self.needs)
@@ -105,18 +104,16 @@ class Objective:
         """Each term's target, [B, A] or [B, P]; nothing of it depends on the student."""
         found = []
         for bound in self.terms:
-            target: tuple[Tensor, ...] = ()
-            for step in bound.steps:
-                target = (step.function(*target, *(getattr(sample, name) for name in step.needs)),)
-            found.append(target[0])
+            first, *others = bound.steps
+            target = first.of(sample)
+            for step in others:
+                target = step.of(sample, target)
+            found.append(target)
         return tuple(found)
 
     def weights(self, sample: Sample) -> tuple[Tensor | None, ...]:
         """[B] for each term: how much each state counts; None where all count alike."""
-        return tuple(
-            None if step is None else step.function(*(getattr(sample, name) for name in step.needs))
-            for step in (bound.weight for bound in self.terms)
-        )
+        return tuple(None if bound.weight is None else bound.weight.of(sample) for bound in self.terms)
 
     def losses(
         self,
@@ -163,10 +160,9 @@ class Objective:
         answers = torch.linspace(-1, 1, 2 * width).reshape(2, width)
         two = torch.ones(2)
         made_up = answers[:, :actions].softmax(-1)
-        known = {"action": two.long() - 1, "familiarity": two, "noise": answers.abs(), "lot": two / 2}
-        known["luck"] = two / 2
-        known |= {"fitted": torch.ones(()), "demonstrated": two}
-        known |= {"ratio": two, "last_round": made_up, "moving_average": made_up, "head": torch.eye(actions, 4)}
+        known = {"action": two.long() - 1, "familiarity": two, "noise": answers.abs(), "lot": two / 2, "luck": two / 2}
+        known |= {"fitted": torch.ones(()), "demonstrated": two, "ratio": two}
+        known |= {"last_round": made_up, "moving_average": made_up, "head": torch.eye(actions, 4)}
         sample = self.sample(answers.repeat(1, self.teachers), known)
         names = ("q",) if self.student == "q" else ("logits",) if self.discrete else ("mean", "log_std")
         output = Output(self.student, dict(zip(names, answers.flip(0).chunk(len(names), dim=-1), strict=True)))

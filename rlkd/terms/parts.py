@@ -64,6 +64,10 @@ class Sample:
         return self.every_probability[:, 0]
 
 
+FIELDS = frozenset({field.name for field in fields(Sample)} | {"scores", "probabilities"})
+"""Names of all that a part can read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Teacher:
     """Who answers: from what is known of the states to the first form of the target."""
