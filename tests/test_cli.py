@@ -42,6 +42,8 @@ def test_show_prints_a_recipe_with_every_default(work: Path, capfd: Capture) -> 
     assert found["hash"] == recipe.recipe_hash(recipe.load("hinton", recipe.Distill, overrides=["gradient_steps=7"]))
     numbers = printed(["show", "hinton", "--set", "terms.0.divergence=jensen_shannon"], capfd)["recipe"]["terms"]
     assert numbers[0]["divergence"] == {"name": "jensen_shannon", "beta": 0.5}
+    assert main(["show", "kickstarting", "--set", "terms.0.divergence=forward_kll"]) == 2
+    assert "did you mean 'forward_kl'" in capfd.readouterr().err
     assert main(["show", "hinton"]) == 0
     (work / "again.toml").write_text(capfd.readouterr().out)
     assert printed(["show", "again.toml"], capfd)["hash"] == printed(["show", "hinton"], capfd)["hash"]

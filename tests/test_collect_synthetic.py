@@ -10,8 +10,9 @@ import torch
 
 from rlkd.collect import Collector, made_by, munge, noise, uniform
 from rlkd.distillation import run_distillation
+from rlkd.distillation.checks import check_parts
 from rlkd.errors import MismatchError, RecipeError
-from rlkd.recipe import Network, Part, Source
+from rlkd.recipe import Distill, Network, Part, Source, recipe_hash
 from rlkd.replay import Replay
 from tests.handmade import TINY, TINY_PIXELS, cartpole_teacher, environment, policy
 from tests.handmade import small_distillation as small
@@ -115,6 +116,17 @@ def test_students_that_learn_from_more_made_up_states_are_nearer_on_visited_ones
             )
             kl[name] += result.students[0].kl_teacher_states
     assert kl["munge"] < 0.8 * kl["visited"]
+
+
+def test_one_way_to_make_up_states_is_one_recipe_however_much_of_it_is_spelt_out(tmp_path: Path) -> None:
+    def settled(part: Part) -> Distill:
+        recipe = small(source=replace(small().source, synthetic=part, copies=2))
+        return check_parts(cartpole_teacher(), {"tiny": TINY}, recipe, CARTPOLE)
+
+    spelt = {"swap": 0.5, "variance": 1.0}
+    hashes = {recipe_hash(settled(Part("munge", values))) for values in ({}, spelt, {"variance": 1})}
+    assert len(hashes) == 1
+    assert recipe_hash(settled(Part("munge", {"swap": 0.4}))) not in hashes
 
 
 @pytest.mark.parametrize(

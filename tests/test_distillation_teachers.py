@@ -13,6 +13,7 @@ from torch import Tensor
 from rlkd.cli import main
 from rlkd.collect import Collector
 from rlkd.distillation import run_distillation
+from rlkd.distillation.student import Plan, Student
 from rlkd.errors import MismatchError, StorageError
 from rlkd.policy import Policy, load
 from rlkd.recipe import Part, Source, Term
@@ -77,6 +78,22 @@ def test_one_teacher_at_random_pulls_on_average_as_the_mean_of_probabilities_doe
     far = (expected - gradient(average_scores(SCORES).softmax(-1))).norm() / expected.norm()
     assert far > 0.1
     assert one_at_random(SCORES, torch.ones(2)).isfinite().all()  # a draw that rounding took to 1
+
+
+def test_which_teacher_is_drawn_says_nothing_about_how_its_answer_is_permuted() -> None:
+    terms = (Term(teacher=Part("one_at_random"), target=(Part("permute"),), divergence=Part("forward_kl")),)
+    other = cartpole_teacher(recipe=CARTPOLE)
+    plan, recipe = Plan("tiny", TINY), small(terms=terms)
+    student = Student(plan, recipe, other.spec, seed=0, device=torch.device("cpu"), more_teachers=[other.spec])
+    replay = Replay(1, 3000, (4,), 4, None)
+    for _ in range(3000):
+        replay.append(np.zeros(1, int), np.zeros((1, 4), np.float32), np.zeros(1, bool), torch.zeros(1, 4))
+    rows = replay.rows()
+    known = student._known(replay, rows, rows, None)
+    luck, noise = known["luck"], known["noise"]
+    assert luck is not None
+    assert noise is not None
+    assert abs(np.corrcoef(luck.numpy(), noise[:, 0].numpy())[0, 1]) < 0.1
 
 
 def test_the_teacher_who_expects_most_answers() -> None:

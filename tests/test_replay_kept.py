@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors
+import safetensors.torch
 
 from rlkd.collect import Collector
 from rlkd.distillation import Result, run_distillation
@@ -129,6 +131,28 @@ def test_a_damaged_file_is_refused_and_named(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(StorageError, match="damaged"):
         take(path, Replay(4, 244, (4, 84, 84), 6, replay.view, keeps_actions=True))
+
+
+def test_what_a_killed_run_left_is_swept_and_a_write_that_fails_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay = pixels()
+    path = path_of(tmp_path, {"one": 1})
+    stump, other = (tmp_path / f".{name}.0123abcd.tmp" for name in (path.name, "other"))
+    for left in (stump, other):
+        left.write_bytes(b"x")
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise safetensors.SafetensorError("I/O error: No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(safetensors.torch, "save_file", fails)
+        with pytest.raises(StorageError, match="cannot be written: I/O error: No space left"):
+            keep(path, replay, Kept(np.stack([replay.written]), 1), {"one": 1})
+    assert list(tmp_path.iterdir()) == [other]
+    path.mkdir()
+    with pytest.raises(StorageError, match="cannot be read"):
+        take(path, replay)
 
 
 def test_a_full_disk_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
