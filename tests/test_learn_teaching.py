@@ -25,6 +25,7 @@ from rlkd.learn.teaching import Teaching
 from rlkd.policy import Policy
 from rlkd.policy.file import build_network
 from rlkd.recipe import Part, Ppo, Stream, Term
+from rlkd.storage import read_json
 from rlkd.terms.weights import ppo_ratio
 from rlkd.vector import make_halves
 from tests import reference
@@ -184,6 +185,9 @@ def test_likeness_is_a_reward_where_a_stream_wants_it() -> None:
         slow = reference.tempered_kl(answers[k].double().tolist(), mine[k], 1.0, 1.0)
         assert given == pytest.approx(-0.5 * slow if valid else 0, rel=1e-4, abs=1e-6)
     assert teaching.rewarded(rollout, answers, learner, AGENT, "float32", 0.0) is rollout
+    by_ratio = replace(agent, terms=(replace(KL, weight=Part("ppo_ratio", {"clip": 0.1})),))
+    same = teaching_of(by_ratio).rewarded(rollout, answers, learner, by_ratio, "float32", 0.0)
+    assert torch.equal(same.reward, found.reward)  # who acted is who learns: the ratio is 1
 
 
 def test_who_is_taught_plays_like_its_teacher_after_steps_that_teach_ppo_alone_little(tmp_path: Path) -> None:
@@ -278,13 +282,30 @@ def test_the_callers_teacher_stays_as_it_is_and_one_that_counts_no_more_is_not_a
     assert asked[0].teacher.network is not TEACHER.network
 
 
+def test_a_gate_beside_ppo_follows_scores_that_are_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gates = []
+    rewarded = Teaching.rewarded
+
+    def noted(self: Teaching, *given: Any) -> Rollout:
+        gates.append(self.gate)
+        return rewarded(self, *given)
+
+    monkeypatch.setattr(Teaching, "rewarded", noted)
+    agent = replace(AGENT, terms=(replace(KL, gate=True),), frames=1024)
+    train_ppo(CARTPOLE, agent, run=tmp_path, seed=0, teacher=TEACHER)
+    assert read_json(tmp_path / "baseline.json")["teacher"] == 60
+    assert gates[0] == 1
+    assert min(gates) < 1
+
+
 def test_who_begins_with_a_policy_is_not_who_learns_from_it(tmp_path: Path) -> None:
     small = replace(AGENT, network="mlp_16", terms=None)
     first = train_ppo(CARTPOLE, small, run=tmp_path / "first", seed=0)
-    taught = replace(small, terms=(KL,))
-    train_ppo(CARTPOLE, taught, run=tmp_path / "second", seed=0, teacher=first)
+    train_ppo(CARTPOLE, small, run=tmp_path / "second", seed=0, start=first)
     with pytest.raises(StorageError):
-        train_ppo(CARTPOLE, taught, run=tmp_path / "second", seed=0, teacher=TEACHER, start=first)
+        train_ppo(CARTPOLE, replace(small, terms=(KL,)), run=tmp_path / "second", seed=0, teacher=first)
 
 
 def test_a_weight_over_the_whole_minibatch_is_refused_where_there_are_pieces_of_it() -> None:

@@ -15,7 +15,7 @@ from rlkd.evaluation import play
 from rlkd.learn import train
 from rlkd.learn.chunks import ChunkSampler
 from rlkd.learn.dqn import make_memory, train_dqn
-from rlkd.learn.q_learning import gradients_of, make_learner, targets
+from rlkd.learn.q_learning import gradients_of, learn, make_learner, targets
 from rlkd.learn.teaching import Teaching, taught_by
 from rlkd.learn.values import value_spec
 from rlkd.losses import huber
@@ -103,6 +103,17 @@ def test_terms_are_added_to_the_temporal_differences_of_drawn_states() -> None:
     alone, _ = gradients_of(replace_teaching(learner), agent, "float32", batch, share)
     torch.testing.assert_close(answers.errors, alone.errors)  # priorities follow temporal differences alone
     assert not torch.allclose(answers.loss, alone.loss)
+
+
+def test_a_value_learner_learns_by_how_much_of_the_run_lies_behind() -> None:
+    agent = replace(AGENT, terms=(replace(KL, coefficient=((0.0, 0.0), (1.0, 1.0))),))
+    loss = {}
+    for done in (0.0, 0.5, 1.0):
+        learner, memory, _ = filled(agent)
+        draws = np.random.default_rng(0)
+        loss[done] = learn(learner, agent, memory, 1, draws, "float32", done=done)["train/loss"]
+    assert loss[0.5] == pytest.approx((loss[0.0] + loss[1.0]) / 2, rel=1e-4)
+    assert loss[1.0] > loss[0.0] + 1e-3
 
 
 def replace_teaching(learner: Any) -> Any:
