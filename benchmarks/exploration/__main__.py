@@ -51,6 +51,8 @@ FRAMES = {
     "nchain": 100_000,
     "doorkey_5x5_fixed": 150_000,
 }
+NETWORKS = {"doorkey_5x5_fixed": "grid"}
+"""Of environments whose observations are no vectors."""
 SOLVED = {"deep_sea_10": 0.5, "deep_sea_20": 0.5, "deep_sea_30": 0.5, "doorkey_5x5_fixed": 0.5}
 """Mean score from which on a seed counts as one that solved it; NChain has no such step."""
 TUNED_ON, TUNING_FRAMES, TUNING_SEEDS = FOLDER / "deep_sea_12.toml", 120_000, 3
@@ -61,7 +63,6 @@ def main() -> int:
     chosen = options(__doc__ or "", seeds=10)
     tried = {name: tuned(name, chosen.run / "tuning") for name in AGENTS}
     best = {name: taken(found) for name, found in tried.items()}
-    files = written(best, chosen.run)
     lines = [
         f"{chosen.seeds} seeds, means over seeds with 95 % intervals; differences and P(better) against PPO.",
         "",
@@ -70,6 +71,7 @@ def main() -> int:
     ]
     record: Record = {"machine": machine(), "tuning": tried, "taken": best, "environments": {}}
     for env, frames in FRAMES.items():
+        files = written(best, chosen.run, NETWORKS.get(env))
         study = compare([env], list(files.values()), seeds=chosen.seeds, run=chosen.run / env, frames=frames)
         told = study["verdicts"]["environments"][env]
         record["environments"][env] = told
@@ -114,13 +116,14 @@ def tuned(name: str, run: Path) -> list[list[float]]:
     return found
 
 
-def written(best: Mapping[str, int], run: Path) -> dict[str, str]:
-    """Each agent with its values as a recipe file in the run folder."""
+def written(best: Mapping[str, int], run: Path, network: str | None) -> dict[str, str]:
+    """Each agent with its values, and a network if one is named, as a recipe file in the run folder."""
     files = {}
     for name, place in best.items():
         agent, sets = AGENTS[name]
-        path = run / f"{name.replace(' ', '').replace('+', '_').lower()}.toml"
-        path.write_text(recipe.dump(recipe.load(agent, Ppo, overrides=sets[place])))
+        path = run / f"{name.replace(' ', '').replace('+', '_').lower()}{f'_{network}' if network else ''}.toml"
+        overrides = (*sets[place], *([f"network='{network}'"] if network else []))
+        path.write_text(recipe.dump(recipe.load(agent, Ppo, overrides=overrides)))
         files[name] = str(path)
     return files
 

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rlkd.collect import made_by
+from rlkd.collect import check_copies, made_by
 from rlkd.data import Evaluation
 from rlkd.errors import MismatchError, RecipeError
 from rlkd.evaluation.agreement import SEQUENCE
 from rlkd.policy import Policy
-from rlkd.recipe import Distill, Environment, Network, Part
+from rlkd.recipe import Distill, Environment, Network, Part, Search
 from rlkd.terms import FIELDS, Objective, Parts
 from rlkd.vector import spaces
 
@@ -42,6 +42,9 @@ def check_parts(
             raise MismatchError(f"states can be made up of vectors, those of {environment.id} are {list(shape)}")
         if memory or any(each.recurrent for each in teachers):
             raise MismatchError("made-up states follow no others: neither teachers nor students can be recurrent")
+    if source.search is not None:
+        _check_search(source.search, teacher)
+        check_copies(environment)
     in_a_row = source.states // (source.num_envs * source.rounds)
     if memory and in_a_row < SEQUENCE:
         raise MismatchError(
@@ -49,6 +52,14 @@ def check_parts(
             "environment; raise source.states, or lower source.num_envs or source.rounds"
         )
     return replace(recipe, source=source, terms=tuple(bound.term for bound in objective.terms))
+
+
+def _check_search(search: Search, teacher: Policy) -> None:
+    if not teacher.spec.discrete and (search.name, search.choose) != ("sampled", "return"):
+        raise MismatchError(
+            f"a search by likelihood needs discrete actions, the teacher's are '{teacher.spec.kind}'; take --set "
+            """source.search='{name="sampled",width=4,length=16,choose="return"}'"""
+        )
 
 
 def _check_objective(objective: Objective, recipe: Distill, own_parts: Parts) -> None:

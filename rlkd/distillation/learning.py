@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from rlkd import metrics, storage
-from rlkd.collect import Collector
+from rlkd.collect import Collector, Searcher
 from rlkd.data import JsonDict
 from rlkd.distillation.checkpoint import load_students, save_students
 from rlkd.distillation.familiarity import Familiarity
@@ -81,7 +81,7 @@ class Setting:
 
 def learn_rounds(
     setting: Setting,
-    states: Collector | Kept,
+    states: Collector | Searcher | Kept,
     replay: Replay,
     students: Sequence[Student],
     stop: metrics.StopSignal,
@@ -121,7 +121,7 @@ def learn_rounds(
             saved = time.monotonic()
             for number in range(recipe.source.rounds + 1):
                 pending: list[Future[None]] = []
-                if number < recipe.source.rounds and isinstance(states, Collector):
+                if number < recipe.source.rounds and not isinstance(states, Kept):
                     acting = [student.snapshot() for student in students if student.plan.control == "none"]
                     pending.append(collecting.submit(states.collect, replay, number, acting))
                 goal = steps_after(number, recipe)
@@ -139,7 +139,7 @@ def learn_rounds(
                     rows = replay.rows(counts[-1])
                     if weigher is not None and not stop.asked:
                         familiarity = weigher.see(rows)
-                    if keep_in is not None and number == recipe.source.rounds - 1 and isinstance(states, Collector):
+                    if keep_in is not None and number == recipe.source.rounds - 1 and not isinstance(states, Kept):
                         keep(keep_in, replay, Kept(np.stack(counts), states.steps), setting.about)
                 if number and students[0].steps > recorded:  # a signal may have come before its first step
                     recorded = students[0].steps
@@ -152,7 +152,7 @@ def learn_rounds(
     finally:
         recorder.close()
     busy = {}
-    if isinstance(states, Collector):
+    if not isinstance(states, Kept):
         busy = {
             "collecting: inference": states.seconds.inference,
             "collecting: waiting for emulators": states.seconds.environment,

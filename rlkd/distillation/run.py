@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from rlkd import metrics, storage
-from rlkd.collect import Collector
+from rlkd.collect import Collector, Searcher
 from rlkd.data import Evaluation
 from rlkd.distillation.checkpoint import claim
 from rlkd.distillation.checks import check_keepable, check_normalisable, check_parts
@@ -223,17 +223,16 @@ def run_distillation(
         played = [play(each, environment, episodes=episodes, title=each.spec.name, stop=stop) for each in others]
         setting = replace(setting, probes=baseline.teacher.states, stretch=baseline.teacher.stretch)
         seconds["evaluate teacher and random play"], clock = time.perf_counter() - clock, time.perf_counter()
-        states: Collector | Kept
+        states: Collector | Searcher | Kept
         if kept_in is not None and kept_in.exists():
             states = take(kept_in, replay)
         else:
-            states = Collector(
-                environment, teacher, recipe.source, seed=seed, precision=precision, more_teachers=others
-            )
+            player = Collector if recipe.source.search is None else Searcher
+            states = player(environment, teacher, recipe.source, seed=seed, precision=precision, more_teachers=others)
         try:
             busy = learn_rounds(setting, states, replay, learners, stop, keep_in=kept_in)
         finally:
-            if isinstance(states, Collector):
+            if not isinstance(states, Kept):
                 states.close()
         seconds["collect and learn"], clock = time.perf_counter() - clock, time.perf_counter()
         results = [measure(student, setting, episodes, stop) for student in learners]

@@ -1,7 +1,7 @@
 """Recipes: TOML files under `agents/` and `envs/` as frozen, checked, hashable values."""
 
 from rlkd.recipe.bonus import Bonus
-from rlkd.recipe.distill import Distill, Generations, Source
+from rlkd.recipe.distill import Distill, Generations, Search, Source
 from rlkd.recipe.environment import EVALUATION_SEEDS, Emulator, Environment, Protocol, View
 from rlkd.recipe.find import Recipe, Shipped, data_root, dump, load, load_any, resolve, resolve_anywhere, shipped
 from rlkd.recipe.imports import Import, Layout, Score, Statistics, Tensor
@@ -32,6 +32,7 @@ __all__ = [
     "Sb3",
     "Scale",
     "Score",
+    "Search",
     "Shipped",
     "Source",
     "Statistics",

@@ -10,6 +10,28 @@ from rlkd.recipe.term import Term
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """Several continuations of a game are played from copies of the emulator's state, luck included; one is kept.
+
+    What was done there, `label_h2`, is then a better label than any single step's: what the teacher finds most likely
+    over many steps, or what scored most (label H5).
+    """
+
+    name: Literal["sampled", "beam"]
+    """`sampled`: the teacher plays each of them by its rule. `beam`: those that are most likely for the teacher, told
+    by the sum of log-probabilities, as in Kim and Rush 2016 (arXiv:1606.07947); of width 1, greedy play."""
+    width: int
+    """How many are played side by side."""
+    length: int
+    """Agent steps after which one is chosen, and the game goes on from its end."""
+    choose: Literal["likelihood", "return"]
+    """The most likely one, or that with the highest sum of rewards; the first of equal ones."""
+
+    def __post_init__(self) -> None:
+        require(self.width >= 1 and self.length >= 1, "search needs width and length of at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """Which states the student learns from."""
 
@@ -29,6 +51,8 @@ class Source:
     Unset: none are."""
     copies: int = 0
     """Made-up states for each visited one."""
+    search: Search | None = None
+    """Look ahead with copies of the emulator, and keep the best of several continuations. Unset: plain play."""
 
     def __post_init__(self) -> None:
         require(self.states >= self.num_envs, "states must be at least num_envs")
@@ -41,6 +65,11 @@ class Source:
         )
         made_up = self.synthetic is not None
         require(made_up == (self.copies > 0), f"synthetic and copies above 0 belong together, got {self.copies} copies")
+        alone = self.epsilon == 0 and self.teacher_fraction == (1.0, 1.0) and not made_up
+        require(
+            self.search is None or alone,
+            "[source.search] needs the teacher alone: epsilon = 0, teacher_fraction = [1.0, 1.0], no synthetic",
+        )
         require(self.teacher_fraction[0] == 1 or self.rounds > 1, "a falling teacher_fraction needs rounds > 1")
 
 

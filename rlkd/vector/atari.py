@@ -4,6 +4,7 @@ This is the reference and the fallback: ale-py's C++ vector environment plays th
 test holds the two to identical transitions.
 """
 
+import copy
 from typing import Any
 
 import ale_py
@@ -116,6 +117,16 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
             if left < self.view.max_over_last:
                 self.screens[left] = self._screen()
         return reward, False, False
+
+    def follow(self, other: "AtariGame") -> None:
+        """Go on from where another game of the same recipe is, with its luck: from here on, equal actions give both
+        the same frames."""
+        self.ale.restoreState(other.ale.cloneState(include_rng=True))
+        self.stacked[:] = other.stacked
+        self.screens = [screen.copy() for screen in other.screens]
+        self.frames = other.frames
+        self.noop_bits.set_state(other.noop_bits.get_state())
+        self._np_random = copy.deepcopy(other.np_random)
 
     def render(self) -> np.ndarray:
         """The game's own screen, uint8 [210, 160, 3]."""
