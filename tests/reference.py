@@ -36,6 +36,15 @@ def cross_entropy(p: Sequence[float], log_q: Sequence[float]) -> float:
     return -math.fsum(x * lq for x, lq in zip(p, log_q, strict=True))
 
 
+def decoupled(p: Sequence[float], log_q: Sequence[float], best: float, others: float) -> float:
+    """KL of whether it is p's best action, and KL of the other actions among themselves, weighed."""
+    place = list(p).index(max(p))
+    q = [math.exp(lq) for lq in log_q]
+    rest, own = ([x for k, x in enumerate(row) if k != place] for row in (p, q))
+    sure = kl([p[place], sum(rest)], [log_q[place], math.log(sum(own))])
+    return best * sure + others * kl([x / sum(rest) for x in rest], [math.log(y / sum(own)) for y in own])
+
+
 def mse(teacher: Sequence[float], student: Sequence[float]) -> float:
     """Mean squared difference."""
     return math.fsum((s - t) ** 2 for t, s in zip(teacher, student, strict=True)) / len(teacher)

@@ -12,6 +12,7 @@ from hypothesis import assume, given
 from torch import Tensor
 
 from rlkd import losses
+from rlkd.losses.divergences import decoupled
 from rlkd.terms.objective import centred
 from tests import reference
 from tests.reference import Moved, Played
@@ -82,6 +83,26 @@ def test_reverse_kl_matches_reference(logits: list[tuple[float, float]]) -> None
     teacher, student = (list(side) for side in zip(*logits, strict=True))
     wanted = of_probabilities(reference.reverse_kl)(teacher, student)
     assert PAIR_LOSSES["reverse_kl"](*rows(teacher, student)).item() == pytest.approx(wanted, rel=1e-9, abs=1e-9)
+
+
+def test_decoupled_kl_is_its_two_parts_and_forward_kl_a_sum_of_them() -> None:
+    draws = torch.Generator().manual_seed(0)
+    p, q = (torch.randn(40, 5, generator=draws, dtype=torch.float64).mul(3) for _ in range(2))
+    p, log_q = p.softmax(-1), q.log_softmax(-1)
+    sure, alike = decoupled(p, log_q, best=1, others=0), decoupled(p, log_q, best=0, others=1)
+    for k, row in enumerate(p.tolist()):
+        wanted = reference.decoupled(row, log_q[k].tolist(), 0.5, 3)
+        assert (0.5 * sure + 3 * alike)[k].item() == pytest.approx(wanted, rel=1e-9)
+    torch.testing.assert_close(sure + (1 - p.amax(-1)) * alike, losses.forward_kl(p, log_q))
+    one_hot = torch.eye(5, dtype=torch.float64)
+    student = q[:5].clone().requires_grad_()
+    loss = decoupled(one_hot, student.log_softmax(-1), others=8)
+    torch.testing.assert_close(loss, losses.forward_kl(one_hot, student.log_softmax(-1)))  # nothing is alike
+    loss.sum().backward()  # type: ignore[no-untyped-call]
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+    with pytest.raises(ValueError, match="must be at least 0"):
+        decoupled(p, log_q, best=-1)
 
 
 def test_jensen_shannon_runs_from_forward_to_reverse_kl_without_a_jump() -> None:

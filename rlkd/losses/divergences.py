@@ -96,6 +96,37 @@ def jensen_shannon(target: Tensor, student: Tensor, *, beta: float = 0.5) -> Ten
     return (from_target / (1 - beta) + from_student / beta).to(kind)
 
 
+def decoupled(target: Tensor, student: Tensor, *, best: float = 1.0, others: float = 8.0) -> Tensor:
+    """KL in two parts with weights of their own: how sure of the best action, and which of the others are alike.
+
+    `best KL(p(b), 1 - p(b) || q(b), 1 - q(b)) + others KL(p without b || q without b)`, b the target's best action and
+    the last two renormalised. Forward KL is the same sum with weights 1 and 1 - p(b): it hardly tells a student which
+    other actions are alike where the teacher is sure.
+
+    Args:
+        target: [B, A] probabilities.
+        student: [B, A] log-probabilities.
+        best, others: at least 0.
+
+    Returns:
+        [B], nats, weighed.
+
+    Source:
+        Decoupled knowledge distillation, Zhao et al. 2022, arXiv:2203.08679, equation 7; the best action stands for
+        the true class.
+    """
+    if min(best, others) < 0:
+        raise ValueError(f"best and others must be at least 0, got {best} and {others}")
+    target = _constant(target, student)
+    place = target.argmax(dim=-1, keepdim=True)
+    rest, own_rest = target.scatter(-1, place, 0.0), student.scatter(-1, place, -torch.inf)
+    total, own_total = rest.sum(-1, keepdim=True), own_rest.logsumexp(-1, keepdim=True)
+    pair = torch.cat([target.gather(-1, place), total], dim=-1)
+    sure = forward_kl(pair, torch.cat([student.gather(-1, place), own_total], dim=-1))
+    alike = forward_kl(rest / total.clamp_min(LEAST_PROBABILITY), (student - own_total).scatter(-1, place, 0.0))
+    return best * sure + others * alike
+
+
 def mse(target: Tensor, student: Tensor) -> Tensor:
     """Squared error, averaged over actions.
 

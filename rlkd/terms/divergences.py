@@ -30,6 +30,7 @@ DIVERGENCES = {
     "reverse_kl": Divergence(divergences.reverse_kl, whole_support=True, gaussian=divergences.gaussian_reverse_kl),
     "jensen_shannon": Divergence(divergences.jensen_shannon),
     "cross_entropy": Divergence(divergences.cross_entropy),
+    "decoupled": Divergence(divergences.decoupled),
     "mse": Divergence(divergences.mse, "scores", "scores", gaussian=gaussian_squares),
     "huber": Divergence(divergences.huber_distance, "scores", "scores", gaussian=gaussian_huber),
     "margin": Divergence(divergences.margin, "probabilities", "scores"),
