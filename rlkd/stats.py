@@ -54,19 +54,58 @@ def normalised_score(
     Raises:
         ValueError: teacher and random score the same on average, so that nothing can be normalised.
     """
+    point, ratios = _normalised(students, teacher, random, np.random.default_rng(seed))
+    low, high = np.nanquantile(ratios, [0.025, 0.975])
+    return Estimate(point, float(low), float(high))
+
+
+def normalised_over_games(
+    games: Sequence[tuple[Sequence[Sequence[float]], Sequence[float], Sequence[float]]], *, seed: int = 0
+) -> Estimate:
+    """Geometric mean of the teacher-normalised scores of one student on several games.
+
+    A score below 0, worse than random play, counts as 0; one game at 0 makes the mean 0. The interval resamples each
+    game as `normalised_score` does.
+
+    Args:
+        games: of each game students', teacher's and random's scores, as for `normalised_score`.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: as `normalised_score`.
+
+    Source:
+        Rusu et al. 2016, arXiv:1511.06295, who take it of scores over the teacher's, without random play.
+    """
+    generator = np.random.default_rng(seed)
+    points, ratios = zip(*(_normalised(*game, generator) for game in games), strict=True)
+    low, high = np.nanquantile(_geometric_mean(np.stack(ratios)), [0.025, 0.975])
+    return Estimate(float(_geometric_mean(np.array(points)[:, None])[0]), float(low), float(high))
+
+
+def _geometric_mean(scores: np.ndarray) -> np.ndarray:
+    """[R]: over the games of [G, R], negative scores counting as 0."""
+    found: np.ndarray = np.clip(scores, 0, None).prod(0) ** (1 / len(scores))
+    return found
+
+
+def _normalised(
+    students: Sequence[Sequence[float]],
+    teacher: Sequence[float],
+    random: Sequence[float],
+    generator: np.random.Generator,
+) -> tuple[float, np.ndarray]:
+    """Teacher-normalised score, and [RESAMPLES] bootstrap values of it, NaN where nothing can be normalised."""
     base, top = float(np.mean(random)), float(np.mean(teacher))
     if top == base:
         raise ValueError(f"teacher and random play both score {base:g}: nothing to normalise by")
     arrays = [np.asarray(scores, float) for scores in students]
     point = (float(np.mean([scores.mean() for scores in arrays])) - base) / (top - base)
-    generator = np.random.default_rng(seed)
     student_means = _resampled_means(arrays, generator)
     teacher_means = _resampled_means([np.asarray(teacher, float)], generator)
     random_means = _resampled_means([np.asarray(random, float)], generator)
     span = teacher_means - random_means
-    ratios = (student_means - random_means) / np.where(span == 0, np.nan, span)
-    low, high = np.nanquantile(ratios, [0.025, 0.975])
-    return Estimate(point, float(low), float(high))
+    return point, (student_means - random_means) / np.where(span == 0, np.nan, span)
 
 
 def mean_difference(scores: Sequence[Sequence[float]], others: Sequence[Sequence[float]], *, seed: int = 0) -> Estimate:

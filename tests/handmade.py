@@ -15,7 +15,12 @@ import torch
 from torch import Tensor
 
 from rlkd import recipe as recipes
+from rlkd.distillation.lesson import Seen
+from rlkd.distillation.steps import learn
+from rlkd.distillation.student import Student
+from rlkd.metrics import StopSignal
 from rlkd.policy import Kind, Output, Policy, PolicyNetwork, PolicySpec, Rule
+from rlkd.policy.compute import Precision
 from rlkd.recipe import Distill, Environment, Network, Part, Protocol, Source, Term
 from rlkd.replay import Replay
 from rlkd.terms import Objective
@@ -110,6 +115,18 @@ def filled(teacher: Policy, states: int = 400) -> Replay:
         one = slice(k, k + 1)
         replay.append(np.zeros(1, int), observation[one], np.zeros(1, bool), answers[one], np.ones(1, int))
     return replay
+
+
+def learn_alone(
+    student: Student,
+    replay: Replay,
+    rows: np.ndarray,
+    goal: int,
+    precision: Precision,
+    stop: StopSignal | None = None,
+) -> None:
+    """Gradient steps of one student on some states of a replay, up to so many in all."""
+    learn([student], [Seen(replay, rows)], goal, precision, stop)
 
 
 def shipped_techniques(kind: type) -> list[str]:

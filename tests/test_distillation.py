@@ -248,7 +248,7 @@ def test_the_recipe_follows_the_kind_of_observation_unless_one_is_named(
 def test_a_teacher_that_plays_like_random_play_is_refused_before_anything_is_learnt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rlkd.distillation.run.learn_rounds", pytest.fail)
+    monkeypatch.setattr("rlkd.distillation.games.learn_rounds", pytest.fail)
     mountain = environment("mountaincar", frame_cap=20)
     with pytest.raises(MismatchError, match="both score -20 over 3 episodes: there is nothing to normalise by"):
         run_distillation(policy(mountain, "q", TINY), {"tiny": TINY}, small(), run=tmp_path, seed=0, episodes=3)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from rlkd.distillation import student as student_module
 from rlkd.distillation.checkpoint import load_students, save_students
-from rlkd.distillation.student import Plan, Student, lots
+from rlkd.distillation.lesson import lots
+from rlkd.distillation.student import Plan, Student
 from rlkd.errors import RecipeError
 from rlkd.recipe import Part, Term
 from rlkd.replay import Replay
 from rlkd.terms.weights import asked, not_asked
-from tests.handmade import TINY, cartpole_teacher, environment, filled, policy
+from tests.handmade import TINY, cartpole_teacher, environment, filled, learn_alone, policy
 from tests.handmade import small_distillation as small
 
 LABEL = Term(teacher=Part("label_h1"), divergence=Part("cross_entropy"))
@@ -36,9 +36,9 @@ def weights(student: Student, name: str = "") -> torch.Tensor:
 
 def test_the_last_round_is_the_student_as_it_was_when_the_round_began() -> None:
     student, replay = student_of((LABEL, LAST_ROUND))
-    student.learn(replay, replay.rows(), 10, "float32")
+    learn_alone(student, replay, replay.rows(), 10, "float32")
     before = weights(student)
-    student.learn(replay, replay.rows(), 20, "float32")
+    learn_alone(student, replay, replay.rows(), 20, "float32")
     assert torch.equal(weights(student, "last_round"), before)
     expected = student.own.copies["last_round"](replay.read(np.arange(5))[0]).params["logits"].softmax(-1)
     batch = student._minibatch(replay, replay.rows(), np.arange(5), np.arange(400))
@@ -59,26 +59,26 @@ class Soon:
 
 def test_a_round_that_is_stopped_and_goes_on_keeps_its_earlier_self() -> None:
     student, replay = student_of((LABEL, LAST_ROUND))
-    student.learn(replay, replay.rows(), 10, "float32")
+    learn_alone(student, replay, replay.rows(), 10, "float32")
     before = weights(student)
-    student.learn(replay, replay.rows(), 20, "float32", Soon())  # type: ignore[arg-type]  # stands for a signal
+    learn_alone(student, replay, replay.rows(), 20, "float32", Soon())  # type: ignore[arg-type]  # stands for a signal
     assert 10 < student.steps < 20
-    student.learn(replay, replay.rows(), 20, "float32")
+    learn_alone(student, replay, replay.rows(), 20, "float32")
     assert torch.equal(weights(student, "last_round"), before)
 
 
 def test_earlier_selves_are_in_the_checkpoint(tmp_path: Path) -> None:
     terms = (LABEL, LAST_ROUND, AVERAGE)
     student, replay = student_of(terms)
-    student.learn(replay, replay.rows(), 10, "float32")
-    student.learn(replay, replay.rows(), 20, "float32", Soon())  # type: ignore[arg-type]  # stands for a signal
+    learn_alone(student, replay, replay.rows(), 10, "float32")
+    learn_alone(student, replay, replay.rows(), 20, "float32", Soon())  # type: ignore[arg-type]  # stands for a signal
     save_students(tmp_path, [student], identity="x")
     other, _ = student_of(terms)
     load_students(tmp_path, [other], identity="x")
     for goal in (0, 10):  # a resumed run goes through its rounds again
-        other.learn(replay, replay.rows(), goal, "float32")
+        learn_alone(other, replay, replay.rows(), goal, "float32")
     for each in (student, other):
-        each.learn(replay, replay.rows(), 20, "float32")
+        learn_alone(each, replay, replay.rows(), 20, "float32")
     for name in ("", "last_round", "moving_average"):
         assert torch.equal(weights(student, name), weights(other, name)), name
     assert not torch.equal(weights(other), weights(other, "last_round"))
@@ -86,27 +86,27 @@ def test_earlier_selves_are_in_the_checkpoint(tmp_path: Path) -> None:
 
 def test_the_moving_average_follows_the_weights_from_the_first_step_on() -> None:
     student, replay = student_of((LABEL, AVERAGE), moving_average=0.9)
-    student.learn(replay, replay.rows(), 1, "float32")
+    learn_alone(student, replay, replay.rows(), 1, "float32")
     assert (weights(student, "moving_average") - weights(student)).abs().max() < 0.02  # it begins where learning does
     wanted = None
     for goal in range(2, 8):
         if wanted is None:
             wanted = weights(student, "moving_average").double()
-        student.learn(replay, replay.rows(), goal, "float32")
+        learn_alone(student, replay, replay.rows(), goal, "float32")
         wanted = 0.9 * wanted + 0.1 * weights(student).double()
     torch.testing.assert_close(weights(student, "moving_average").double(), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_nobody_copies_a_network_that_no_term_asks() -> None:
     student, replay = student_of((LABEL,))
-    student.learn(replay, replay.rows(), 5, "float32")
+    learn_alone(student, replay, replay.rows(), 5, "float32")
     assert len(student.own.copies) == 0
 
 
 def test_no_gradient_flows_into_an_earlier_self_and_it_teaches_what_it_says() -> None:
     """Alone, a student has nothing to learn of what it was."""
     student, replay = student_of((LAST_ROUND,), learning_rate=1e-6)
-    student.learn(replay, replay.rows(), 20, "float32")
+    learn_alone(student, replay, replay.rows(), 20, "float32")
     assert abs(student.losses[0]) < 1e-6
     assert all(each.grad is None for each in student.own.copies.parameters())
 
@@ -135,14 +135,14 @@ def test_an_answer_about_a_state_that_was_not_asked_about_changes_nothing() -> N
         if spoilt:
             away = torch.from_numpy(lots(replay.rows()) >= 0.2)
             replay._answers[away] = -replay._answers[away]
-        student.learn(replay, replay.rows(), 20, "float32")
+        learn_alone(student, replay, replay.rows(), 20, "float32")
         outcomes.append(weights(student))
     assert torch.equal(*outcomes)
 
 
 def test_a_label_of_what_was_done_is_what_was_done() -> None:
     student, replay = student_of((Term(teacher=Part("label_h2"), divergence=Part("cross_entropy")),))
-    student.learn(replay, replay.rows(), 100, "float32")
+    learn_alone(student, replay, replay.rows(), 100, "float32")
     own = student.snapshot()(replay.read(replay.rows())[0].numpy()).params["logits"]
     assert (own.argmax(1) == 1).all()
 
@@ -153,4 +153,4 @@ def test_continuous_teachers_cannot_be_asked_so_and_a_decay_has_limits() -> None
         Student(Plan("tiny", TINY), small(terms=(LAST_ROUND,)), teacher.spec, seed=0, device=torch.device("cpu"))
     with pytest.raises(RecipeError, match="moving_average must be in"):
         small(moving_average=1.0)
-    assert student_module.lots(np.array([0]))[0] == 0
+    assert lots(np.array([0]))[0] == 0

@@ -11,8 +11,9 @@ from rlkd import storage
 from rlkd.collect import Collector
 from rlkd.distillation import measure_baseline, run_distillation
 from rlkd.distillation.checks import check_parts
+from rlkd.distillation.lesson import sequence_starts
 from rlkd.distillation.record import run_record
-from rlkd.distillation.student import Plan, Student, sequence_starts
+from rlkd.distillation.student import Plan, Student
 from rlkd.errors import MismatchError
 from rlkd.evaluation import agreement, mean_kl, play
 from rlkd.evaluation.agreement import BURN_IN, SEQUENCE, answers
@@ -24,7 +25,7 @@ from rlkd.policy.rule import GREEDY
 from rlkd.recipe import Distill, Environment, Network, Source, dump
 from rlkd.replay import Replay
 from rlkd.report import write_report
-from tests.handmade import TINY, TINY_PIXELS, environment, loss_of, policy, small_distillation
+from tests.handmade import TINY, TINY_PIXELS, environment, learn_alone, loss_of, policy, small_distillation
 from tests.small_run import Page
 
 CARTPOLE = environment("cartpole", frame_cap=60)
@@ -187,7 +188,7 @@ def test_a_student_with_memory_comes_nearer_to_a_teacher_with_memory_than_one_wi
     kl = {}
     for name, network in (("gru", replace(GRU, core_width=16)), ("mlp", Network(encoder="mlp", hidden=(32, 32)))):
         student = Student(Plan(name, network), recipe, actor.spec, seed=0, device=torch.device("cpu"))
-        student.learn(replay, replay.rows(), recipe.gradient_steps, "float32")
+        learn_alone(student, replay, replay.rows(), recipe.gradient_steps, "float32")
         rows = np.stack(by_env(held_out))
         observation, answers = held_out.read(rows.ravel())
         with torch.inference_mode():

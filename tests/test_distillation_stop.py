@@ -15,8 +15,9 @@ import safetensors
 from rlkd import storage
 from rlkd.cli import main
 from rlkd.distillation import Result, measure_baseline, run_distillation
-from rlkd.distillation import run as run_module
+from rlkd.distillation import games as games_module
 from rlkd.distillation.checkpoint import FILE
+from rlkd.distillation.lesson import Lesson
 from rlkd.distillation.student import Student
 from rlkd.errors import Stopped, StorageError
 from rlkd.metrics import read_metrics
@@ -140,13 +141,13 @@ def test_a_signal_while_the_teacher_is_measured_is_answered_at_once(folder: Path
 def test_stopped_while_students_are_measured_it_goes_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    measure = run_module.measure
+    measure = games_module.measure
 
     def interrupted(*given: Any) -> Any:
         os.kill(os.getpid(), signal.SIGINT)
         return measure(*given)
 
-    monkeypatch.setattr(run_module, "measure", interrupted)
+    monkeypatch.setattr(games_module, "measure", interrupted)
     assert main(arguments(folder, "measured")) == 3
     assert steps_saved(folder / "measured") == [STEPS, STEPS]
     monkeypatch.undo()
@@ -168,14 +169,14 @@ def test_pixels_go_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.Monke
         both = {"one": TINY_PIXELS, "two": TINY_PIXELS}
         return run_distillation(teacher, both, recipe, run=tmp_path / name, seed=0, episodes=1, baseline=baseline)
 
-    whole, learn = go("whole"), Student.learn
+    whole, begin = go("whole"), Student.begin
 
-    def interrupted(student: Student, *given: Any) -> None:
+    def interrupted(student: Student, *given: Any, **named: Any) -> Lesson:
         if student.steps and student.plan.name == "one":  # a second signal would end the process at once
             os.kill(os.getpid(), signal.SIGTERM)
-        learn(student, *given)
+        return begin(student, *given, **named)
 
-    monkeypatch.setattr(Student, "learn", interrupted)
+    monkeypatch.setattr(Student, "begin", interrupted)
     with pytest.raises(Stopped):
         go("stopped")
     monkeypatch.undo()
@@ -229,7 +230,7 @@ def test_even_a_run_that_was_killed_early_keeps_its_folder(tmp_path: Path, monke
     def killed(*_: Any, **__: Any) -> None:
         raise KilledError
 
-    monkeypatch.setattr(run_module, "measure_baseline", killed)
+    monkeypatch.setattr(games_module, "measure_baseline", killed)
     with pytest.raises(KilledError):
         distilled(tmp_path, small())
     monkeypatch.undo()
@@ -268,14 +269,14 @@ def test_a_damaged_checkpoint_is_named(damage: str, tmp_path: Path) -> None:
 def test_a_run_with_acting_students_goes_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its data are not the same again, because the students that act know more; but it finishes."""
     source = Source(states=800, rounds=4, num_envs=8, teacher_fraction=(1.0, 0.0))
-    recipe, learn = replace(small(source=source), gradient_steps=200), Student.learn
+    recipe, begin = replace(small(source=source), gradient_steps=200), Student.begin
 
-    def interrupted(student: Student, *given: Any) -> None:
+    def interrupted(student: Student, *given: Any, **named: Any) -> Lesson:
         if student.steps:
             os.kill(os.getpid(), signal.SIGTERM)
-        learn(student, *given)
+        return begin(student, *given, **named)
 
-    monkeypatch.setattr(Student, "learn", interrupted)
+    monkeypatch.setattr(Student, "begin", interrupted)
     with pytest.raises(Stopped):
         distilled(tmp_path, recipe)
     monkeypatch.undo()

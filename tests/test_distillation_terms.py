@@ -9,13 +9,14 @@ import torch
 
 from rlkd import losses
 from rlkd.distillation.learning import steps_after
-from rlkd.distillation.student import Minibatch, Plan, Student
+from rlkd.distillation.lesson import Minibatch
+from rlkd.distillation.student import Plan, Student
 from rlkd.errors import MismatchError, RecipeError
 from rlkd.policy import Kind, Output
 from rlkd.recipe import Part, Source, Term
 from rlkd.replay import Replay
 from rlkd.terms import DIVERGENCES, TEMPERATURE, Objective, reported_temperatures
-from tests.handmade import TINY, TINY_PIXELS, cartpole_teacher, environment, filled, loss_of, policy
+from tests.handmade import TINY, TINY_PIXELS, cartpole_teacher, environment, filled, learn_alone, loss_of, policy
 from tests.handmade import small_distillation as small
 
 CARTPOLE = environment("cartpole")
@@ -140,11 +141,11 @@ def test_where_no_term_counts_nothing_is_learnt_and_nothing_breaks() -> None:
     recipe = small(terms=(later,), gradient_steps=8)
     student = Student(Plan("tiny", TINY), recipe, teacher.spec, seed=1, device=torch.device("cpu"))
     replay = filled(teacher)
-    student.learn(replay, replay.rows(), 1, "float32")
+    learn_alone(student, replay, replay.rows(), 1, "float32")
     before = [weight.detach().clone() for weight in student.network.parameters()]
-    student.learn(replay, replay.rows(), 4, "float32")
+    learn_alone(student, replay, replay.rows(), 4, "float32")
     assert all(torch.equal(*pair) for pair in zip(before, student.network.parameters(), strict=True))
-    student.learn(replay, replay.rows(), 8, "float32")
+    learn_alone(student, replay, replay.rows(), 8, "float32")
     assert not all(torch.equal(*pair) for pair in zip(before, student.network.parameters(), strict=True))
     objective = Objective((replace(KL, coefficient=((0.3, 1.0), (0.3, 0.0))), replace(KL, coefficient=0.0)), "q", 3)
     assert [objective.over(progress) for progress in (0.0, 0.29, 0.3, 1.0)] == [False, False, True, True]
@@ -217,8 +218,8 @@ def test_every_divergence_makes_a_student_alike(divergence: Any, kind: Kind) -> 
     replay = filled(teacher)
     recipe = small(terms=(Term(divergence=Part(divergence)),), gradient_steps=500)
     student = Student(Plan("tiny", TINY), recipe, teacher.spec, seed=1, device=torch.device("cpu"))
-    student.learn(replay, replay.rows(), 30, "float32")
-    student.learn(replay, replay.rows(), 500, "float32")
+    learn_alone(student, replay, replay.rows(), 30, "float32")
+    learn_alone(student, replay, replay.rows(), 500, "float32")
     assert student.steps == 500
     observation, answers = replay.read(replay.rows())
     least = 0.0
@@ -238,10 +239,10 @@ def test_a_student_looks_at_states_before_it_learns_and_its_rate_falls_to_zero()
     replay = filled(teacher)
     recipe = small(gradient_steps=4, learning_rate=1e-9)
     student = Student(Plan("tiny", TINY), recipe, teacher.spec, seed=1, device=torch.device("cpu"))
-    student.learn(replay, replay.rows()[:0], 0, "float32")  # a round without data asks for no step
+    learn_alone(student, replay, replay.rows()[:0], 0, "float32")  # a round without data asks for no step
     rates = []
     for goal in range(1, 5):
-        student.learn(replay, replay.rows(), goal, "float32")
+        learn_alone(student, replay, replay.rows(), goal, "float32")
         rates.append(student.optimiser.param_groups[0]["lr"])
     assert rates == pytest.approx([1e-9, 0.75e-9, 0.5e-9, 0.25e-9])
     first = student.network.encoder[0](replay.read(replay.rows())[0])
@@ -267,7 +268,7 @@ def test_a_minibatch_learnt_in_parts_teaches_what_the_whole_does() -> None:
     ]
     assert [student.parts for student in students] == [1, 3, 3]
     for student in students:
-        student.learn(replay, replay.rows(), 8, "float32")
+        learn_alone(student, replay, replay.rows(), 8, "float32")
         assert student.losses == pytest.approx(students[0].losses, rel=1e-4)
         for one, other in zip(student.network.parameters(), students[0].network.parameters(), strict=True):
             assert torch.allclose(one, other, atol=1e-3)
@@ -282,7 +283,7 @@ def test_a_gaussian_student_learns_the_spread_too_whatever_the_divergence() -> N
     for divergence in ("forward_kl", "mse"):
         recipe = small(terms=(Term(divergence=Part(divergence)),), gradient_steps=600)
         student = Student(Plan("tiny", TINY), recipe, teacher.spec, seed=1, device=torch.device("cpu"))
-        student.learn(replay, replay.rows(), 600, "float32")
+        learn_alone(student, replay, replay.rows(), 600, "float32")
         learnt = student.snapshot().network.log_std
         assert learnt is not None
         assert learnt.item() == pytest.approx(-1.5, abs=0.1)

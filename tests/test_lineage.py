@@ -14,6 +14,7 @@ from rich.console import Console
 
 from rlkd import distillation, lineage, recipe, storage
 from rlkd.data import JsonDict
+from rlkd.distillation.lesson import Lesson
 from rlkd.distillation.student import Student
 from rlkd.errors import MismatchError, PolicyFileError, RecipeError, RlkdError, Stopped, StorageError
 from rlkd.evaluation import play_randomly
@@ -103,7 +104,7 @@ def test_each_generation_begins_with_new_weights_from_new_seeds(
             super().__init__(*given, **named)
             born.append(torch.cat([p.detach().flatten().clone() for p in self.network.parameters() if p.ndim > 1]))
 
-    monkeypatch.setattr(distillation.run, "Student", Watched)
+    monkeypatch.setattr(distillation.games, "Student", Watched)
     record = evolve(teacher(), agent, run=tmp_path, generations=3, episodes=2)
     assert len(born) == 3
     for k, one in enumerate(born):
@@ -119,7 +120,7 @@ def test_random_play_is_measured_once(agent: str, tmp_path: Path, monkeypatch: p
         played.append(where)
         return play_randomly(where, **named)
 
-    for module in (lineage.run, distillation.run):
+    for module in (lineage.run, distillation.games):
         monkeypatch.setattr(module, "play_randomly", counted)
     evolve(teacher(), agent, run=tmp_path, episodes=2)
     assert played == [CARTPOLE]
@@ -149,14 +150,14 @@ def test_killed_and_started_again_it_repeats_no_finished_generation(
 def test_stopped_in_the_middle_of_a_generation_it_goes_on(
     agent: str, whole: JsonDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learn = Student.learn
+    begin = Student.begin
 
-    def interrupted(student: Student, *given: Any) -> None:
+    def interrupted(student: Student, *given: Any, **named: Any) -> Lesson:
         if student.steps and student.plan.name == "generation-2":
             os.kill(os.getpid(), signal.SIGTERM)
-        learn(student, *given)
+        return begin(student, *given, **named)
 
-    monkeypatch.setattr(Student, "learn", interrupted)
+    monkeypatch.setattr(Student, "begin", interrupted)
     with pytest.raises(Stopped, match="the same command goes on"):
         evolve(teacher(), agent, run=tmp_path)
     monkeypatch.undo()

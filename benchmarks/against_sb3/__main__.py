@@ -86,7 +86,7 @@ def run_ours(precision: str, seed: int) -> Record:
 
     from rlkd import metrics, recipe
     from rlkd.collect import Collector
-    from rlkd.distillation.learning import Setting, learn_rounds
+    from rlkd.distillation.learning import Game, Setting, learn_rounds
     from rlkd.distillation.student import Plan, Student
     from rlkd.policy.compute import idle_cores, one_thread_per_role
     from rlkd.recipe import Distill, Network, Part, Source, Term
@@ -111,7 +111,8 @@ def run_ours(precision: str, seed: int) -> Record:
         setting = Setting(teacher, environment, described, seed, precision, probes[:8], Path(folder))  # type: ignore[arg-type]  # checked
         collector = Collector(environment, teacher, described.source, seed=seed, precision=setting.precision)
         wall, cpu = time.perf_counter(), time.process_time()
-        busy = learn_rounds(setting, collector, replay, [student], metrics.StopSignal())
+        game = Game(setting, [student], replay, collector)
+        busy = learn_rounds([game], metrics.StopSignal(), identity=setting.identity)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     collecting = sum(seconds for name, seconds in busy.items() if name.startswith("collecting"))
     return _result(wall, cpu, collecting, student.seconds, _held_out_kl(student.network.float(), teacher, probes))

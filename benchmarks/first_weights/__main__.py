@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from benchmarks.common import Record, machine, options, store
 from rlkd import recipe as recipes
 from rlkd.collect import Collector
+from rlkd.distillation.lesson import Seen
+from rlkd.distillation.steps import learn
 from rlkd.distillation.student import Plan, Student
 from rlkd.evaluation import agreement, environment_of, mean_kl, play
 from rlkd.policy import PolicyNetwork, load_policy
@@ -64,7 +66,7 @@ def main() -> int:
                 student = Student(plan, recipe, teacher.spec, seed=seed, device=torch.device("cpu"))
                 if not standardised:
                     student.network.standardise = lambda observation: None  # type: ignore[method-assign]  # the control
-                student.learn(replay, replay.rows(), STEPS, "auto")
+                learn([student], [Seen(replay, replay.rows())], STEPS, "auto")
                 policy = student.snapshot()
                 kl = mean_kl(policy, teacher, probes, teacher_temperature=1.0)
                 dead = dead_units(policy.network, torch.from_numpy(probes[:400]))

@@ -67,7 +67,8 @@ class Distill:
 
     teachers: Positional[tuple[str, ...]]
     """rlkd .safetensors files, policy:NAME, Stable-Baselines3 .zip files, or files that an import recipe knows.
-    Several for recipes that ask several; scores are normalised by the first one's."""
+    Several for recipes that ask several; scores are normalised by the first one's. One of each game for recipes of
+    several games."""
     env: str | None = None
     """Environment, for teachers that do not say."""
     agent: str | None = None
@@ -111,11 +112,12 @@ class Distill:
         if self.json:
             print(json.dumps(record))
             return
-        from rlkd.distillation import result_table
+        from rlkd.distillation import result_table, tasks_table
 
-        print_table(result_table, record)
-        for entry in record["students"]:
-            print(f"{entry['name']:14} {entry['path']}")
+        print_table(tasks_table if "tasks" in record else result_table, record)
+        for game in record.get("tasks", [record]):
+            for entry in game["students"]:
+                print(f"{entry['policy']:14} {entry['path']}")
         print(f"pictures: rlkd report {self.run_folder}")
 
 

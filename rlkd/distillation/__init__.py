@@ -1,8 +1,12 @@
 """Distillation: a teacher, a replay of its answers, a loss -> students."""
 
 from rlkd.distillation.command import distill
+from rlkd.distillation.games import measure_baseline
 from rlkd.distillation.record import result_table
-from rlkd.distillation.run import Baseline, Result, StudentResult, measure_baseline, run_distillation
+from rlkd.distillation.result import Baseline, Result, StudentResult
+from rlkd.distillation.run import run_distillation
+from rlkd.distillation.tasks import run_tasks
+from rlkd.distillation.tasks_record import tasks_table
 
 __all__ = [
     "Baseline",
@@ -12,4 +16,6 @@ __all__ = [
     "measure_baseline",
     "result_table",
     "run_distillation",
+    "run_tasks",
+    "tasks_table",
 ]

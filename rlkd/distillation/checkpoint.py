@@ -44,7 +44,7 @@ def save_students(run: Path, students: Sequence[Student], *, identity: str) -> N
         tensors |= {f"{place}.{name}": tensor for name, tensor in held.items()}
         records.append(
             {
-                "name": student.plan.name,
+                "name": student.plan.label,
                 "network": recipe_hash(student.plan.network),
                 "steps": student.steps,
                 "losses": student.losses,
@@ -53,7 +53,8 @@ def save_students(run: Path, students: Sequence[Student], *, identity: str) -> N
                 "generator": student.generator.bit_generator.state,
             }
         )
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # Copies: students of several games share tensors, which the format refuses.
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     record = json.dumps({"identity": identity, "students": records})
     storage.write_bytes(run / FILE, safetensors.torch.save(plain, metadata={"record": record}))
 
@@ -72,7 +73,7 @@ def load_students(run: Path, students: Sequence[Student], *, identity: str) -> N
             record = json.loads((opened.metadata() or {})["record"])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a mapping
         held = [(entry["name"], entry["network"]) for entry in record["students"]]
-        wanted = [(student.plan.name, recipe_hash(student.plan.network)) for student in students]
+        wanted = [(student.plan.label, recipe_hash(student.plan.network)) for student in students]
         if record["identity"] != identity or held != wanted:
             raise StorageError(
                 f"{run} holds a run with another teacher, recipe, seed or students; name another --run, "

@@ -13,6 +13,49 @@ from rlkd.recipe import Distill, Environment, Network, Part, Search
 from rlkd.terms import FIELDS, Objective, Parts
 from rlkd.vector import spaces
 
+MULTITASK = "policy_distillation_multitask"  # the recipe that errors name
+
+
+def check_one_game(teacher: Policy, environment: Environment, others: Sequence[Policy]) -> None:
+    """Raise MismatchError where teachers were made for other games than the first one's."""
+    for other in others:
+        own = other.spec.environment
+        if own is not None and (own.source, own.id) != (environment.source, environment.id):
+            raise MismatchError(
+                f"{teacher.spec.name} plays {environment.id}, {other.spec.name} plays {own.id}: one student for "
+                f"several games takes a recipe with [tasks], as {MULTITASK}"
+            )
+
+
+def check_tasks(
+    teachers: Sequence[Policy], environments: Sequence[Environment], students: Mapping[str, Network], recipe: Distill
+) -> None:
+    """Raise MismatchError or RecipeError unless one student can learn all these games."""
+    for place, environment in enumerate(environments):
+        first = environments.index(environment)
+        if first < place:
+            both = f"{teachers[first].spec.name} and {teachers[place].spec.name}"
+            raise MismatchError(
+                f"[tasks] is for several games with a teacher each, and {both} play the same {environment.id}; recipes "
+                "as multi_teacher_average ask several teachers of one game"
+            )
+    seen = [
+        f"{list(spaces(environment)[0])} {teacher.spec.observation_dtype}"
+        for teacher, environment in zip(teachers, environments, strict=True)
+    ]
+    for environment, given in zip(environments, seen, strict=True):
+        if given != seen[0]:
+            raise MismatchError(
+                f"one student reads observations of one shape, {environments[0].id} gives {seen[0]}, {environment.id} "
+                f"gives {given}"
+            )
+    for name, network in students.items():
+        if network.core != "none":
+            raise MismatchError(f"student '{name}' is recurrent; students of several games have to be feed-forward")
+    states = recipe.tasks.states if recipe.tasks is not None else None
+    if states is not None and len(states) != len(teachers):
+        raise RecipeError(f"tasks.states has {len(states)} numbers of states for {len(teachers)} games")
+
 
 def check_parts(
     teacher: Policy,
@@ -24,6 +67,11 @@ def check_parts(
 ) -> Distill:
     """The recipe with all numbers of its parts; MismatchError or RecipeError unless by it this teacher can teach these
     students."""
+    if recipe.tasks is not None:
+        raise MismatchError(
+            "[tasks] is for teachers of several games, and one was named; name teachers of further games, or take "
+            "a recipe without [tasks]"
+        )
     teachers, kind = (teacher, *more_teachers), teacher.spec.kind
     specs = [each.spec for each in teachers]
     if len({(spec.kind, spec.actions, spec.action_meanings) for spec in specs}) > 1:

@@ -7,7 +7,10 @@ from rlkd import recipe as recipes
 from rlkd import storage
 from rlkd.data import JsonDict
 from rlkd.distillation.record import run_record
-from rlkd.distillation.run import Baseline, run_distillation
+from rlkd.distillation.result import Baseline
+from rlkd.distillation.run import run_distillation
+from rlkd.distillation.tasks import run_tasks
+from rlkd.distillation.tasks_record import tasks_record
 from rlkd.errors import RecipeError
 from rlkd.evaluation import environment_of
 from rlkd.policy import Policy, as_policy
@@ -35,9 +38,11 @@ def distill(
     """Distil a teacher into students, all from one replay, and measure what was lost.
 
     Args:
-        teacher: a policy or its file; several for recipes that ask several, scores are normalised by the first one's.
+        teacher: a policy or its file; several for recipes that ask several, scores are normalised by the first one's;
+            one of each game for recipes with `[tasks]`.
         students: network recipes, scaled as in `nature@width=0.5`; none takes the distillation recipe's own.
-        run: folder for everything; the students are `students/NAME.safetensors` in it. One that was stopped goes on.
+        run: folder for everything; the students are `students/NAME.safetensors` in it, of several games
+            `students/NAME_GAME.safetensors` for each. One that was stopped goes on.
         agent: distillation recipe; None takes `policy_distillation` for pixels and `classic` for vectors.
         env: where; None takes the teacher's own.
         seed: of collection, weights and minibatches; the evaluation's episodes are the protocol's.
@@ -45,13 +50,14 @@ def distill(
         device: `auto`, `cpu` or `cuda`.
         overrides: `key=value` for the distillation recipe.
         command: for the record.
-        baseline: of an earlier run with the same teacher, environment and episodes; None measures one.
+        baseline: of an earlier run with the same teacher, environment and episodes; None measures one. For one game.
         parts: of a loss, of your own, by the names that the recipe gives them.
         replay: folder where states and answers are kept, and taken from where the same teachers were played and asked
             before; for recipes whose states are all the teachers'.
 
     Returns:
-        What `run.json` holds: teacher, students, controls, seconds, recipe, versions.
+        What `run.json` holds: teacher, students, controls, seconds, recipe, versions; of several games, `tasks` has
+        teacher, students and controls of each, and `students` and `controls` are what they come to together.
 
     Raises:
         RlkdError: what the caller can fix; `Stopped` on a signal, after saving.
@@ -63,10 +69,28 @@ def distill(
         raise RecipeError("no teacher was named; rlkd distill TEACHER [TEACHER ...]")
     policy, *others = (as_policy(each, env=None if env is None else as_recipe(env)) for each in several)
     recipe = recipes.load(agent or default_recipe(policy), Distill, overrides=overrides)
-    environment = environment_of(policy, None)
     networks = {recipes.network_label(name): recipes.load(name, Network) for name in students or recipe.students}
     if len(networks) < len(students or recipe.students):
         raise RecipeError(f"students need different names, got {', '.join(students or recipe.students)}")
+    kept = None if replay is None else Path(replay)
+    if recipe.tasks is not None and others:
+        if baseline is not None:
+            raise ValueError("a baseline is of one game")
+        results = run_tasks(
+            [policy, *others],
+            networks,
+            recipe,
+            run=folder,
+            seed=seed,
+            episodes=episodes,
+            device=device,
+            own_parts=parts,
+            replay_folder=kept,
+        )
+        record = tasks_record(results, recipe, seed=seed, command=command)
+        storage.write_json(folder / "run.json", record)
+        return record
+    environment = environment_of(policy, None)
     result = run_distillation(
         policy,
         networks,
@@ -79,7 +103,7 @@ def distill(
         baseline=baseline,
         own_parts=parts,
         more_teachers=others,
-        replay_folder=None if replay is None else Path(replay),
+        replay_folder=kept,
     )
     record = run_record(result, environment, seed=seed, command=command)
     storage.write_json(folder / "run.json", record)

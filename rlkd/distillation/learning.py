@@ -1,13 +1,14 @@
 """The rounds of a distillation run: collect round k + 1 while the students learn from rounds up to k.
 
 The lag is exactly one round, students and collector have random streams of their own, and rows of the replay are read
-only after their round is over: the result does not depend on which thread is faster.
+only after their round is over: the result does not depend on which thread is faster. Of several games, each has a
+replay of its own, filled one after the other.
 """
 
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,13 @@ from rlkd.collect import Collector, Searcher
 from rlkd.data import JsonDict
 from rlkd.distillation.checkpoint import load_students, save_students
 from rlkd.distillation.familiarity import Familiarity
+from rlkd.distillation.lesson import Seen
+from rlkd.distillation.steps import learn, steps_of
 from rlkd.distillation.student import Student
 from rlkd.evaluation import agreement, mean_kl
 from rlkd.policy import Policy
 from rlkd.policy.compute import Precision
-from rlkd.recipe import Distill, Environment, recipe_hash, to_table
+from rlkd.recipe import Distill, Environment, Sampling, recipe_hash, to_table
 from rlkd.replay import Kept, Replay, keep
 from rlkd.terms import reported_temperatures
 
@@ -53,6 +56,8 @@ class Setting:
     """Hash of the source of a user's own parts; empty where there are none."""
     more_teachers: tuple[Policy, ...] = ()
     """Who answers beside the teacher."""
+    game: str = ""
+    """What files call the environment, where a run has several; empty where it has one."""
 
     @property
     def about(self) -> JsonDict:
@@ -79,88 +84,116 @@ class Setting:
         return storage.sha256(" ".join(parts).encode())
 
 
+@dataclass(slots=True)
+class Game:
+    """One game of a run: who plays it, and what was seen of it so far."""
+
+    setting: Setting
+    """Who teaches it, where and how."""
+    students: Sequence[Student]
+    """Who learn it: of each network the student with this game's head."""
+    replay: Replay
+    """States and answers."""
+    states: Collector | Searcher | Kept
+    """Who plays and fills the replay, or what is known of a replay that is full already."""
+    keep_in: Path | None = None
+    """The file for what was collected; None keeps nothing."""
+    weigher: Familiarity | None = None
+    """Says how familiar states are, where the recipe asks."""
+    counts: list[np.ndarray] = field(default_factory=list)
+    """[N] each: states of each environment at the end of each round."""
+    seen: Seen | None = None
+    """What the rounds so far have brought."""
+
+    def count(self, *, weigh: bool) -> None:
+        """Take note of what the round that is over has brought, and keep it after the last one."""
+        kept, number, setting = isinstance(self.states, Kept), len(self.counts), self.setting
+        self.counts.append(self.states.rounds[number] if isinstance(self.states, Kept) else self.replay.filled)
+        rows = self.replay.rows(self.counts[-1])
+        familiarity = self.weigher.see(rows) if self.weigher is not None and weigh else None
+        self.seen = Seen(self.replay, rows, familiarity)
+        if self.keep_in is not None and not kept and len(self.counts) == setting.recipe.source.rounds:
+            keep(self.keep_in, self.replay, Kept(np.stack(self.counts), self.states.steps), setting.about)
+
+
 def learn_rounds(
-    setting: Setting,
-    states: Collector | Searcher | Kept,
-    replay: Replay,
-    students: Sequence[Student],
-    stop: metrics.StopSignal,
-    *,
-    keep_in: Path | None = None,
+    games: Sequence[Game], stop: metrics.StopSignal, *, identity: str, sampling: Sampling = "even"
 ) -> dict[str, float]:
-    """Fill the replay and train all students on it.
+    """Fill the replays and train all students on them.
 
     Args:
-        setting: of the run.
-        states: who plays and fills the replay, or what is known of a replay that is full already.
-        replay: states and answers.
-        students: who learn.
+        games: of the run; all have as many rounds and students, which are in the same order.
         stop: when set, all is saved and `Stopped` raised.
-        keep_in: the file for what was collected; None keeps nothing.
+        identity: of the run.
+        sampling: from which games minibatches come, where there are several.
 
     Returns:
         Busy seconds by role: the roles overlap, so they add up to more than the wall time.
     """
-    recipe = setting.recipe
-    load_students(setting.run, students, identity=setting.identity)
-    shape = students[0].spec.observation_shape
-    weigher = None if recipe.novelty is None else Familiarity(recipe, shape, replay, seed=setting.seed)
-    recorded = students[0].steps
-    recorder = metrics.Recorder(setting.run, resume_step=recorded + 1 if recorded else 0)
-    total = recipe.gradient_steps * len(students)
+    setting = games[0].setting
+    run, recipe = setting.run, setting.recipe
+    networks = list(zip(*(game.students for game in games), strict=True))
+    students = [student for game in games for student in game.students]
+    load_students(run, students, identity=identity)
+    for game in games:
+        if recipe.novelty is not None:
+            shape = game.students[0].spec.observation_shape
+            game.weigher = Familiarity(recipe, shape, game.replay, seed=setting.seed)
+    recorded = steps_of(networks[0])
+    recorder = metrics.Recorder(run, resume_step=recorded + 1 if recorded else 0)
+    total = recipe.gradient_steps * len(networks)
     try:
         with (
             ThreadPoolExecutor(1) as collecting,
-            # One thread a student, also with fewer cores: all finish together, and no core idles at the end.
-            ThreadPoolExecutor(len(students)) as learning,
+            # One thread a network, also with fewer cores: all finish together, and no core idles at the end.
+            ThreadPoolExecutor(len(networks)) as learning,
             metrics.bar("collect and learn, gradient steps", total) as bar,
         ):
-            rows = np.empty(0, np.int64)
-            counts: list[np.ndarray] = []
-            familiarity: np.ndarray | None = None
             saved = time.monotonic()
             for number in range(recipe.source.rounds + 1):
                 pending: list[Future[None]] = []
-                if number < recipe.source.rounds and not isinstance(states, Kept):
-                    acting = [student.snapshot() for student in students if student.plan.control == "none"]
-                    pending.append(collecting.submit(states.collect, replay, number, acting))
+                for game in games:
+                    if number < recipe.source.rounds and not isinstance(game.states, Kept):
+                        acting = [student.snapshot() for student in game.students if student.plan.control == "none"]
+                        pending.append(collecting.submit(game.states.collect, game.replay, number, acting))
                 goal = steps_after(number, recipe)
-                pending += [
-                    learning.submit(student.learn, replay, rows, goal, setting.precision, stop, familiarity)
-                    for student in students
-                ]
+                seen = [game.seen for game in games if game.seen is not None]
+                if seen:
+                    pending += [
+                        learning.submit(learn, network, seen, goal, setting.precision, stop, sampling)
+                        for network in networks
+                    ]
                 while wait(pending, timeout=0.5).not_done:
-                    note = f"{len(replay):,} states" + (", stopping" if stop.asked else "")
-                    bar.update(sum(student.steps for student in students), note)
+                    note = f"{sum(len(game.replay) for game in games):,} states" + (", stopping" if stop.asked else "")
+                    bar.update(steps_of(students), note)
                 for future in pending:
                     future.result()
                 if number < recipe.source.rounds:
-                    counts.append(states.rounds[number] if isinstance(states, Kept) else replay.filled)
-                    rows = replay.rows(counts[-1])
-                    if weigher is not None and not stop.asked:
-                        familiarity = weigher.see(rows)
-                    if keep_in is not None and number == recipe.source.rounds - 1 and not isinstance(states, Kept):
-                        keep(keep_in, replay, Kept(np.stack(counts), states.steps), setting.about)
-                if number and students[0].steps > recorded:  # a signal may have come before its first step
-                    recorded = students[0].steps
-                    recorder.write(recorded, _curves(setting, students))
+                    for game in games:
+                        game.count(weigh=not stop.asked)
+                if number and steps_of(networks[0]) > recorded:  # a signal may have come before its first step
+                    recorded = steps_of(networks[0])
+                    recorder.write(recorded, {tag: value for game in games for tag, value in _curves(game).items()})
                 if stop.asked or time.monotonic() - saved > CHECKPOINT_SECONDS:
                     saved = time.monotonic()
-                    save_students(setting.run, students, identity=setting.identity)
-                stop.check(f"run {setting.run} is saved; the same command goes on")
-            save_students(setting.run, students, identity=setting.identity)
+                    save_students(run, students, identity=identity)
+                stop.check(f"run {run} is saved; the same command goes on")
+            save_students(run, students, identity=identity)
     finally:
         recorder.close()
-    busy = {}
-    if not isinstance(states, Kept):
-        busy = {
-            "collecting: inference": states.seconds.inference,
-            "collecting: waiting for emulators": states.seconds.environment,
-            "collecting: storing": states.seconds.storing,
-        }
-    if weigher is not None:
-        busy["weighing states"] = weigher.seconds
-    return busy | {f"learning: {s.plan.name}": s.seconds for s in students}
+    busy: dict[str, float] = {}
+    for game in games:
+        if not isinstance(game.states, Kept):
+            spent = game.states.seconds
+            for role, seconds in (
+                ("collecting: inference", spent.inference),
+                ("collecting: waiting for emulators", spent.environment),
+                ("collecting: storing", spent.storing),
+            ):
+                busy[role] = busy.get(role, 0.0) + seconds
+        if game.weigher is not None:
+            busy["weighing states"] = busy.get("weighing states", 0.0) + game.weigher.seconds
+    return busy | {f"learning: {student.plan.label}": student.seconds for student in students}
 
 
 def steps_after(rounds: int, recipe: Distill) -> int:
@@ -169,13 +202,14 @@ def steps_after(rounds: int, recipe: Distill) -> int:
     return recipe.gradient_steps * rounds * (rounds + 1) // (every * (every + 1))
 
 
-def _curves(setting: Setting, students: Sequence[Student]) -> dict[str, float]:
+def _curves(game: Game) -> dict[str, float]:
+    setting = game.setting
     stretches = setting.probes.reshape(-1, setting.stretch, *setting.probes.shape[1:])
     probes = stretches[:: max(1, len(setting.probes) // CURVE_STATES)].reshape(-1, *setting.probes.shape[1:])
     temperatures = reported_temperatures(setting.recipe.terms, setting.teacher.spec.kind)
     values = {}
-    for student in students:
-        policy, name = student.snapshot(), student.plan.name
+    for student in game.students:
+        policy, name = student.snapshot(), student.plan.label
         values[f"{name}/loss"] = student.losses[-1] if student.losses else float("nan")
         values[f"{name}/kl"] = mean_kl(policy, setting.teacher, probes, stretch=setting.stretch, **temperatures)
         values[f"{name}/agreement"] = agreement(policy, setting.teacher, probes, stretch=setting.stretch)

@@ -4,18 +4,22 @@ from rich.table import Table
 
 from rlkd import storage
 from rlkd.data import JsonDict
-from rlkd.distillation.run import Result, StudentResult
+from rlkd.distillation.games import teacher_file
+from rlkd.distillation.result import Result, StudentResult
 from rlkd.evaluation.record import WIDE, kilobytes, result_record, terminal_table
-from rlkd.recipe import Environment, recipe_hash, to_table
+from rlkd.recipe import Distill, Environment, recipe_hash, to_table
 from rlkd.stats import failed_share, normalised_score
 from rlkd.terms import reported_temperatures
 
 
 def run_record(result: Result, environment: Environment, *, seed: int, command: str) -> JsonDict:
     """What `run.json` keeps and `--json` prints."""
-    recipe = result.recipe
-    teacher_file = result.run / "teacher.safetensors"
-    random = result.random_evaluation
+    about = about_run(result, result.recipe, seed=seed, command=command)
+    return about | game_record(result, environment, seed=seed)
+
+
+def about_run(result: Result, recipe: Distill, *, seed: int, command: str) -> JsonDict:
+    """What a record says of a run, whatever it played: `result` of any of its games."""
     return {
         "kind": "distill",
         "status": "done",
@@ -24,13 +28,23 @@ def run_record(result: Result, environment: Environment, *, seed: int, command: 
         "seed": seed,
         "recipe": to_table(recipe),
         "recipe_hash": recipe_hash(recipe),
+        "seconds": {name: round(value, 2) for name, value in result.seconds.items()},
+        "versions": storage.versions(),
+    }
+
+
+def game_record(result: Result, environment: Environment, *, seed: int) -> JsonDict:
+    """What a record says of the teachers and students of one game."""
+    recipe, random = result.recipe, result.random_evaluation
+    files = [teacher_file(result.run, result.game, place) for place in range(1, 2 + len(result.more_evaluations))]
+    return {
         "environment": to_table(environment),
         **reported_temperatures(recipe.terms, result.teacher.spec.kind),
-        "teacher": result_record(result.teacher_evaluation, random=random, path=teacher_file)
-        | {"path": str(teacher_file), "flops": result.teacher.spec.flops},
+        "teacher": result_record(result.teacher_evaluation, random=random, path=files[0])
+        | {"path": str(files[0]), "flops": result.teacher.spec.flops},
         "more_teachers": [
-            result_record(each, random=random, path=result.run / f"teacher_{place}.safetensors")
-            for place, each in enumerate(result.more_evaluations, 2)
+            result_record(each, random=random, path=file)
+            for each, file in zip(result.more_evaluations, files[1:], strict=True)
         ],
         "random": {"mean": random.mean, "scores": list(random.scores)},
         "students": [_student(entry, result, seed, environment) for entry in result.students],
@@ -38,8 +52,6 @@ def run_record(result: Result, environment: Environment, *, seed: int, command: 
         "states": result.states,
         "steps": result.steps,
         "frames": result.steps * environment.frame_skip,
-        "seconds": {name: round(value, 2) for name, value in result.seconds.items()},
-        "versions": storage.versions(),
     }
 
 
@@ -105,10 +117,15 @@ def _size(entry: JsonDict) -> dict[str, str]:
 def _cells(entry: JsonDict) -> dict[str, str]:
     (low, high), ratio = entry["normalised_ci95"], entry["parameter_ratio"]
     return _size(entry) | {
-        "of teacher": f"1/{1 / ratio:.1f}" if ratio < 1 else f"{ratio:.1f} x",
+        "of teacher": of_teacher(ratio),
         "TN [95 %]": f"{entry['normalised']:.3f} [{low:.2f}, {high:.2f}]",
         "failed": f"{entry['failed_share']:.0%}",
         "agrees": f"{entry['agreement']:.1%}",
         "KL": f"{entry['kl_teacher_states']:.3f}",
         "KL own states": f"{entry['kl_student_states']:.3f}",
     }
+
+
+def of_teacher(ratio: float) -> str:
+    """A share of the teacher's parameters: `1/27.1`, or `1.5 x` where it is more than all."""
+    return f"1/{1 / ratio:.1f}" if ratio < 1 else f"{ratio:.1f} x"

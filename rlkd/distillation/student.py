@@ -1,7 +1,6 @@
 """One student: its network, its optimiser, its own order of minibatches."""
 
-import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,21 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlkd.distillation.lesson import Lesson, Minibatch, Seen, fitted_on, lots, sequence_starts
 from rlkd.distillation.own import EarlierSelves
 from rlkd.evaluation.agreement import BURN_IN, SEQUENCE
-from rlkd.metrics import StopSignal
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec
 from rlkd.policy.compute import SMALLEST_PART, Precision, add_up, autocast
 from rlkd.policy.policy import snapshot
 from rlkd.recipe import Distill, Network
 from rlkd.replay import Replay
-from rlkd.stats import fitted_temperature
 from rlkd.terms import Objective, Parts, hard_labels
 
 Control = Literal["none", "hard_labels", "shuffled_teacher"]
 MAX_GRADIENT_NORM = 10.0  # far above what a healthy run sees; stops a single bad batch
-FITTED_ON = 20_000  # states, at most, by which a temperature is fitted
-FIRST_LOOK = 512  # states by which a fresh network is standardised
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,36 +34,17 @@ class Plan:
     """Its shape."""
     control: Control = "none"
     """`hard_labels` learns from the teacher's greedy actions alone, `shuffled_teacher` from answers to other states."""
+    game: str = ""
+    """Which of a run's games it plays; empty where there is one."""
 
-
-@dataclass(frozen=True, slots=True)
-class Minibatch:
-    """What one gradient step is computed from. B samples; of a recurrent student, each is T states in a row."""
-
-    observation: Tensor
-    """[B, ...] or [B, T, ...]."""
-    share: Tensor
-    """[B] or [B, T]: of each state in the loss; they sum to 1."""
-    first: Tensor | None
-    """[B, T] bool, the state begins an episode; None of a feed-forward student."""
-    targets: tuple[Tensor, ...]
-    """[B, P] or [B, T, P] for each term."""
-    weights: tuple[Tensor | None, ...]
-    """[B] or [B, T] for each term; None where all states count alike."""
-
-    def chunk(self, parts: int) -> list["Minibatch"]:
-        """The samples in so many pieces."""
-        firsts = [None] * parts if self.first is None else self.first.chunk(parts)
-        plain = zip(self.observation.chunk(parts), self.share.chunk(parts), firsts, strict=True)
-        targets, weights = (
-            zip(*([None] * parts if tensor is None else tensor.chunk(parts) for tensor in each), strict=True)
-            for each in (self.targets, self.weights)
-        )
-        return [Minibatch(*piece, *of_terms) for piece, *of_terms in zip(plain, targets, weights, strict=True)]
+    @property
+    def label(self) -> str:
+        """What its file and its curves are called: the name, and the game where there are several."""
+        return f"{self.name}_{self.game}" if self.game else self.name
 
 
 class Student:
-    """Learns from a replay, some gradient steps at a time."""
+    """Learns from a replay, one gradient step at a time; of a student of several games, what plays one of them."""
 
     def __init__(
         self,
@@ -112,7 +89,7 @@ class Student:
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch lacks this overload
         self.spec = replace(
             teacher,
-            name=plan.name,
+            name=plan.label,
             kind=kind,
             network=plan.network,
             observation_shape=shape,
@@ -127,64 +104,79 @@ class Student:
         self.recurrent = network.core is not None
         self.samples = max(1, recipe.batch_size // SEQUENCE) if self.recurrent else recipe.batch_size
         self.parts = min(parts, max(1, recipe.batch_size // SMALLEST_PART), self.samples) if network.pixels else 1
-        self.optimiser = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, fused=True)
+        self.optimiser = self._adam(network.parameters())
+        self.optimisers = [self.optimiser]
+        """All that take a step with it: its own, and that of the student whose encoder it shares."""
         self.generator = np.random.default_rng(seed)
         self.steps = 0
-        """Gradient steps taken."""
+        """Gradient steps taken on minibatches of its game."""
         self.losses: list[float] = []
         """Mean loss of each round, nats or squared units."""
         self.seconds = 0.0
+        """Wall seconds of those steps."""
 
-    def learn(
-        self,
-        replay: Replay,
-        rows: np.ndarray,
-        goal: int,
-        precision: Precision,
-        stop: StopSignal | None = None,
-        familiarity: np.ndarray | None = None,
-    ) -> None:
-        """Take gradient steps on minibatches drawn from some states of the replay.
+    def join(self, first: "Student") -> None:
+        """Share the encoder of another game's student, and the moments of its weights; the head stays this one's own.
+
+        No weights are in two optimisers. The first step of all has to be the other's, so that its moments are whole.
+        """
+        self.network.encoder = first.network.encoder
+        own = (weight for name, weight in self.network.named_parameters() if not name.startswith("encoder."))
+        self.optimiser = self._adam(own)
+        self.optimisers = [first.optimiser, self.optimiser]
+
+    def _adam(self, weights: Iterable[nn.Parameter]) -> torch.optim.Adam:
+        return torch.optim.Adam(weights, lr=self.recipe.learning_rate, fused=True)
+
+    def look(self, seen: Seen, states: int) -> Tensor:
+        """[states, ...]: some of what was seen, as the network reads it."""
+        picks = self.generator.integers(len(seen.rows), size=states)
+        return self._seen(seen.replay.read(seen.rows[picks])[0])
+
+    def begin(self, seen: Seen, goal: int, *, fresh: bool) -> Lesson:
+        """Begin a round, or go on with it.
 
         Args:
-            replay: states and teacher answers.
-            rows: [S] addresses of the states to learn from.
-            goal: how many steps it is to have taken in all afterwards.
-            precision: `auto` takes bfloat16 for pixels where the processor has it.
-            stop: when set, learning ends at the next step.
-            familiarity: of each state, by its address; where a term asks for it.
+            seen: what there is to learn from.
+            goal: how many steps are to be taken at its end, over all games.
+            fresh: it is the first one.
         """
-        started, before = time.perf_counter(), self.steps
-        if self.steps == 0 and goal > 0:
-            look = self.generator.integers(len(rows), size=FIRST_LOOK)
-            self.network.standardise(self._seen(replay.read(rows[look])[0]))
-        self.own.begin(self.network, goal, fresh=self.steps == 0)
-        if "fitted" in self.objective.needs and self.steps < goal:
-            self.fitted = torch.tensor(fitted_on(replay, rows, self.actions), device=self.device)
+        self.own.begin(self.network, goal, fresh=fresh)
+        if "fitted" in self.objective.needs:
+            self.fitted = torch.tensor(fitted_on(seen.replay, seen.rows, self.actions), device=self.device)
+        count = len(seen.rows)
         # Another state's answer for each state, the same all through a round and after a resume.
-        shuffled = np.random.default_rng(len(rows)).permutation(len(rows))
-        starts = sequence_starts(rows) if self.recurrent else np.arange(len(rows))
-        total = torch.zeros((), device=self.device)
-        with ThreadPoolExecutor(self.parts) as pool:
-            each = pool.map if self.parts > 1 else map
-            while self.steps < goal and not (stop and stop.asked):
-                done = self.steps / self.recipe.gradient_steps
-                for group in self.optimiser.param_groups:
-                    group["lr"] = self.recipe.learning_rate * (1 - done)
-                picks = starts[self.generator.integers(len(starts), size=self.samples)]
-                minibatch = self._minibatch(replay, rows, picks, shuffled, familiarity, precision)
-                gradients_of = partial(self._gradients, precision=precision, progress=done)
-                parts = each(gradients_of, minibatch.chunk(self.parts))
-                losses, gradients = zip(*parts, strict=True)
-                add_up(list(self.network.parameters()), gradients)
-                nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM, foreach=True)
-                self.optimiser.step()
-                self.own.follow(self.network)
-                total += sum(losses)
-                self.steps += 1
-        if self.steps > before:
-            self.losses.append(float(total) / (self.steps - before))
-        self.seconds += time.perf_counter() - started
+        shuffled = np.random.default_rng(count).permutation(count)
+        return Lesson(seen, sequence_starts(seen.rows) if self.recurrent else np.arange(count), shuffled)
+
+    def step(self, lesson: Lesson, precision: Precision, progress: float, pool: ThreadPoolExecutor) -> Tensor:
+        """Take one gradient step.
+
+        Args:
+            lesson: of this round.
+            precision: `auto` takes bfloat16 for pixels where the processor has it.
+            progress: share of the gradient steps that are taken, over all games.
+            pool: where the parts of a minibatch are learnt from side by side.
+
+        Returns:
+            The loss of the minibatch.
+        """
+        picks = lesson.starts[self.generator.integers(len(lesson.starts), size=self.samples)]
+        seen = lesson.seen
+        minibatch = self._minibatch(seen.replay, seen.rows, picks, lesson.shuffled, seen.familiarity, precision)
+        gradients_of = partial(self._gradients, precision=precision, progress=progress)
+        parts = (pool.map if self.parts > 1 else map)(gradients_of, minibatch.chunk(self.parts))
+        losses, gradients = zip(*parts, strict=True)
+        for optimiser in self.optimisers:
+            optimiser.zero_grad()  # Adam passes over what has no gradient: the head of who lent the encoder
+        add_up(list(self.network.parameters()), gradients)
+        nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM, foreach=True)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = self.recipe.learning_rate * (1 - progress)
+            optimiser.step()
+        self.steps += 1
+        return torch.stack(losses).sum()
 
     def _minibatch(
         self,
@@ -269,26 +261,3 @@ class Student:
     def snapshot(self) -> Policy:
         """The student as it is now, with weights of its own, so that it can act while it learns."""
         return snapshot(self.network, self.spec)
-
-
-def fitted_on(replay: Replay, rows: np.ndarray, actions: int) -> float:
-    """The temperature of the first teacher's scores that makes most likely what was done in some states of a replay."""
-    some = rows[:: max(1, len(rows) // FITTED_ON)]
-    done = replay.actions(some)
-    assert done is not None
-    return fitted_temperature(replay.read(some)[1][:, :actions].cpu().numpy(), done.cpu().numpy())
-
-
-def lots(rows: np.ndarray) -> np.ndarray:
-    """[B] float32 in [0, 1) by address, the same for every student and after a resume: multiples of the golden ratio,
-    so that any share of them is spread evenly over each environment's play."""
-    return (rows * ((5**0.5 - 1) / 2) % 1).astype(np.float32)
-
-
-def sequence_starts(rows: np.ndarray) -> np.ndarray:
-    """Places in `rows`, ascending addresses of a replay, from which on SEQUENCE addresses follow each other.
-
-    Where the ranges of two environments touch, a sequence may run from one into the other: the second range begins with
-    a state that begins an episode for `Replay.begins`, and what was remembered is forgotten there.
-    """
-    return np.flatnonzero(rows[SEQUENCE - 1 :] - rows[: len(rows) - SEQUENCE + 1] == SEQUENCE - 1)

@@ -70,8 +70,11 @@ def find_facts(policy: Policy, file: Path | None) -> Facts:
             record = storage.read_json(path)
         except RlkdError:
             continue
-        if isinstance(record, dict) and (facts := _facts(record, policy.spec.hash)) is not None:
-            return facts
+        if not isinstance(record, dict):
+            continue
+        for game in record.get("tasks", [{}]):  # of several games, each as if it were the run's only one
+            if (facts := _facts(record | game, policy.spec.hash)) is not None:
+                return facts
     return Facts(run=None, entry=None, teacher=None)
 
 

@@ -11,6 +11,7 @@ from rlkd.recipe.part import Part, Value
 from rlkd.recipe.read import build, check_request, convert, recipe_hash, suggest, to_table
 from rlkd.recipe.scale import Scale, network_label, scaled, split_scale
 from rlkd.recipe.schedule import Points, value_at
+from rlkd.recipe.tasks import Sampling, Tasks
 from rlkd.recipe.term import Term
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Ppo",
     "Protocol",
     "Recipe",
+    "Sampling",
     "Sb3",
     "Scale",
     "Score",
@@ -37,6 +39,7 @@ __all__ = [
     "Source",
     "Statistics",
     "Stream",
+    "Tasks",
     "Tensor",
     "Term",
     "Value",

@@ -6,6 +6,7 @@ from typing import Literal
 from rlkd.recipe.bonus import Bonus
 from rlkd.recipe.part import Part
 from rlkd.recipe.read import require
+from rlkd.recipe.tasks import Tasks
 from rlkd.recipe.term import Term
 
 
@@ -82,7 +83,7 @@ class Distill:
     terms: tuple[Term, ...]
     """The loss, summed."""
     gradient_steps: int
-    """Gradient steps of each student, over all rounds."""
+    """Gradient steps of each student, over all rounds and games."""
     students: tuple[str, ...]
     """Network recipes of the students, where the caller names none, with or without scales (`nature@width=0.5`); the
     controls copy the first."""
@@ -100,6 +101,8 @@ class Distill:
     novelty: Bonus | None = None
     """How new a state is to the replay, for the weight `familiarity`: `rnd`'s networks and clip; of the other values
     none is read."""
+    tasks: Tasks | None = None
+    """Several games, one student. Unset: one game."""
 
     def __post_init__(self) -> None:
         require(len(self.terms) > 0, "at least one [[terms]] is needed")

@@ -23,23 +23,24 @@ def distill_page(run: Run) -> str:
     """The whole page."""
     teacher, random = run.teacher, run.random_mean
     if teacher is None or random is None:  # stopped before its first measurement
-        body = [header(run, "distillation", "A distillation run that has not finished"), _learning(run)]
+        body = [header(run, "distillation", "A distillation run that has not finished"), learning(run)]
         return document(run, f"{run.name}, unfinished", body, script=False)
     best = best_student(run.students)
     above = f"distillation on {teacher.environment} · {teacher.protocol} · {teacher.episodes} episodes a score"
     sentence = headline(teacher, best)
     body = [
         header(run, above, sentence, verdicts(teacher, run.students, run.controls, random)),
-        section("Score", _score_charts(run, teacher, random), _table(run, teacher, random)),
-        _duel(run, teacher, best),
-        _learning(run),
-        _time(run),
-        provenance(run, _named(run, teacher), _amounts(run)),
+        section("Score", score_charts(run, teacher, random), score_table(run, teacher, random)),
+        duel(run, teacher, best),
+        learning(run),
+        time_spent(run),
+        provenance(run, _named(run, teacher), amounts(run)),
     ]
     return document(run, sentence, body, script=True)
 
 
-def _score_charts(run: Run, teacher: Entry, random: float) -> str:
+def score_charts(run: Run, teacher: Entry, random: float) -> str:
+    """Score against size, and normalised scores beside those of the controls."""
     against = figure(
         score_against_size(teacher, run.students, random),
         "Raw score against bytes of weights. Bars: 95 % intervals over episodes; the band is the teacher’s.",
@@ -52,7 +53,8 @@ def _score_charts(run: Run, teacher: Entry, random: float) -> str:
     return grid([against, control])
 
 
-def _table(run: Run, teacher: Entry, random: float) -> str:
+def score_table(run: Run, teacher: Entry, random: float) -> str:
+    """Teacher, students, controls and random play, a row each."""
     rows = [("", ["teacher", *_cells(teacher, teacher=True)])]
     rows += [("", [entry.name, *_cells(entry)]) for entry in run.students]
     for place, entry in enumerate(run.controls):
@@ -75,17 +77,21 @@ def _cells(entry: Entry, *, teacher: bool = False) -> list[str]:
     ]
 
 
-def _duel(run: Run, teacher: Entry, best: Entry | None) -> str:
+def duel(run: Run, teacher: Entry, best: Entry | None) -> str:
+    """Teacher and one student side by side."""
     if best is None:
         return ""
     # By name alone: the run may have been moved, and a record must not lead out of its folder.
-    files = (run.folder / "teacher.safetensors", run.folder / "students" / Path(best.path).name)
+    files = (
+        run.folder / (Path(teacher.path).name or "teacher.safetensors"),
+        run.folder / "students" / Path(best.path).name,
+    )
     names = (teacher.policy or "teacher", best.name)
     where = table_of(run.record, "environment")
     return side_by_side(files, (teacher, best), where, names=names, roles=("the teacher", "the student"))
 
 
-def _learning(run: Run) -> str:
+def learning(run: Run, heading: str = "Learning", x_title: str = "gradient steps") -> str:
     """Agreement and KL of every student and control against its gradient steps."""
     controls = [entry.name for entry in run.controls]
     names = [entry.name for entry in run.students] + controls
@@ -108,11 +114,11 @@ def _learning(run: Run) -> str:
             )
             for name, style in zip(names, styles, strict=True)
         ]
-        charts.append(chart(lines, title, caption, x_title="gradient steps", percent=percent, wide=not percent))
-    return section("Learning", grid(charts))
+        charts.append(chart(lines, title, caption, x_title=x_title, percent=percent, wide=not percent))
+    return section(heading, grid(charts))
 
 
-def _time(run: Run) -> str:
+def time_spent(run: Run) -> str:
     """Phases one after the other, and the roles that ran at the same time on the same axis."""
     seconds = {name: float(value) for name, value in table_of(run.record, "seconds").items() if _is_time(value)}
     phases = {name: value for name, value in seconds.items() if ": " not in name}
@@ -142,7 +148,8 @@ def _time(run: Run) -> str:
     return section("Where the time went", grid([wall, busy] if rows else [wall]))
 
 
-def _amounts(run: Run) -> Sequence[tuple[str, object]]:
+def amounts(run: Run) -> Sequence[tuple[str, object]]:
+    """What was collected, and how many steps were taken."""
     record = run.record
     counts = (("states", "distinct states"), ("steps", "agent steps collected"), ("frames", "emulator frames"))
     numbers = [(name, f"{record[key]:,}") for key, name in counts if isinstance(record.get(key), int)]

@@ -117,8 +117,8 @@ def provenance(run: Run, entries: Sequence[tuple[str, Entry]], extra: Iterable[t
     known = [
         ("command", record.get("command")),
         ("training seed", record.get("seed")),
-        ("environment", first.environment if first else None),
-        ("protocol", first.protocol if first else None),
+        ("environment", ", ".join(dict.fromkeys(entry.environment for _, entry in entries if entry.environment))),
+        ("protocol", ", ".join(dict.fromkeys(entry.protocol for _, entry in entries if entry.protocol))),
         ("episodes a score", first.episodes or None if first else None),
         ("episode seeds", seeds),
         ("action rule", first.rule if first else None),
@@ -132,7 +132,10 @@ def provenance(run: Run, entries: Sequence[tuple[str, Entry]], extra: Iterable[t
         facts(known),
         _recipe("distillation recipe", table_of(record, "recipe"), (Distill, Ppo, Dqn, Sb3)),
         _recipe("agent recipe", table_of(record, "agent"), (Ppo, Dqn, Sb3, Distill)),
-        _recipe("environment recipe", table_of(record, "environment"), (Environment,)),
+        *(
+            _recipe("environment recipe", table_of(each.record, "environment"), (Environment,))
+            for each in (run, *run.games)
+        ),
         folded("policy hashes (SHA-256 over weights and record)", hashes) if hashes else "",
     )
 

@@ -16,8 +16,10 @@ from rlkd.errors import RecipeError, StorageError
 from rlkd.metrics import read_metrics
 from rlkd.recipe import build
 
-Kind = Literal["distill", "evolve", "train", "compare"]
+Kind = Literal["distill", "tasks", "evolve", "train", "compare"]
+"""What made a run; `tasks` is a distillation of several games."""
 KINDS: tuple[Kind, ...] = ("distill", "evolve", "train", "compare")
+"""What `run.json` may say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,11 +115,14 @@ class Run:
     random_mean: float | None = None
     """Mean score of uniformly random play."""
     students: tuple[Entry, ...] = ()
-    """Students of a distillation run."""
+    """Students of a distillation run; over all games where it has several, which have no common raw score: `mean` is
+    the teacher-normalised one."""
     controls: tuple[Entry, ...] = ()
     """Its controls."""
     generations: tuple[Entry, ...] = ()
     """Generations of a lineage, the first teacher included."""
+    games: tuple["Run", ...] = ()
+    """Of a run of several games each one, as if it were the folder's only one."""
 
     @property
     def name(self) -> str:
@@ -144,14 +149,48 @@ def read_run(folder: Path) -> Run:
     kind = record.get("kind")
     if kind not in KINDS:
         raise StorageError(f"{path}: key 'kind' must be one of {', '.join(KINDS)} for a report, got {kind!r}")
+    if kind == "distill" and "tasks" in record:
+        return _several(folder, record, metrics, path)
     finished = record.get("status", "done") == "done"
     if kind in ("train", "compare"):
         return Run(folder=folder, kind=kind, finished=finished, record=record, metrics=metrics)
+    return _taught(folder, kind, record, metrics, path)
+
+
+def _several(folder: Path, record: JsonDict, metrics: tuple[dict[str, float], ...], path: Path) -> Run:
+    """A run of several games; curves of one are those whose tags begin with a name and the game's."""
+    games = []
+    for place, game in enumerate(_rows(record, "tasks", path)):
+        where = Path(f"{path} [tasks {place}]")
+        name = str(game.get("name", place))
+        own = tuple({tag.replace(f"_{name}/", "/"): line[tag] for tag in line if _of(tag, name)} for line in metrics)
+        games.append(_taught(folder, "distill", game | {"name": name}, own, where))
+    if not games:
+        raise StorageError(f"{path}: damaged, 'tasks' must hold a table for each game; {_AGAIN}")
+    return Run(
+        folder=folder,
+        kind="tasks",
+        finished=True,
+        record=record,
+        metrics=metrics,
+        games=tuple(games),
+        students=_over_games(record, "students", path),
+        controls=_over_games(record, "controls", path),
+    )
+
+
+def _of(tag: str, game: str) -> bool:
+    """Whether a curve is of a game: `step` is of all."""
+    return tag == "step" or tag.rsplit("/", 1)[0].endswith(f"_{game}")
+
+
+def _taught(folder: Path, kind: Kind, record: JsonDict, metrics: tuple[dict[str, float], ...], path: Path) -> Run:
+    """A distillation, one game of it, or a lineage."""
     teacher, random = _table(record, "teacher", path), _table(record, "random", path)
     return Run(
         folder=folder,
         kind=kind,
-        finished=finished,
+        finished=record.get("status", "done") == "done",
         record=record,
         metrics=metrics,
         teacher=_entry(teacher, f"{path} [teacher]"),
@@ -202,10 +241,21 @@ def _unfinished(folder: Path, metrics: tuple[dict[str, float], ...]) -> Run:
 
 
 def _entries(record: JsonDict, key: str, path: Path) -> tuple[Entry, ...]:
+    return tuple(_entry(row, f"{path} [{key} {place}]") for place, row in enumerate(_rows(record, key, path)))
+
+
+def _over_games(record: JsonDict, key: str, path: Path) -> tuple[Entry, ...]:
+    rows = [
+        row | {"mean": row.get("normalised"), "ci95": row.get("normalised_ci95")} for row in _rows(record, key, path)
+    ]
+    return tuple(_entry(row, f"{path} [{key} {place}]") for place, row in enumerate(rows))
+
+
+def _rows(record: JsonDict, key: str, path: Path) -> list[JsonDict]:
     rows = record.get(key)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise StorageError(f"{path}: damaged, '{key}' must be a list of tables; {_AGAIN}")
-    return tuple(_entry(row, f"{path} [{key} {place}]") for place, row in enumerate(rows))
+    return rows
 
 
 def _entry(row: JsonDict, where: str) -> Entry:

@@ -56,7 +56,17 @@ def headline(teacher: Entry, student: Entry | None) -> str:
 
 def verdicts(teacher: Entry, students: Sequence[Entry], controls: Sequence[Entry], random_mean: float) -> list[Verdict]:
     """What the run shows about each student, about its controls and about itself."""
-    found = [_teacher(teacher, random_mean), *(_student(entry) for entry in students)]
+    found = [_teacher(teacher, random_mean), *over_games(students, controls)]
+    episodes = [entry.episodes for entry in (teacher, *students, *controls) if entry.episodes]
+    if episodes and min(episodes) < FEW:
+        few = f"{min(episodes)} episode{'s' if min(episodes) > 1 else ''}"
+        found.append(Verdict("unsure", f"Scores rest on {few} each: intervals from so few say little."))
+    return [verdict for verdict in found if verdict is not None]
+
+
+def over_games(students: Sequence[Entry], controls: Sequence[Entry]) -> list[Verdict]:
+    """What normalised scores, of one game or over several, show about each student and about the controls."""
+    found = [_student(entry) for entry in students]
     by_name = {entry.name: entry for entry in controls}
     first = students[0] if students else None
     if first is not None and "hard_labels" in by_name:
@@ -65,10 +75,6 @@ def verdicts(teacher: Entry, students: Sequence[Entry], controls: Sequence[Entry
         found.append(_shuffled(first, by_name["shuffled_teacher"]))
     if not controls:
         found.append(Verdict("unsure", "No controls were run: what made the students good remains open."))
-    episodes = [entry.episodes for entry in (teacher, *students, *controls) if entry.episodes]
-    if episodes and min(episodes) < FEW:
-        few = f"{min(episodes)} episode{'s' if min(episodes) > 1 else ''}"
-        found.append(Verdict("unsure", f"Scores rest on {few} each: intervals from so few say little."))
     return [verdict for verdict in found if verdict is not None]
 
 

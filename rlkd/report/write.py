@@ -8,10 +8,12 @@ from rlkd.report.compare_page import compare_page
 from rlkd.report.distill_page import distill_page
 from rlkd.report.evolve_page import evolve_page
 from rlkd.report.record import Kind, Run, read_run
+from rlkd.report.tasks_page import tasks_page
 from rlkd.report.train_page import train_page
 
 PAGES: dict[Kind, Callable[[Run], str]] = {
     "distill": distill_page,
+    "tasks": tasks_page,
     "evolve": evolve_page,
     "train": train_page,
     "compare": compare_page,

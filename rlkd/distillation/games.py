@@ -1,0 +1,227 @@
+"""What was checked is run: teachers and students of one game, or of several that the same students learn.
+
+    evaluate teacher and random play -> rounds of (collect round k + 1 | learn from rounds up to k) -> evaluate students
+
+Collecting and learning overlap with a lag of exactly one round. All students share one replay (of each game), so the
+teacher is asked once. Controls are extra students of the first one's shape at the same budget.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rlkd import metrics, storage
+from rlkd.collect import Collector, Searcher
+from rlkd.data import Evaluation
+from rlkd.distillation.checkpoint import claim
+from rlkd.distillation.checks import check_normalisable
+from rlkd.distillation.learning import Game, Setting, learn_rounds
+from rlkd.distillation.result import Baseline, Result, StudentResult
+from rlkd.distillation.student import Plan, Student
+from rlkd.evaluation import agreement, mean_kl, play, play_randomly
+from rlkd.policy import PARAMS, Policy
+from rlkd.policy.compute import idle_cores, one_thread_per_role, pick_device
+from rlkd.recipe import Environment, Network, Sampling, View
+from rlkd.replay import Kept, Replay, check_memory, path_of, replay_bytes, take
+from rlkd.terms import Parts, reported_temperatures
+from rlkd.vector import spaces
+
+
+def run_games(
+    settings: Sequence[Setting],
+    students: Mapping[str, Network],
+    *,
+    identity: str,
+    episodes: int | None,
+    device: str,
+    baseline: Baseline | None = None,
+    own_parts: Parts | None = None,
+    replay_folder: Path | None = None,
+    sampling: Sampling = "even",
+) -> list[Result]:
+    """Train the students on all games together and measure them on each: one result a game.
+
+    Args:
+        settings: of each game, all with one run folder.
+        students: networks by name, at least one; controls copy the first.
+        identity: of the run.
+        episodes: per evaluation; None takes the protocol's.
+        device: `auto`, `cpu` or `cuda`.
+        baseline: of the only game; None measures one of each.
+        own_parts: parts of a loss of a user's own.
+        replay_folder: where states and answers are kept, a file a game, and taken from.
+        sampling: from which games minibatches come, where there are several.
+    """
+    one_thread_per_role()
+    run = settings[0].run
+    learners = _students(settings, students, device, own_parts)
+    check_memory(sum(replay_bytes(*_replay_size(setting)) for setting in settings), recipe_key="source.states")
+    replays = [Replay(*_replay_size(each), keeps_actions=each.teacher.spec.discrete) for each in settings]
+    seconds, clock = {}, time.perf_counter()
+    with storage.run_folder(run), metrics.stop_signal() as stop:
+        claim(run, [student for of_game in learners for student in of_game], identity=identity)
+        for setting in settings:
+            for place, teacher in enumerate((setting.teacher, *setting.more_teachers), 1):
+                teacher.save(teacher_file(run, setting.game, place))
+        baselines = [baseline or _baseline(setting, episodes, stop) for setting in settings]
+        more = [
+            tuple(
+                play(other, each.environment, episodes=episodes, title=other.spec.name, stop=stop).evaluation
+                for other in each.more_teachers
+            )
+            for each in settings
+        ]
+        seconds["evaluate teacher and random play"], clock = time.perf_counter() - clock, time.perf_counter()
+        games: list[Game] = []
+        try:
+            for setting, found, of_game, replay in zip(settings, baselines, learners, replays, strict=True):
+                told = replace(setting, probes=found.teacher.states, stretch=found.teacher.stretch)
+                kept_in = None if replay_folder is None else path_of(replay_folder, told.about)
+                games.append(Game(told, of_game, replay, _states(told, replay, kept_in), kept_in))
+            busy = learn_rounds(games, stop, identity=identity, sampling=sampling)
+        finally:
+            for game in games:
+                if not isinstance(game.states, Kept):
+                    game.states.close()
+        seconds["collect and learn"], clock = time.perf_counter() - clock, time.perf_counter()
+        results = [[measure(student, game.setting, episodes, stop) for student in game.students] for game in games]
+        seconds["evaluate students"] = time.perf_counter() - clock
+        stop.check(f"run {run} is saved; the same command goes on")  # who asked while KL was measured is heard too
+    return [
+        Result(
+            run=run,
+            recipe=game.setting.recipe,
+            game=game.setting.game,
+            teacher=game.setting.teacher,
+            teacher_evaluation=found.teacher.evaluation,
+            more_evaluations=others,
+            random_evaluation=found.random,
+            students=tuple(measured[: len(students)]),
+            controls=tuple(measured[len(students) :]),
+            states=len(game.replay),
+            steps=game.states.steps,
+            seconds=seconds | busy,
+        )
+        for game, found, others, measured in zip(games, baselines, more, results, strict=True)
+    ]
+
+
+def _students(
+    settings: Sequence[Setting], networks: Mapping[str, Network], device: str, own_parts: Parts | None
+) -> list[list[Student]]:
+    """Each game's students and controls; those of one network share its encoder."""
+    plans = [Plan(name, network) for name, network in networks.items()]
+    plans += [Plan(control, plans[0].network, control) for control in settings[0].recipe.controls]
+    where = pick_device(device)
+    found = [
+        [
+            Student(
+                replace(plan, game=setting.game),
+                setting.recipe,
+                setting.teacher.spec,
+                seed=1009 * setting.seed + place + number * len(plans),
+                device=where,
+                parts=idle_cores(len(plans)) if where.type == "cpu" else 1,
+                observation_shape=spaces(setting.environment)[0],
+                own_parts=own_parts,
+                head=setting.teacher.network.head.weight.detach().float(),
+                more_teachers=[each.spec for each in setting.more_teachers],
+            )
+            for place, plan in enumerate(plans)
+        ]
+        for number, setting in enumerate(settings)
+    ]
+    for of_game in found[1:]:
+        for student, first in zip(of_game, found[0], strict=True):
+            student.join(first)
+    return found
+
+
+def _replay_size(setting: Setting) -> tuple[int, int, tuple[int, ...], int, View | None]:
+    """Arguments of `Replay` for one game."""
+    source, spec = setting.recipe.source, setting.teacher.spec
+    return (
+        source.num_envs * (1 + source.copies),
+        source.states * (1 + source.copies),
+        spaces(setting.environment)[0],
+        (1 + len(setting.more_teachers)) * spec.actions * len(PARAMS[spec.kind]),
+        setting.environment.views.get("pixels"),
+    )
+
+
+def _states(setting: Setting, replay: Replay, kept_in: Path | None) -> Collector | Searcher | Kept:
+    """Who plays one game, or what was kept of an earlier run that fills the replay."""
+    if kept_in is not None and kept_in.exists():
+        return take(kept_in, replay)
+    player = Collector if setting.recipe.source.search is None else Searcher
+    return player(
+        setting.environment,
+        setting.teacher,
+        setting.recipe.source,
+        seed=setting.seed,
+        precision=setting.precision,
+        more_teachers=setting.more_teachers,
+    )
+
+
+def teacher_file(run: Path, game: str, place: int = 1) -> Path:
+    """Where a run keeps a teacher: of its game, if it has several, and by its place, if the game has several."""
+    parts = ("teacher", *([game] if game else []), *([str(place)] if place > 1 else []))
+    return run / f"{'_'.join(parts)}.safetensors"
+
+
+def _baseline(setting: Setting, episodes: int | None, stop: metrics.StopSignal) -> Baseline:
+    """What a game's students are compared with; MismatchError where there is nothing to normalise by."""
+    found = measure_baseline(
+        setting.teacher,
+        setting.environment,
+        episodes=episodes,
+        keep_states=setting.recipe.held_out_states,
+        stretch=setting.stretch,
+        stop=stop,
+    )
+    check_normalisable(found.teacher.evaluation, found.random)
+    return found
+
+
+def measure_baseline(
+    teacher: Policy,
+    environment: Environment,
+    *,
+    episodes: int | None,
+    keep_states: int,
+    stretch: int = 1,
+    random: Evaluation | None = None,
+    stop: metrics.StopSignal | None = None,
+) -> Baseline:
+    """Play teacher and random actions on the protocol's episodes; `keep_states` of the teacher's are kept, `stretch` of
+    them in a row each.
+
+    Random play is not repeated where its scores are given; `Stopped` is raised where `stop` is set.
+    """
+    played = play(
+        teacher, environment, episodes=episodes, keep_states=keep_states, stretch=stretch, title="teacher", stop=stop
+    )
+    return Baseline(played, random or play_randomly(environment, episodes=episodes, stop=stop))
+
+
+def measure(student: Student, setting: Setting, episodes: int | None, stop: metrics.StopSignal) -> StudentResult:
+    """Save a trained student and play it: scores, agreement and KL on the teacher's states and on its own."""
+    policy, teacher = student.snapshot(), setting.teacher
+    path = setting.run / "students" / f"{student.plan.label}.safetensors"
+    policy.save(path)
+    keep = setting.recipe.held_out_states
+    stretch = setting.stretch
+    played = play(policy, setting.environment, episodes=episodes, keep_states=keep, stretch=stretch, stop=stop)
+    temperatures = reported_temperatures(setting.recipe.terms, teacher.spec.kind)
+    return StudentResult(
+        plan=student.plan,
+        policy=policy,
+        path=path,
+        played=played,
+        agreement=agreement(policy, teacher, setting.probes, stretch=stretch),
+        kl_teacher_states=mean_kl(policy, teacher, setting.probes, stretch=stretch, **temperatures),
+        kl_student_states=mean_kl(policy, teacher, played.states, stretch=stretch, **temperatures),
+        gradient_steps=student.steps,
+    )
