@@ -3,10 +3,10 @@
     make bench NAME=techniques
 
 Limits and estimates of cost stand in thresholds.toml, committed before the first run; the table names the commit. All
-arms of a seed learn from the same states, kept in the run folder; what is finished there is not repeated, and rows that
-are not run yet say so, so that the table can be stored at any time. Some rows need RLKD_TEACHERS or a policy that has
-to ship. The run folder grows to some 6 GB. `--row NAME`, several times if need be, runs some of the rows, `--row none` just prints; `--tiny` sees whether
-all of it runs.
+arms of a seed learn from the same states, kept in the run folder, which grows to some 6 GB; what is finished there is
+not repeated, and rows that are not run yet say so, so that the table can be stored at any time. Some rows need
+RLKD_TEACHERS or a policy that has to ship. `--row NAME`, several times if need be, runs some of the rows, `--row none`
+just prints; `--tiny` sees whether all of it runs.
 """
 
 import argparse
