@@ -4,12 +4,12 @@
 
 A student of `nature_62k` learns the shipped Pong policy: first one that plays and asks, then one that takes states and
 answers from the replay that was kept (`--replay`), in processes of their own, one pair after the other. How much is
-saved depends on how long is learnt from the states, so several numbers of gradient steps stand beside each other; 0
-steps are the states and answers alone.
+saved depends on how long is learnt from the states, so several numbers of gradient steps stand beside each other; with
+one step it is the states and answers alone.
 
 Parts of losses: steps of a student with plain forward KL and of one with another loss in turn, at batch 256, one
-thread, `nature_62k` on states of Pong and `mlp_16` on vectors. A weight by familiarity is timed without the predictor
-that measures it, which learns once a round.
+thread, `nature_62k` on states of Pong and `mlp_16` on vectors. The temperature of `calibrate` is fitted once a turn, in
+a run once a round; a weight by familiarity is timed without the predictor that measures it.
 """
 
 import argparse
