@@ -1,6 +1,6 @@
 """Tests of `rlkd.distillation.tasks`: several games, one student; what they share, what they do not, what is reported.
 
-Two CartPoles stand for two games of one shape, Ms. Pac-Man and Breakout for two sets of actions.
+Two CartPoles stand for two games of one shape, Ms. Pac-Man and Space Invaders for two sets of actions.
 """
 
 import io
@@ -24,7 +24,7 @@ from rlkd.cli import main
 from rlkd.distillation import Result, run_distillation, run_tasks, tasks_table
 from rlkd.distillation.checkpoint import FILE
 from rlkd.distillation.command import distill
-from rlkd.distillation.lesson import Lesson, Seen
+from rlkd.distillation.lesson import Seen
 from rlkd.distillation.steps import learn, shares_of, steps_of, turn
 from rlkd.distillation.student import Plan, Student
 from rlkd.distillation.tasks import names_of
@@ -51,7 +51,7 @@ from tests.small_run import Page
 ANY_START = environment("cartpole", frame_cap=200, episodes=5)
 ONE_START = replace(ANY_START, layout_seed=7)
 NAMES = ("CartPole-v1-1", "CartPole-v1-2")
-PIXELS = tuple(environment(name, frame_cap=400) for name in ("ms_pacman", "breakout"))
+PIXELS = tuple(environment(name, frame_cap=240) for name in ("ms_pacman", "space_invaders"))
 
 
 def teachers(kind: Any = "categorical") -> list[Policy]:
@@ -178,6 +178,24 @@ def test_games_with_different_actions_are_learnt_by_one_student_and_played_like_
     assert [student.network.head.out_features for student in students] == [2, 3]
 
 
+def test_the_moving_average_of_every_game_follows_each_step() -> None:
+    average = Term(divergence=Part("cross_entropy"), teacher=Part("moving_average"), coefficient=0.3)
+    students, seen = heads(terms=(Term(divergence=Part("forward_kl")), average), moving_average=0.9)
+    learn(students, seen, 1, "float32")
+    copies = [list(student.own.copies["moving_average"].parameters()) for student in students]
+    wanted = [[weight.detach().double() for weight in each] for each in copies]
+    for goal in range(2, 12):
+        learn(students, seen, goal, "float32")
+        for held, student in zip(wanted, students, strict=True):
+            held[:] = [
+                0.9 * old + 0.1 * new.detach().double()
+                for old, new in zip(held, student.network.parameters(), strict=True)
+            ]
+    for held, copy in zip(wanted, copies, strict=True):
+        for one, other in zip(held, copy, strict=True):
+            torch.testing.assert_close(other.double(), one, rtol=1e-5, atol=1e-6)
+
+
 # From which game.
 
 
@@ -226,14 +244,14 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(tmp_path: Path, monkeypa
     earlier = Term(divergence=Part("cross_entropy"), teacher=Part("moving_average"), coefficient=0.3)
     kl = Term(divergence=Part("forward_kl"))
     recipe = small(terms=(kl, earlier), controls=("shuffled_teacher",))
-    whole, begin = run(tmp_path / "whole", recipe), Student.begin
+    whole, step = run(tmp_path / "whole", recipe), Student.step
 
-    def interrupted(student: Student, *given: Any, **named: Any) -> Lesson:
-        if student.steps and student.plan.label == f"tiny_{NAMES[1]}":
+    def interrupted(student: Student, *given: Any) -> torch.Tensor:
+        if student.plan.label == f"tiny_{NAMES[1]}" and student.steps == 19:  # in the middle of a round
             os.kill(os.getpid(), signal.SIGTERM)
-        return begin(student, *given, **named)
+        return step(student, *given)
 
-    monkeypatch.setattr(Student, "begin", interrupted)
+    monkeypatch.setattr(Student, "step", interrupted)
     with pytest.raises(Stopped):
         run(tmp_path / "stopped", recipe)
     monkeypatch.undo()
@@ -473,10 +491,10 @@ def test_each_recipe_runs_from_teachers_to_students(name: str, tmp_path: Path) -
     ]
     student = tmp_path / "tiny.toml"
     student.write_text(recipes.dump(TINY_PIXELS))
-    record = distill(files, [str(student)], run=tmp_path / "run", agent=name, overrides=overrides, episodes=4)
-    assert [game["name"] for game in record["tasks"]] == ["ms_pacman", "breakout"]
+    record = distill(files, [str(student)], run=tmp_path / "run", agent=name, overrides=overrides, episodes=2)
+    assert [game["name"] for game in record["tasks"]] == ["ms_pacman", "space_invaders"]
     found = [load_policy(path) for path in record["students"][0]["paths"].values()]
-    assert [each.spec.actions for each in found] == [9, 4]
+    assert [each.spec.actions for each in found] == [9, 6]
     assert [each.spec.environment for each in found] == list(PIXELS)
     assert np.isfinite([game["students"][0]["kl_teacher_states"] for game in record["tasks"]]).all()
     steps = [game["students"][0]["gradient_steps"] for game in record["tasks"]]
