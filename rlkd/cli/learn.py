@@ -73,6 +73,8 @@ class Distill:
     """Environment, for teachers that do not say."""
     agent: str | None = None
     """Distillation recipe. Default: policy_distillation for pixels, classic for vectors."""
+    student_env: str | None = None
+    """The same game as students see it, if otherwise than the teacher does. Default: as the teacher."""
     student: UseAppendAction[tuple[str, ...]] = ()
     """A student's network recipe, nature@width=0.5,depth=2 for one at half its width and twice its depth; may be given
     several times. Default: the recipe's."""
@@ -108,6 +110,7 @@ class Distill:
             overrides=self.set,
             command=command(),
             replay=self.replay,
+            student_env=self.student_env,
         )
         if self.json:
             print(json.dumps(record))

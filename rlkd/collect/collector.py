@@ -4,6 +4,7 @@ Two fixed halves of the environments: while one half's emulators run, the networ
 Everything random comes from one generator, so the same seed gives the same data.
 """
 
+import copy
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rlkd.collect.synthetic import made_by
+from rlkd.errors import MismatchError
 from rlkd.policy import Policy, decide
 from rlkd.policy.compute import Precision, autocast
 from rlkd.recipe import Environment, Source
@@ -44,6 +46,10 @@ class _Half:
     """Rows whose observation is an episode's last one: nothing is decided or kept there."""
     states: list[Tensor | None]
     """Each teacher's, [n, S]."""
+    twin: Stepper | None = None
+    """The same games once more, as the teacher sees them, where it sees them otherwise than students do."""
+    shown: np.ndarray | None = None
+    """What the teacher sees there."""
     student_states: list[Tensor | None] = field(default_factory=list)
     """Each student's, once students act."""
 
@@ -60,16 +66,19 @@ class Collector:
         seed: int,
         precision: Precision = "auto",
         more_teachers: Sequence[Policy] = (),
+        teacher_environment: Environment | None = None,
     ) -> None:
         """Start the environments.
 
         Args:
-            environment: where.
+            environment: where; what it shows is kept.
             teacher: answers every state; acts by its own rule.
             source: how many states, who acts, how much noise.
             seed: of environments and actions.
             precision: of the networks' answers; `auto` takes bfloat16 for pixels where the processor has it.
             more_teachers: they answer every state too. Environment i is played by teacher i modulo their number.
+            teacher_environment: the same game as teachers see it, if otherwise: it is played beside the other, with
+                the same seeds and actions, and both are at the same tick always.
         """
         self.teacher, self.source, self.precision = teacher, source, precision
         self.teachers = (teacher, *more_teachers)
@@ -81,11 +90,15 @@ class Collector:
         self.steps = 0
         """Agent steps played so far, over all environments."""
         self.halves: list[_Half] = []
+        same = copy.deepcopy(self.generator)  # gives the twins the same seeds
         for stepper in make_halves(environment, source.num_envs, self.generator):
             n = stepper.num_envs
             envs = np.arange(n) + n * len(self.halves)
             states = [each.initial_state(n) for each in self.teachers]
             self.halves.append(_Half(stepper, envs, stepper.reset(), np.ones(n, bool), np.zeros(n, bool), states))
+        if teacher_environment is not None:
+            for half, twin in zip(self.halves, make_halves(teacher_environment, source.num_envs, same), strict=True):
+                half.twin, half.shown = twin, twin.reset()
 
     def collect(self, replay: Replay, round_number: int, students: Sequence[Policy]) -> None:
         """Play one round: until the replay holds its share of the states.
@@ -135,11 +148,11 @@ class Collector:
         place = np.concatenate([np.arange(n) for n in counts - before])
         seen = replay.read(fresh)[0].numpy()
         copies = self.make_up(np.tile(seen, (self.source.copies, 1)), every, self.generator)
-        for copy, made in enumerate(np.split(copies, self.source.copies), 1):
+        for number, made in enumerate(np.split(copies, self.source.copies), 1):
             said, action = self._asked(made)
             for step in range(int((counts - before).max())):
                 now = place == step
-                beside = owner[now] + copy * len(envs)
+                beside = owner[now] + number * len(envs)
                 replay.append(beside, made[now], np.ones(now.sum(), bool), said[torch.from_numpy(now)], action[now])
         self.seconds.inference += time.perf_counter() - started
 
@@ -156,6 +169,8 @@ class Collector:
         """Release the environments."""
         for half in self.halves:
             half.stepper.close()
+            if half.twin is not None:
+                half.twin.close()
 
     def _act(self, half: _Half, replay: Replay, share: float, students: Sequence[Policy]) -> None:
         """Ask the teachers, keep state and answers, decide, and start the step."""
@@ -163,9 +178,10 @@ class Collector:
         n = len(half.observation)
         draws = self.generator.random((n, 4 + 2 * self.teacher.spec.actions))
         answers, action = [], np.empty(0)
+        shown = half.observation if half.shown is None else half.shown
         for place, teacher in enumerate(self.teachers):
             with torch.inference_mode(), self._autocast(teacher):
-                output = teacher(half.observation, half.states[place], half.first)
+                output = teacher(shown, half.states[place], half.first)
             half.states[place] = output.state
             answers.append(output.flat.detach().float().cpu())
             wanted = decide(output.kind, output.numpy(), teacher.spec.rule, draws[:, 2:])
@@ -186,6 +202,8 @@ class Collector:
         acted = action[keep] if self.teacher.spec.discrete else None
         replay.append(half.envs[keep], half.observation[keep], half.first[keep], said, acted)
         half.stepper.send(self.teacher.to_environment(action))
+        if half.twin is not None:
+            half.twin.send(self.teacher.to_environment(action))
         self.steps += int(keep.sum())
         self.seconds.inference += answered - started
         self.seconds.storing += time.perf_counter() - answered
@@ -196,6 +214,14 @@ class Collector:
         # Where an environment broke, another episode begins. The states of the broken one stay: they were really
         # visited, and what is kept of a state is the teacher's answer to it, not what came of the action.
         half.observation, half.first = step.observation, step.first
+        if half.twin is not None:
+            other = half.twin.receive()
+            half.shown = other.observation
+            if not (np.array_equal(step.reward, other.reward) and np.array_equal(step.ended, other.ended)):
+                raise MismatchError(
+                    "the teacher's and the students' environment came apart: seeds and actions were equal, rewards or "
+                    "ends were not; they must be the same game, seen in two ways"
+                )
         half.over = step.ended & half.stepper.next_step
         self.seconds.environment += time.perf_counter() - started
 

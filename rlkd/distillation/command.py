@@ -34,6 +34,7 @@ def distill(
     baseline: Baseline | None = None,
     parts: Parts | None = None,
     replay: str | Path | None = None,
+    student_env: Environment | str | None = None,
 ) -> JsonDict:
     """Distil a teacher into students, all from one replay, and measure what was lost.
 
@@ -54,6 +55,8 @@ def distill(
         parts: of a loss, of your own, by the names that the recipe gives them.
         replay: folder where states and answers are kept, and taken from where the same teachers were played and asked
             before; for recipes whose states are all the teachers'.
+        student_env: the same game as students see it, if otherwise than the teacher does, as `pong` for a teacher of
+            `pong_memory`.
 
     Returns:
         What `run.json` holds: teacher, students, controls, seconds, recipe, versions; of several games, `tasks` has
@@ -74,8 +77,8 @@ def distill(
         raise RecipeError(f"students need different names, got {', '.join(students or recipe.students)}")
     kept = None if replay is None else Path(replay)
     if recipe.tasks is not None and others:
-        if baseline is not None:
-            raise ValueError("a baseline is of one game")
+        if baseline is not None or student_env is not None:
+            raise ValueError("a baseline and a student_env are of one game")
         results = run_tasks(
             [policy, *others],
             networks,
@@ -90,20 +93,22 @@ def distill(
         record = tasks_record(results, recipe, seed=seed, command=command)
         storage.write_json(folder / "run.json", record)
         return record
-    environment = environment_of(policy, None)
+    students_see = None if student_env is None else as_recipe(student_env)
+    environment = students_see or environment_of(policy, None)
     result = run_distillation(
         policy,
         networks,
         recipe,
         run=folder,
         seed=seed,
-        environment=environment,
+        environment=environment_of(policy, None),
         episodes=episodes,
         device=device,
         baseline=baseline,
         own_parts=parts,
         more_teachers=others,
         replay_folder=kept,
+        student_environment=students_see,
     )
     record = run_record(result, environment, seed=seed, command=command)
     storage.write_json(folder / "run.json", record)

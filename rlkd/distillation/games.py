@@ -19,6 +19,7 @@ from rlkd.distillation.checks import check_normalisable
 from rlkd.distillation.learning import Game, Setting, learn_rounds
 from rlkd.distillation.result import Baseline, Result, StudentResult
 from rlkd.distillation.student import Plan, Student
+from rlkd.distillation.views import compared, pupil_of
 from rlkd.evaluation import agreement, mean_kl, play, play_randomly
 from rlkd.policy import PARAMS, Policy
 from rlkd.policy.compute import idle_cores, one_thread_per_role, pick_device
@@ -26,6 +27,8 @@ from rlkd.recipe import Environment, Network, Sampling, View
 from rlkd.replay import Kept, Replay, check_memory, path_of, replay_bytes, take
 from rlkd.terms import Parts, reported_temperatures
 from rlkd.vector import spaces
+
+HELD_OUT = 500_009  # added to the seed of a run for states that students are compared on
 
 
 def run_games(
@@ -76,9 +79,12 @@ def run_games(
         games: list[Game] = []
         try:
             for setting, found, of_game, replay in zip(settings, baselines, learners, replays, strict=True):
-                told = replace(setting, probes=found.teacher.states, stretch=found.teacher.stretch)
-                kept_in = None if replay_folder is None else path_of(replay_folder, told.about)
-                games.append(Game(told, of_game, replay, _states(told, replay, kept_in), kept_in))
+                probes, told = found.teacher.states, None
+                if setting.teacher_environment is not None:
+                    probes, told = compared(setting, (), seed=setting.seed + HELD_OUT)
+                probed = replace(setting, probes=probes, told=told, stretch=found.teacher.stretch)
+                kept_in = None if replay_folder is None else path_of(replay_folder, probed.about)
+                games.append(Game(probed, of_game, replay, _states(probed, replay, kept_in), kept_in))
             busy = learn_rounds(games, stop, identity=identity, sampling=sampling)
         finally:
             for game in games:
@@ -119,7 +125,7 @@ def _students(
             Student(
                 replace(plan, game=setting.game),
                 setting.recipe,
-                setting.teacher.spec,
+                pupil_of(setting),
                 seed=1009 * setting.seed + place + number * len(plans),
                 device=where,
                 parts=idle_cores(len(plans)) if where.type == "cpu" else 1,
@@ -154,14 +160,23 @@ def _states(setting: Setting, replay: Replay, kept_in: Path | None) -> Collector
     """Who plays one game, or what was kept of an earlier run that fills the replay."""
     if kept_in is not None and kept_in.exists():
         return take(kept_in, replay)
-    player = Collector if setting.recipe.source.search is None else Searcher
-    return player(
+    if setting.recipe.source.search is not None:
+        return Searcher(
+            setting.environment,
+            setting.teacher,
+            setting.recipe.source,
+            seed=setting.seed,
+            precision=setting.precision,
+            more_teachers=setting.more_teachers,
+        )
+    return Collector(
         setting.environment,
         setting.teacher,
         setting.recipe.source,
         seed=setting.seed,
         precision=setting.precision,
         more_teachers=setting.more_teachers,
+        teacher_environment=setting.teacher_environment,
     )
 
 
@@ -175,7 +190,7 @@ def _baseline(setting: Setting, episodes: int | None, stop: metrics.StopSignal) 
     """What a game's students are compared with; MismatchError where there is nothing to normalise by."""
     found = measure_baseline(
         setting.teacher,
-        setting.environment,
+        setting.teacher_environment or setting.environment,
         episodes=episodes,
         keep_states=setting.recipe.held_out_states,
         stretch=setting.stretch,
@@ -214,14 +229,17 @@ def measure(student: Student, setting: Setting, episodes: int | None, stop: metr
     keep = setting.recipe.held_out_states
     stretch = setting.stretch
     played = play(policy, setting.environment, episodes=episodes, keep_states=keep, stretch=stretch, stop=stop)
+    states, told = played.states, None
+    if setting.teacher_environment is not None:
+        states, told = compared(setting, (policy,), seed=setting.seed + HELD_OUT)
     temperatures = reported_temperatures(setting.recipe.terms, teacher.spec.kind)
     return StudentResult(
         plan=student.plan,
         policy=policy,
         path=path,
         played=played,
-        agreement=agreement(policy, teacher, setting.probes, stretch=stretch),
-        kl_teacher_states=mean_kl(policy, teacher, setting.probes, stretch=stretch, **temperatures),
-        kl_student_states=mean_kl(policy, teacher, played.states, stretch=stretch, **temperatures),
+        agreement=agreement(policy, teacher, setting.probes, stretch=stretch, told=setting.told),
+        kl_teacher_states=mean_kl(policy, teacher, setting.probes, stretch=stretch, told=setting.told, **temperatures),
+        kl_student_states=mean_kl(policy, teacher, states, stretch=stretch, told=told, **temperatures),
         gradient_steps=student.steps,
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from rlkd import metrics, storage
 from rlkd.collect import Collector, Searcher
@@ -58,6 +59,10 @@ class Setting:
     """Who answers beside the teacher."""
     game: str = ""
     """What files call the environment, where a run has several; empty where it has one."""
+    teacher_environment: Environment | None = None
+    """The same game as the teacher sees it; None: it sees what students see."""
+    told: Tensor | None = None
+    """[S, P]: its answers to the probes, where it sees them otherwise; None: it is asked."""
 
     @property
     def about(self) -> JsonDict:
@@ -68,6 +73,7 @@ class Setting:
             "source": to_table(self.recipe.source),
             "seed": self.seed,
             "precision": self.precision,
+            **({} if self.teacher_environment is None else {"seen": recipe_hash(self.teacher_environment)}),
         }
 
     @property
@@ -80,6 +86,7 @@ class Setting:
             str(self.seed),
             *([self.own_source] if self.own_source else []),
             *(other.spec.hash for other in self.more_teachers),
+            *([] if self.teacher_environment is None else [recipe_hash(self.teacher_environment)]),
         )
         return storage.sha256(" ".join(parts).encode())
 
@@ -205,12 +212,17 @@ def steps_after(rounds: int, recipe: Distill) -> int:
 def _curves(game: Game) -> dict[str, float]:
     setting = game.setting
     stretches = setting.probes.reshape(-1, setting.stretch, *setting.probes.shape[1:])
-    probes = stretches[:: max(1, len(setting.probes) // CURVE_STATES)].reshape(-1, *setting.probes.shape[1:])
+    every = max(1, len(setting.probes) // CURVE_STATES)
+    probes = stretches[::every].reshape(-1, *setting.probes.shape[1:])
+    told = setting.told
+    if told is not None:
+        told = told.reshape(len(stretches), setting.stretch, -1)[::every].flatten(0, 1)
     temperatures = reported_temperatures(setting.recipe.terms, setting.teacher.spec.kind)
     values = {}
     for student in game.students:
         policy, name = student.snapshot(), student.plan.label
         values[f"{name}/loss"] = student.losses[-1] if student.losses else float("nan")
-        values[f"{name}/kl"] = mean_kl(policy, setting.teacher, probes, stretch=setting.stretch, **temperatures)
-        values[f"{name}/agreement"] = agreement(policy, setting.teacher, probes, stretch=setting.stretch)
+        teacher, stretch = setting.teacher, setting.stretch
+        values[f"{name}/kl"] = mean_kl(policy, teacher, probes, stretch=stretch, told=told, **temperatures)
+        values[f"{name}/agreement"] = agreement(policy, teacher, probes, stretch=stretch, told=told)
     return values

@@ -37,8 +37,10 @@ def game_record(result: Result, environment: Environment, *, seed: int) -> JsonD
     """What a record says of the teachers and students of one game."""
     recipe, random = result.recipe, result.random_evaluation
     files = [teacher_file(result.run, result.game, place) for place in range(1, 2 + len(result.more_evaluations))]
+    seen = result.teacher.spec.environment
     return {
         "environment": to_table(environment),
+        **({} if seen is None or seen == environment else {"teacher_environment": to_table(seen)}),
         **reported_temperatures(recipe.terms, result.teacher.spec.kind),
         "teacher": result_record(result.teacher_evaluation, random=random, path=files[0])
         | {"path": str(files[0]), "flops": result.teacher.spec.flops},

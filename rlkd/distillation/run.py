@@ -9,6 +9,7 @@ from rlkd.distillation.checks import check_keepable, check_one_game, check_parts
 from rlkd.distillation.games import run_games
 from rlkd.distillation.learning import Setting
 from rlkd.distillation.result import Baseline, Result
+from rlkd.distillation.views import check_views
 from rlkd.errors import MismatchError
 from rlkd.evaluation import environment_of, stretch_of
 from rlkd.policy import Policy, as_policy
@@ -32,6 +33,7 @@ def run_distillation(
     own_parts: Parts | None = None,
     more_teachers: Sequence[Policy] = (),
     replay_folder: Path | None = None,
+    student_environment: Environment | None = None,
 ) -> Result:
     """Distil a teacher into students, all from one replay, and measure what was lost.
 
@@ -53,6 +55,8 @@ def run_distillation(
             first one's, agreement and KL are those with the first.
         replay_folder: where states and answers are kept, and taken from where they are there already: the same
             teachers, environment, source and seed are played and asked once.
+        student_environment: the same game as students see it, if otherwise than the teacher does: both views are of the
+            same tick.
 
     Raises:
         MismatchError: teacher, environment and terms do not fit, or the teacher plays as random play does.
@@ -68,6 +72,8 @@ def run_distillation(
     others = tuple(as_policy(each, env=environment) for each in more_teachers)
     recipe = check_parts(teacher, students, recipe, environment, own_parts, others)
     check_keepable(recipe, replay_folder)
+    if student_environment is not None:
+        check_views(recipe, student_environment, environment)
     if baseline is not None and baseline.teacher.evaluation.hash != teacher.spec.hash:
         raise MismatchError(f"the baseline was measured with another teacher than {teacher.spec.name}")
     stretch = stretch_of(teacher.recurrent, *(network.core != "none" for network in students.values()))
@@ -78,7 +84,7 @@ def run_distillation(
     source = source_hash(own_parts or {})
     setting = Setting(
         teacher,
-        environment,
+        student_environment or environment,
         recipe,
         seed,
         precision,
@@ -87,6 +93,7 @@ def run_distillation(
         stretch,
         own_source=source,
         more_teachers=others,
+        teacher_environment=None if student_environment is None else environment,
     )
     (result,) = run_games(
         [setting],

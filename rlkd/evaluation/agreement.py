@@ -41,12 +41,15 @@ def answers(policy: Policy, states: np.ndarray, stretch: int = 1) -> Tensor:
     return torch.cat(parts)
 
 
-def agreement(policy: Policy, teacher: Policy, states: np.ndarray, *, stretch: int = 1) -> float:
+def agreement(
+    policy: Policy, teacher: Policy, states: np.ndarray, *, stretch: int = 1, told: Tensor | None = None
+) -> float:
     """Share of states where both have the same greedy action (discrete), or the mean actions' R^2 (continuous).
 
-    R^2 of a teacher whose action never changes is 1 for an exact copy, else 0.
+    R^2 of a teacher whose action never changes is 1 for an exact copy, else 0. `told` is what the teacher said where it
+    saw these states in another way, [S, P].
     """
-    own, other = (unflatten(p.spec.kind, answers(p, states, stretch)) for p in (policy, teacher))
+    own, other = _both(policy, teacher, states, stretch, told)
     if teacher.spec.discrete:
         same = discrete_logits(policy.spec.kind, own).argmax(-1) == discrete_logits(teacher.spec.kind, other).argmax(-1)
         return float(same.double().mean())
@@ -63,14 +66,16 @@ def mean_kl(
     teacher_temperature: float,
     student_temperature: float = 1.0,
     stretch: int = 1,
+    told: Tensor | None = None,
 ) -> float:
     """Mean KL(teacher || policy) over states, nats, under the temperatures that training used.
 
-    A policy that answers in Q-values takes the teacher's temperature: a perfect copy of the teacher scores 0.
+    A policy that answers in Q-values takes the teacher's temperature: a perfect copy of the teacher scores 0. `told` as
+    for `agreement`.
     """
     if policy.spec.kind == "q":
         student_temperature = teacher_temperature
-    own, other = (unflatten(p.spec.kind, answers(p, states, stretch)) for p in (policy, teacher))
+    own, other = _both(policy, teacher, states, stretch, told)
     if not teacher.spec.discrete:
         kl = gaussian_kl(other["mean"], other["log_std"], own["mean"], own["log_std"])
     else:
@@ -78,3 +83,14 @@ def mean_kl(
         learnt = discrete_logits(policy.spec.kind, own).double() / student_temperature
         kl = forward_kl(target.softmax(-1), learnt.log_softmax(-1))
     return float(kl.mean())
+
+
+def _both(
+    policy: Policy, teacher: Policy, states: np.ndarray, stretch: int, told: Tensor | None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Parameters of both answers, without the burn-in of each stretch."""
+    if told is None:
+        said = answers(teacher, states, stretch)
+    else:
+        said = told.reshape(-1, stretch, told.shape[-1])[:, 0 if stretch == 1 else BURN_IN :].flatten(0, 1)
+    return unflatten(policy.spec.kind, answers(policy, states, stretch)), unflatten(teacher.spec.kind, said)

@@ -128,11 +128,15 @@ class Environment:
     """Atari only: observation views by name; `pixels` is what policies read."""
     options: dict[str, bool | int | float | str] = field(default_factory=dict)
     """gymnasium only: keyword arguments of `gymnasium.make`."""
-    observation: Literal["symbols", "time"] | None = None
-    """gymnasium only: `symbols` takes of a MiniGrid observation the picture in symbols, float32 [3, rows, columns]:
+    observation: Literal["symbols", "time", "memory"] | None = None
+    """`memory`, of Atari: the console's 128 bytes, float32 in [0, 1], in the place of [views.pixels]. The others belong
+    to gymnasium: `symbols` takes of a MiniGrid observation the picture in symbols, float32 [3, rows, columns]:
     object, colour and state of each cell in view. `time` appends to a vector the share of `frame_cap` that is left,
     from 1 to 0, as the RL Zoo's TimeFeatureWrapper does. Unset: the observation as it is."""
 
+    entries: tuple[int, ...] | None = None
+    """gymnasium only: which numbers of a vector are seen, by their places from 0, so that a player may know less than
+    there is. Unset: all."""
     layout_seed: int | None = None
     """gymnasium only: every episode begins from this seed, so that a drawn layout is always the same one. Unset: each
     episode has its own."""
@@ -144,10 +148,16 @@ class Environment:
         atari = self.source == "ale"
         require(self.frame_cap >= 1, f"frame_cap must be at least 1, got {self.frame_cap}")
         require(atari == (self.emulator is not None), "[emulator] belongs to source = 'ale', and only there")
-        pixels = "pixels" in self.views if atari else not self.views
-        require(pixels, "[views.pixels] belongs to source = 'ale', and only there")
+        memory = self.observation == "memory"
+        pixels = "pixels" in self.views if atari and not memory else not self.views
+        require(
+            pixels, "[views.pixels] belongs to source = 'ale', and only there, and not beside observation = 'memory'"
+        )
         require(not (atari and self.options), "options belong to source = 'gymnasium'")
-        require(not (atari and self.observation), "observation belongs to source = 'gymnasium'")
+        require(
+            atari == memory or not self.observation, "observation = 'memory' belongs to source = 'ale', others do not"
+        )
+        require(not (atari and self.entries), "entries belong to source = 'gymnasium'")
         require(not atari or self.layout_seed is None, "layout_seed belongs to source = 'gymnasium'")
 
     @property

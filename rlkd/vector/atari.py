@@ -24,9 +24,23 @@ WEIGHTS = {
 """Of red, green and blue, by the name of the grey."""
 FILTERS = {"area": cv2.INTER_AREA, "bilinear": cv2.INTER_LINEAR}
 
+MEMORY = View(
+    max_over_last=1,
+    crop=(0, 210),
+    grey="palette",
+    resize="area",
+    height=1,
+    width=1,
+    stack=1,
+    stack_order="oldest_first",
+    stack_padding="zeros",
+)
+"""Of games that are seen as the console's memory: nobody looks at their pictures."""
+
 
 class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
-    """One Atari game: observations uint8 [stack, height, width], rewards raw, `info["lives"]` each step, and
+    """One Atari game: observations uint8 [stack, height, width], or the console's memory as float32 [128] in [0, 1]
+    where the recipe says so; rewards raw, `info["lives"]` each step, and
     `info["room"]` where the recipe says how to know it.
 
     A reset with a seed reloads the game, so that the episode depends on the seed alone: emulator, sticky
@@ -42,7 +56,7 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
     def __init__(self, recipe: Environment, render_mode: str | None = None) -> None:
         if recipe.emulator is None:
             raise ValueError(f"{recipe.id} is not an Atari game")
-        self.recipe, self.emulator, self.view = recipe, recipe.emulator, recipe.views["pixels"]
+        self.recipe, self.emulator, self.view = recipe, recipe.emulator, recipe.views.get("pixels", MEMORY)
         self.render_mode = render_mode
         self.rom = rom_path(recipe.id)
         self.ale = ale_py.ALEInterface()
@@ -52,6 +66,8 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
         self.actions = self.ale.getMinimalActionSet() if minimal else self.ale.getLegalActionSet()
         shape = (self.view.stack, self.view.height, self.view.width)
         self.observation_space = gymnasium.spaces.Box(0, 255, shape, np.uint8)
+        if recipe.observation == "memory":
+            self.observation_space = gymnasium.spaces.Box(0, 1, (128,), np.float32)
         self.action_space = gymnasium.spaces.Discrete(len(self.actions))
         self.stacked = np.zeros(shape, np.uint8)
         self.screens = [self._screen(), self._screen()]
@@ -82,7 +98,7 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
         frame = self._picture()
         self.stacked[:] = 0 if self.view.stack_padding == "zeros" else frame
         self._push(frame)
-        return self.stacked.copy(), self._info()
+        return self._seen(), self._info()
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Repeat one action for a frame skip, or until the game ends or is cut."""
@@ -93,7 +109,12 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
             more, terminated, truncated = self._hold(ale_py.Action.FIRE)
             reward += more
         self._push(self._picture())
-        return self.stacked.copy(), reward, terminated, truncated, self._info()
+        return self._seen(), reward, terminated, truncated, self._info()
+
+    def _seen(self) -> np.ndarray:
+        if self.recipe.observation == "memory":
+            return np.asarray(self.ale.getRAM(), np.float32) / 255
+        return self.stacked.copy()
 
     def _info(self) -> dict[str, int]:
         """Of the state that the player is in now."""
@@ -208,9 +229,10 @@ def cpp_can_play(recipe: Environment) -> bool:
     """Whether ale-py's C++ vector environment expresses everything in the recipe."""
     if recipe.emulator is None:
         return False
-    view = recipe.views["pixels"]
+    view = recipe.views.get("pixels", MEMORY)
     return (
-        view.crop == (0, 210)
+        recipe.observation is None
+        and view.crop == (0, 210)
         and (view.grey, view.resize) == ("palette", "area")
         and (view.stack_order, view.stack_padding) == ("oldest_first", "zeros")
         and not any((view.stretch, view.grey_after, recipe.emulator.frame_skip_max, recipe.emulator.fire_after_life))

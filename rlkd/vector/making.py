@@ -16,7 +16,7 @@ from rlkd import recipe as recipes
 from rlkd.errors import RecipeError
 from rlkd.recipe import EVALUATION_SEEDS, Environment, Protocol
 from rlkd.vector.atari import AtariGame, cpp_can_play, rom_path
-from rlkd.vector.observations import OneLayout, Symbols, TimeLeft
+from rlkd.vector.observations import Entries, OneLayout, Symbols, TimeLeft
 from rlkd.vector.stepper import Stepper
 from rlkd.vector.workers import WorkerVectorEnv
 from rlkd.vector.worlds import register_worlds
@@ -75,7 +75,7 @@ def environment_named_in(text: str) -> Environment | None:
 
 def _shipped_classic() -> list[Environment]:
     loaded = [recipes.load(entry.name, Environment) for entry in recipes.shipped("envs")]
-    return [recipe for recipe in loaded if recipe.source == "gymnasium"]
+    return [recipe for recipe in loaded if recipe.source == "gymnasium" and recipe.entries is None]
 
 
 def make(env: str | Environment, *, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
@@ -235,6 +235,8 @@ def _make_gymnasium(recipe: Environment, render_mode: str | None) -> gymnasium.E
         raise RecipeError(f"gymnasium cannot make '{recipe.id}': {error}") from None
     if recipe.layout_seed is not None:
         env = OneLayout(env, recipe.layout_seed)
+    if recipe.entries is not None:
+        env = Entries(env, recipe.entries)
     if recipe.observation == "symbols":
         return Symbols(env)
     return TimeLeft(env, recipe.frame_cap) if recipe.observation == "time" else env

@@ -37,6 +37,25 @@ class OneLayout(gymnasium.Wrapper[Any, Any, Any, Any]):
         return self.env.reset(seed=self.layout_seed, options=options)
 
 
+class Entries(gymnasium.ObservationWrapper[np.ndarray, Any, Any]):
+    """A vector of which only some numbers are seen."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], entries: tuple[int, ...]) -> None:
+        super().__init__(env)
+        space = env.observation_space
+        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+            raise RecipeError("entries are of environments whose observations are vectors")
+        if not all(0 <= place < space.shape[0] for place in entries):
+            raise RecipeError(f"entries must be in 0..{space.shape[0] - 1}, got {list(entries)}")
+        self.entries = list(entries)
+        low, high = space.low[self.entries], space.high[self.entries]
+        self.observation_space = gymnasium.spaces.Box(low, high, dtype=low.dtype.type)
+
+    def observation(self, observation: Any) -> np.ndarray:
+        """The numbers that are seen."""
+        return np.asarray(observation)[self.entries]
+
+
 class TimeLeft(gymnasium.ObservationWrapper[np.ndarray, Any, Any]):
     """A vector with the share of the game that is left behind it, from 1 at the start to 0 at the time limit.
 

@@ -1,0 +1,96 @@
+"""Teachers that see a game otherwise than their students do: privileged numbers, a console's memory.
+
+Both views are of the same tick: the game is played twice at once, with the same seeds and actions (`Collector`). What
+teacher and student are compared on is collected in the same way, because nobody can ask the teacher about a picture.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor
+
+from rlkd.collect import Collector
+from rlkd.distillation.learning import Setting
+from rlkd.errors import MismatchError
+from rlkd.policy import PARAMS, Policy, PolicySpec
+from rlkd.recipe import Distill, Environment, Source
+from rlkd.replay import Replay
+from rlkd.vector import action_meanings, spaces
+
+ENVIRONMENTS = 16  # that are played for what is compared
+
+
+def check_views(recipe: Distill, environment: Environment, teacher_environment: Environment) -> None:
+    """Raise MismatchError where two environments cannot be one game seen in two ways, or the recipe wants more."""
+    names = f"{environment.id} and {teacher_environment.id}"
+    mine, theirs = ((spaces(each)[1:], action_meanings(each)) for each in (environment, teacher_environment))
+    if mine != theirs:
+        raise MismatchError(f"teacher and students need the same actions; {names} have {theirs} and {mine}")
+    if environment.protocol.name != teacher_environment.protocol.name:
+        raise MismatchError(
+            f"scores compare under one protocol only; {names} have '{environment.protocol.name}' and "
+            f"'{teacher_environment.protocol.name}'"
+        )
+    if recipe.source.search is not None or recipe.source.synthetic is not None:
+        raise MismatchError("neither a search nor made-up states go with a teacher that sees another view")
+
+
+def pupil_of(setting: Setting) -> PolicySpec:
+    """The record from which students take rule, actions and parent: the teacher's, with what they see themselves."""
+    teacher, environment = setting.teacher.spec, setting.environment
+    if setting.teacher_environment is None:
+        return teacher
+    return replace(
+        teacher,
+        environment=environment,
+        observation_shape=spaces(environment)[0],
+        observation_dtype="uint8" if environment.views else "float32",
+        normaliser=None,
+    )
+
+
+def compared(setting: Setting, players: Sequence[Policy], *, seed: int) -> tuple[np.ndarray, Tensor]:
+    """States as students see them, [S, ...], stretches of consecutive ones, and the teacher's answers, [S, P].
+
+    Args:
+        setting: of the run.
+        players: students who act; none: the teacher does.
+        seed: of games and actions, not the one of learning.
+    """
+    fraction = 0.0 if players else 1.0
+    count, stretch = setting.recipe.held_out_states, setting.stretch
+    # Some stretches run from one game into the next and are left out: a quarter more is played.
+    states = max(5 * count // 4, 2 * ENVIRONMENTS * stretch)
+    source = Source(
+        states=-(-states // (ENVIRONMENTS * stretch)) * ENVIRONMENTS * stretch,
+        rounds=1 if fraction == 1 else 2,
+        num_envs=ENVIRONMENTS,
+        epsilon=0.0,
+        teacher_fraction=(fraction, fraction),
+    )
+    spec = setting.teacher.spec
+    shape = spaces(setting.environment)[0]
+    outputs = spec.actions * len(PARAMS[spec.kind])
+    replay = Replay(ENVIRONMENTS, source.states, shape, outputs, setting.environment.views.get("pixels"))
+    collector = Collector(
+        setting.environment,
+        setting.teacher,
+        source,
+        seed=seed,
+        precision="float32",
+        teacher_environment=setting.teacher_environment,
+    )
+    try:
+        for number in range(source.rounds):
+            collector.collect(replay, number, players)
+    finally:
+        collector.close()
+    stretches = np.concatenate(
+        [rows[: len(rows) // stretch * stretch].reshape(-1, stretch) for rows in np.split(replay.rows(), ENVIRONMENTS)]
+    )
+    whole = stretches[~replay.begins(stretches)[:, 1:].any(axis=1)][: count // stretch].ravel()
+    if len(whole) == 0:
+        raise MismatchError(f"no game lasts {stretch} steps, which policies that remember are compared on")
+    observation, told = replay.read(whole)
+    return observation.numpy(), told

@@ -1,0 +1,200 @@
+"""Tests of teachers that see a game otherwise than their students: the same tick, what is learnt, what is refused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import rlkd
+from rlkd import recipe as recipes
+from rlkd.collect import Collector
+from rlkd.distillation import run_distillation
+from rlkd.distillation.views import check_views
+from rlkd.errors import MismatchError, RecipeError, StorageError
+from rlkd.policy import Policy, PolicyNetwork
+from rlkd.recipe import EVALUATION_SEEDS, Environment, Part, Protocol, Search, Source
+from rlkd.replay import Replay
+from rlkd.vector import make
+from tests.handmade import LINEAR, TINY, TINY_PIXELS, cartpole_teacher, environment, policy
+from tests.handmade import small_distillation as small
+
+FULL, POSITIONS = environment("cartpole", frame_cap=60), environment("cartpole_positions", frame_cap=60)
+PONG, MEMORY = environment("pong", frame_cap=240), environment("pong_memory", frame_cap=240)
+GRU = replace(TINY, core="gru", core_width=16)
+
+
+def telling(where: Environment, places: list[int]) -> Policy:
+    """A policy whose scores are some of the numbers that it sees."""
+    made = policy(where, "categorical", LINEAR, rule="sampled")
+    with torch.no_grad():
+        made.network.head.weight.zero_()
+        made.network.head.bias.zero_()
+        made.network.head.weight[range(len(places)), places] = 1.0
+    return Policy(made.network, made.spec)
+
+
+def filled(teacher: Policy, seen: Environment, shown: Environment, source: Source) -> Replay:
+    """A replay of what students see, with the answers of a teacher that is shown something else."""
+    shape = make(seen).observation_space.shape
+    assert shape is not None
+    view = seen.views.get("pixels")
+    replay = Replay(source.num_envs, source.states, shape, teacher.spec.actions, view, keeps_actions=True)
+    collector = Collector(seen, teacher, source, seed=3, teacher_environment=shown)
+    try:
+        for number in range(source.rounds):
+            collector.collect(replay, number, ())
+    finally:
+        collector.close()
+    return replay
+
+
+def test_teacher_and_student_see_the_same_tick() -> None:
+    replay = filled(telling(FULL, [0, 2]), POSITIONS, FULL, Source(states=600, rounds=2, num_envs=4, epsilon=0.2))
+    rows = replay.rows()
+    seen, told = replay.read(rows)
+    torch.testing.assert_close(seen, told)
+    assert replay.begins(rows).sum() > 8  # games began anew, in both views together
+    late = (seen[1:] - told[:-1]).abs().mean()
+    assert late > 0.01  # a view that is a step behind would be seen
+
+
+def test_a_consoles_memory_and_its_picture_are_of_the_same_tick() -> None:
+    places = [49, 54, 50, 51, 58, 60]
+    teacher = telling(MEMORY, places)
+    replay = filled(teacher, PONG, MEMORY, Source(states=320, rounds=1, num_envs=2, epsilon=0.5))
+    start = int(np.random.default_rng([3, 3]).integers(EVALUATION_SEEDS - 2))
+    for env, rows in enumerate(np.split(replay.rows(), 2)):
+        game = make(PONG)
+        frames, told = replay.read(rows)
+        actions = replay.actions(rows)
+        assert actions is not None
+        observation, _ = game.reset(seed=start + env)
+        for place, row in enumerate(rows):
+            if place and replay.begins(row[None])[0]:
+                observation, _ = game.reset()
+            assert np.array_equal(frames[place], observation)
+            memory = game.unwrapped.ale.getRAM()[places] / 255  # type: ignore[attr-defined]
+            np.testing.assert_allclose(told[place], memory, atol=1e-6)
+            observation, *_ = game.step(actions[place].numpy())
+        assert replay.begins(rows).sum() > 1
+
+
+def test_a_memory_is_128_numbers_that_a_learner_takes(tmp_path: Path) -> None:
+    observation, _ = make(MEMORY).reset(seed=0)
+    assert observation.shape == (128,)
+    assert observation.dtype == np.float32
+    assert 0 <= observation.min() < observation.max() <= 1
+    short = ("num_envs=4", "rollout_steps=8", "minibatch=32", "epochs=1", "network='mlp_16'")
+    trained = rlkd.train("pong_memory", "rl/ppo_classic", run=tmp_path, frames=400, overrides=short)
+    assert trained.spec.observation_shape == (128,)
+    assert trained.spec.observation_dtype == "float32"
+
+
+def test_some_numbers_of_a_vector_are_seen() -> None:
+    whole, some = make(FULL), make(POSITIONS)
+    assert some.observation_space.shape == (2,)
+    assert np.array_equal(whole.reset(seed=1)[0][[0, 2]], some.reset(seed=1)[0])
+    assert np.array_equal(whole.step(1)[0][[0, 2]], some.step(1)[0])
+    with pytest.raises(RecipeError, match=r"entries must be in 0\.\.3, got \[0, 4\]"):
+        make(replace(FULL, entries=(0, 4)))
+    with pytest.raises(RecipeError, match="entries belong to source = 'gymnasium'"):
+        replace(PONG, entries=(0,))
+    with pytest.raises(RecipeError, match="observation = 'memory' belongs to source = 'ale'"):
+        replace(FULL, observation="memory")
+    with pytest.raises(RecipeError, match="not beside observation = 'memory'"):
+        replace(PONG, observation="memory")
+
+
+def test_games_that_come_apart_are_noticed() -> None:
+    shorter = replace(POSITIONS, frame_cap=10)
+    with pytest.raises(MismatchError, match="came apart"):
+        filled(cartpole_teacher(recipe=FULL), shorter, FULL, Source(states=200, rounds=1, num_envs=4))
+
+
+def test_a_student_that_remembers_learns_what_its_teacher_sees(tmp_path: Path) -> None:
+    recipe = small(
+        source=Source(states=8 * 32 * 8, rounds=4, num_envs=8, epsilon=0.1, teacher_fraction=(1.0, 0.0)),
+        gradient_steps=500,
+        batch_size=256,
+        held_out_states=1024,
+        controls=("shuffled_teacher",),
+    )
+    teacher = cartpole_teacher(recipe=FULL)
+    result = run_distillation(
+        teacher, {"gru": GRU}, recipe, run=tmp_path, seed=0, episodes=10, student_environment=POSITIONS
+    )
+    student, control = result.students[0], result.controls[0]
+    assert student.policy.spec.environment == POSITIONS
+    assert student.policy.spec.parents == (teacher.spec.hash,)
+    assert student.policy.spec.observation_shape == (2,)
+    assert student.agreement > 0.75
+    assert student.kl_teacher_states < 0.7 * control.kl_teacher_states
+    assert student.kl_student_states < 0.7 * control.kl_student_states
+    loaded = rlkd.load(student.path)
+    assert loaded.predict(make(POSITIONS).reset(seed=0)[0])[0] in (0, 1)
+    other = replace(POSITIONS, entries=(0, 3))
+    with pytest.raises(StorageError, match="another run"):
+        run_distillation(teacher, {"gru": GRU}, recipe, run=tmp_path, seed=0, episodes=10, student_environment=other)
+
+
+def test_pictures_are_learnt_from_a_teacher_of_memory_by_name_and_the_report_says_what_it_cannot_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(name: Environment | str) -> Environment:
+        return environment(name, frame_cap=240) if isinstance(name, str) else name
+
+    monkeypatch.setattr("rlkd.distillation.command.as_recipe", short)
+    teacher = policy(MEMORY, "categorical", TINY, rule="sampled")
+    file = tmp_path / "network.toml"
+    file.write_text(
+        'kind = "network"\nencoder = "conv"\nchannels = [4, 4]\nkernels = [8, 4]\nstrides = [4, 3]\nhidden = [16]\n'
+    )
+    record = (
+        rlkd.distill(
+            telling(MEMORY, [49, 54, 50, 51, 58, 60]),
+            [str(file)],
+            run=tmp_path / "run",
+            agent="policy_distillation",
+            student_env="pong",
+            episodes=1,
+            overrides=(
+                "source.states=320",
+                "source.num_envs=8",
+                "gradient_steps=4",
+                "held_out_states=64",
+                "controls=[]",
+            ),
+            baseline=None,
+        )
+        if teacher
+        else {}
+    )
+    assert record["environment"]["views"]["pixels"]["stack"] == 4
+    assert record["teacher_environment"]["observation"] == "memory"
+    assert np.isfinite(record["students"][0]["kl_student_states"])
+    page = rlkd.report(tmp_path / "run").read_text() if hasattr(rlkd, "report") else ""
+    assert not page or "Not shown" in page
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (replace(FULL, protocol=Protocol(name="other")), "one protocol only"),
+        (environment("acrobot"), "need the same actions"),
+    ],
+)
+def test_what_is_not_one_game_is_refused(changed: Environment, message: str) -> None:
+    with pytest.raises(MismatchError, match=message):
+        check_views(small(), changed, FULL)
+
+
+def test_neither_search_nor_made_up_states_go_with_two_views() -> None:
+    search = Search(name="beam", width=2, length=4, choose="likelihood")
+    for source in (
+        Source(states=100, num_envs=4, epsilon=0.0, search=search),
+        Source(states=100, num_envs=4, synthetic=Part("munge"), copies=1),
+    ):
+        with pytest.raises(MismatchError, match="neither a search nor made-up states"):
+            check_views(small(source=source), POSITIONS, FULL)
