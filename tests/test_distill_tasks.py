@@ -435,7 +435,14 @@ def test_the_tables_show_all_games_and_each(finished: Path, width: int) -> None:
 def test_the_page_shows_all_games_and_each(finished: Path, tmp_path: Path) -> None:
     record = content(finished)
     page = Page(write_report(finished, tmp_path / "page.html").read_text(encoding="utf-8"))
-    for words in ("All games", *NAMES, *(f"Learning: {name}" for name in NAMES), "Side by side", "both", "[tasks]"):
+    for words in (
+        "All games",
+        *NAMES,
+        *(f"Learning: {name}" for name in NAMES),
+        "Side by side",
+        "[tasks]",
+        "rest on 4 episodes",
+    ):
         assert words in page.text, words
     rows = [row for row in page.rows if row[0] == "tiny"]
     assert len(rows) == 3  # over all games, and in each

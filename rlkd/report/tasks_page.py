@@ -7,7 +7,7 @@ from rlkd.report.charts import dots
 from rlkd.report.distill_page import amounts, duel, learning, score_charts, score_table, time_spent
 from rlkd.report.page import document, figure, grid, header, provenance, section, table
 from rlkd.report.record import Entry, Run
-from rlkd.report.verdict import FAILED, best_student, over_games
+from rlkd.report.verdict import FAILED, best_student, few_episodes, over_games
 
 
 def tasks_page(run: Run) -> str:
@@ -15,8 +15,16 @@ def tasks_page(run: Run) -> str:
     best = best_student(run.students)
     names = [str(game.record["name"]) for game in run.games]
     sentence = _headline(best, len(names))
+    entries = [
+        (f"{name}: {entry.name or 'teacher'}", entry)
+        for game, name in zip(run.games, names, strict=True)
+        for entry in (game.teacher, *game.students, *game.controls)
+        if entry is not None
+    ]
+    few = few_episodes([entry for _, entry in entries])
+    found = [*over_games(run.students, run.controls), *([] if few is None else [few])]
     body = [
-        header(run, f"distillation of {', '.join(names)}", sentence, over_games(run.students, run.controls)),
+        header(run, f"distillation of {', '.join(names)}", sentence, found),
         section("All games", _charts(run, best, names), _table(run, names)),
     ]
     for game, name in zip(run.games, names, strict=True):
@@ -27,12 +35,6 @@ def tasks_page(run: Run) -> str:
             section(name, charts, score_table(game, game.teacher, game.random_mean)),
             learning(game, f"Learning: {name}", "gradient steps, over all games"),
         ]
-    entries = [
-        (f"{name}: {entry.name or 'teacher'}", entry)
-        for game, name in zip(run.games, names, strict=True)
-        for entry in (game.teacher, *game.students, *game.controls)
-        if entry is not None
-    ]
     body += [_hardest(run, best, names), time_spent(run), provenance(run, entries, amounts(run))]
     return document(run, sentence, body, script=True)
 

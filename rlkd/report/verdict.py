@@ -56,12 +56,21 @@ def headline(teacher: Entry, student: Entry | None) -> str:
 
 def verdicts(teacher: Entry, students: Sequence[Entry], controls: Sequence[Entry], random_mean: float) -> list[Verdict]:
     """What the run shows about each student, about its controls and about itself."""
-    found = [_teacher(teacher, random_mean), *over_games(students, controls)]
-    episodes = [entry.episodes for entry in (teacher, *students, *controls) if entry.episodes]
-    if episodes and min(episodes) < FEW:
-        few = f"{min(episodes)} episode{'s' if min(episodes) > 1 else ''}"
-        found.append(Verdict("unsure", f"Scores rest on {few} each: intervals from so few say little."))
+    found = [
+        _teacher(teacher, random_mean),
+        *over_games(students, controls),
+        few_episodes([teacher, *students, *controls]),
+    ]
     return [verdict for verdict in found if verdict is not None]
+
+
+def few_episodes(entries: Sequence[Entry]) -> Verdict | None:
+    """That some scores rest on too few episodes, where they do."""
+    episodes = [entry.episodes for entry in entries if entry.episodes]
+    if not episodes or min(episodes) >= FEW:
+        return None
+    few = f"{min(episodes)} episode{'s' if min(episodes) > 1 else ''}"
+    return Verdict("unsure", f"Scores rest on {few} each: intervals from so few say little.")
 
 
 def over_games(students: Sequence[Entry], controls: Sequence[Entry]) -> list[Verdict]:
