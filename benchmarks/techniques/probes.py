@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from benchmarks.techniques.arms import HELD_OUT, LOOKED, MISSING_ACTION, PONG, PONG_DQN, WRONG_SHARE
 from benchmarks.techniques.bench import Bench, Numbers
 from benchmarks.techniques.parts import wrong_labels
-from rlkd.distillation.student import lots
+from rlkd.distillation.lesson import lots
 from rlkd.evaluation import answers, play
 from rlkd.losses import cross_entropy, forward_kl
 from rlkd.policy import Policy

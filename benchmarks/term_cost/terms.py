@@ -10,6 +10,8 @@ import torch
 from benchmarks.common import Record
 from rlkd import recipe as recipes
 from rlkd.collect import Collector
+from rlkd.distillation.lesson import Seen
+from rlkd.distillation.steps import learn
 from rlkd.distillation.student import Plan, Student
 from rlkd.evaluation import environment_of
 from rlkd.policy import PolicySpec, load_policy
@@ -129,7 +131,7 @@ def compared(
         for name, (student, states) in order if repeat % 2 else reversed(order):
             told = familiarity if "familiarity" in student.objective.needs else None
             wall, cpu = time.perf_counter(), time.process_time()
-            student.learn(states, rows, student.steps + steps, "auto", familiarity=told)
+            learn([student], [Seen(states, rows, told)], student.steps + steps, "auto")
             spent[name] = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
         if repeat:  # the first turn warms up
             found.append(spent)
