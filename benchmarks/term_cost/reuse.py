@@ -9,7 +9,7 @@ from benchmarks.common import Record
 from rlkd import metrics
 from rlkd import recipe as recipes
 from rlkd.collect import Collector
-from rlkd.distillation.learning import Setting, learn_rounds
+from rlkd.distillation.learning import Game, Setting, learn_rounds
 from rlkd.distillation.student import Plan, Student
 from rlkd.evaluation import environment_of, play
 from rlkd.policy import load_policy
@@ -46,7 +46,7 @@ def student_of(folder: Path, *, states: int, steps: int, seed: int) -> Record:
     source: Collector | Kept
     source = Collector(environment, teacher, recipe.source, seed=seed) if first else take(path, replay)
     with metrics.stop_signal() as stop:
-        learn_rounds(setting, source, replay, [student], stop, keep_in=path)
+        learn_rounds([Game(setting, [student], replay, source, path)], stop, identity=setting.identity)
     if isinstance(source, Collector):
         source.close()
     return {
