@@ -10,14 +10,13 @@ import pytest
 import torch
 
 from rlkd.collect import Searcher
-from rlkd.collect.searcher import forked
 from rlkd.distillation import run_distillation
 from rlkd.distillation.checks import check_parts
 from rlkd.errors import MismatchError, RecipeError
 from rlkd.policy import Policy
 from rlkd.recipe import EVALUATION_SEEDS, Emulator, Environment, Network, Part, Search, Source, Term
 from rlkd.replay import Replay
-from rlkd.vector import make
+from rlkd.vector import forked, make
 from tests.handmade import LINEAR, TINY, TINY_PIXELS, cartpole_teacher, environment, policy
 from tests.handmade import small_distillation as small
 

@@ -120,6 +120,7 @@ class Bench:
             teacher.spec.actions,
             environment.views.get("pixels"),
             keeps_actions=True,
+            keeps_rewards=True,
         )
         setting = Setting(teacher, environment, recipe, seed, "auto", np.empty(0), self.run)
         take(path_of(self.run / "replay", setting.about), replay)

@@ -39,6 +39,7 @@ def student_of(folder: Path, *, states: int, steps: int, seed: int) -> Record:
         teacher.spec.actions,
         environment.views["pixels"],
         keeps_actions=True,
+        keeps_rewards=True,
     )
     plan = Plan(STUDENT, recipes.load(STUDENT, Network))
     parts = idle_cores(1)

@@ -42,6 +42,8 @@ class _Half:
     """Which rows of the replay it fills."""
     observation: np.ndarray
     first: np.ndarray
+    earned: np.ndarray
+    """Rewards since the last state that was kept."""
     over: np.ndarray
     """Rows whose observation is an episode's last one: nothing is decided or kept there."""
     states: list[Tensor | None]
@@ -95,7 +97,9 @@ class Collector:
             n = stepper.num_envs
             envs = np.arange(n) + n * len(self.halves)
             states = [each.initial_state(n) for each in self.teachers]
-            self.halves.append(_Half(stepper, envs, stepper.reset(), np.ones(n, bool), np.zeros(n, bool), states))
+            self.halves.append(
+                _Half(stepper, envs, stepper.reset(), np.ones(n, bool), np.zeros(n), np.zeros(n, bool), states)
+            )
         if teacher_environment is not None:
             for half, twin in zip(self.halves, make_halves(teacher_environment, source.num_envs, same), strict=True):
                 half.twin, half.shown = twin, twin.reset()
@@ -200,7 +204,8 @@ class Collector:
         keep = ~half.over
         said = torch.cat(answers, dim=1)[torch.from_numpy(keep)]
         acted = action[keep] if self.teacher.spec.discrete else None
-        replay.append(half.envs[keep], half.observation[keep], half.first[keep], said, acted)
+        replay.append(half.envs[keep], half.observation[keep], half.first[keep], said, acted, half.earned[keep])
+        half.earned[keep] = 0
         half.stepper.send(self.teacher.to_environment(action))
         if half.twin is not None:
             half.twin.send(self.teacher.to_environment(action))
@@ -222,6 +227,7 @@ class Collector:
                     "the teacher's and the students' environment came apart: seeds and actions were equal, rewards or "
                     "ends were not; they must be the same game, seen in two ways"
                 )
+        half.earned += step.reward
         half.over = step.ended & half.stepper.next_step
         self.seconds.environment += time.perf_counter() - started
 

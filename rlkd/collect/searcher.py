@@ -4,7 +4,6 @@ A copy holds the emulator's luck too: equal actions give equal frames, so what t
 done in them.
 """
 
-import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,15 +16,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlkd.collect.collector import Seconds
-from rlkd.errors import MismatchError
 from rlkd.policy import Policy, decide, discrete_logits
 from rlkd.policy.compute import Precision, autocast
 from rlkd.policy.rule import Params
 from rlkd.recipe import EVALUATION_SEEDS, Environment, Source
 from rlkd.replay import Replay
 from rlkd.terms import TEMPERATURE
-from rlkd.vector import make
-from rlkd.vector.atari import AtariGame
+from rlkd.vector import forked, make
+from rlkd.vector.stepper import as_input
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +48,8 @@ class _Visit:
     answer: _Answer
     action: np.ndarray
     """[] int64 or [D]."""
+    gained: float
+    """Sum of rewards in the game before."""
 
 
 @dataclass(slots=True)
@@ -111,6 +111,10 @@ class Searcher:
         # A stream for each continuation: the first ones do the same whatever their number.
         self.draws = [np.random.default_rng([seed, 4, place]) for place in range(self.search.width)]
         self.generator = np.random.default_rng([seed, 3])
+        self.kept = np.zeros(source.num_envs)
+        """Of each game, the sum of rewards before its last state that was kept."""
+        self.ended = np.zeros(source.num_envs)
+        """And what came behind it."""
         self.spare = [[make(environment) for _ in range(self.search.width - 1)] for _ in range(source.num_envs)]
         """Of each game, environments that no continuation uses."""
         self.games = [self._begin(make(environment)) for _ in range(source.num_envs)]
@@ -138,9 +142,20 @@ class Searcher:
                         np.array([visit.first for visit in visits]),
                         torch.stack([visit.answer.flat for visit in visits]),
                         np.stack([visit.action for visit in visits]) if self.teacher.spec.discrete else None,
+                        self._earned(envs, visits),
                     )
             self.seconds.storing += time.perf_counter() - started
+            for game, line in enumerate(chosen):
+                self.ended[game] = line.gained - self.kept[game]
             self.games = [self._begin(line.env) if line.over else line for line in chosen]
+
+    def _earned(self, envs: np.ndarray, visits: Sequence[_Visit]) -> np.ndarray:
+        """[K]: rewards since the state before, of each game; what a game's end brought goes to the next one's start."""
+        now = np.array([visit.gained for visit in visits])
+        first = np.array([visit.first for visit in visits])
+        found: np.ndarray = np.where(first, self.ended[envs], now - self.kept[envs])
+        self.kept[envs] = now
+        return found
 
     def close(self) -> None:
         """Release the environments."""
@@ -244,7 +259,7 @@ class Searcher:
 
     def _stepped(self, line: _Line, action: np.ndarray) -> _Line:
         assert line.answer is not None
-        line.last = _Visit(line.last, line.observation, line.first, line.answer, action)
+        line.last = _Visit(line.last, line.observation, line.first, line.answer, action, line.gained)
         if self.teacher.spec.discrete:
             line.likelihood += float(line.answer.likelihood[action])
         observation, reward, terminated, truncated, _ = line.env.step(self.teacher.to_environment(action))
@@ -253,37 +268,3 @@ class Searcher:
         line.over = terminated or truncated
         self.steps += 1
         return line
-
-
-def check_copies(environment: Environment) -> None:
-    """Raise MismatchError unless a copy of the environment's state plays on as the environment does."""
-    env, spare = make(environment), make(environment)
-    env.action_space.seed(0)
-    env.reset(seed=0)
-    try:
-        spare = forked(env, spare)
-        same = True
-        for _ in range(4):
-            action = env.action_space.sample()
-            same &= np.array_equal(env.step(action)[0], spare.step(action)[0])
-    except (TypeError, AssertionError, AttributeError):  # its state is outside of Python, and the copy has none
-        same = False
-    env.close()
-    if not same:
-        raise MismatchError(
-            f"a search needs copies of a game's state, and copies of {environment.id} do not play as it does"
-        )
-
-
-def forked(env: gymnasium.Env[Any, Any], spare: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
-    """An environment in the state of another one, luck included: `spare` where it can become that, else a copy."""
-    if isinstance(env, AtariGame) and isinstance(spare, AtariGame):
-        spare.follow(env)
-        return spare
-    return copy.deepcopy(env)
-
-
-def as_input(observation: Any) -> np.ndarray:
-    """As networks read it: uint8 stays, every other number becomes float32."""
-    found = np.asarray(observation)
-    return found if found.dtype == np.uint8 else found.astype(np.float32)

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rlkd.collect import check_copies, made_by
+from rlkd.collect import made_by
 from rlkd.data import Evaluation
 from rlkd.errors import MismatchError, RecipeError
 from rlkd.evaluation.agreement import SEQUENCE
 from rlkd.policy import Policy
 from rlkd.recipe import Distill, Environment, Network, Part, Search
 from rlkd.terms import FIELDS, Objective, Parts
-from rlkd.vector import spaces
+from rlkd.vector import check_copies, spaces
 
 MULTITASK = "policy_distillation_multitask"  # the recipe that errors name
 
@@ -120,6 +120,8 @@ def _check_objective(objective: Objective, recipe: Distill, own_parts: Parts) ->
         raise MismatchError("[novelty] and a weight that reads 'familiarity' belong together")
     if not objective.discrete and needs & {"last_round", "moving_average"}:
         raise MismatchError(f"earlier selves need discrete actions, the teacher's are '{objective.teacher}'")
+    if "advantage" in needs and recipe.source.synthetic is not None:
+        raise MismatchError("a part reads 'advantage', and no rewards follow on made-up states; leave out synthetic")
     if "fitted" in needs and recipe.source.teacher_fraction != (1.0, 1.0):
         raise MismatchError(
             "target 'calibrate' is fitted to what the teacher did; a teacher_fraction below 1 lets students act: take "

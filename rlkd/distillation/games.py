@@ -60,7 +60,9 @@ def run_games(
     run = settings[0].run
     learners = _students(settings, students, device, own_parts)
     check_memory(sum(replay_bytes(*_replay_size(setting)) for setting in settings), recipe_key="source.states")
-    replays = [Replay(*_replay_size(each), keeps_actions=each.teacher.spec.discrete) for each in settings]
+    replays = [
+        Replay(*_replay_size(each), keeps_actions=each.teacher.spec.discrete, keeps_rewards=True) for each in settings
+    ]
     seconds, clock = {}, time.perf_counter()
     with storage.run_folder(run), metrics.stop_signal() as stop:
         claim(run, [student for of_game in learners for student in of_game], identity=identity)

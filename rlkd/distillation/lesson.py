@@ -71,6 +71,19 @@ def fitted_on(replay: Replay, rows: np.ndarray, actions: int) -> float:
     return fitted_temperature(replay.read(some)[1][:, :actions].cpu().numpy(), done.cpu().numpy())
 
 
+def advantages(replay: Replay, rows: np.ndarray, discount: float) -> np.ndarray:
+    """[rows] float32, by address: the returns of some states less their mean, over their deviation.
+
+    The newest states of each environment are behind: what will follow on them has not been seen yet.
+    """
+    counts = np.bincount(rows // replay.stride, minlength=replay.num_envs)
+    returns = replay.returns(counts, discount)
+    known = returns[rows].astype(np.float64)
+    spread = known.std()
+    found: np.ndarray = ((returns - known.mean()) / (spread if spread > 0 else 1.0)).astype(np.float32)
+    return found
+
+
 def lots(rows: np.ndarray) -> np.ndarray:
     """[B] float32 in [0, 1) by address, the same for every student and after a resume: multiples of the golden ratio,
     so that any share of them is spread evenly over each environment's play."""

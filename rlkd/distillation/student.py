@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlkd.distillation.lesson import Lesson, Minibatch, Seen, fitted_on, lots, sequence_starts
+from rlkd.distillation.lesson import Lesson, Minibatch, Seen, advantages, fitted_on, lots, sequence_starts
 from rlkd.distillation.own import EarlierSelves
 from rlkd.evaluation.agreement import BURN_IN, SEQUENCE
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec
@@ -99,6 +99,8 @@ class Student:
         )
         self.fitted: Tensor | None = None
         """Temperature of the teacher's answers in this round; None where no term asks."""
+        self.advantage: np.ndarray | None = None
+        """By address, of this round; None where no term asks."""
         self.own = EarlierSelves(self.network, self.objective.needs, keep=recipe.moving_average)
         self.device = device
         self.recurrent = network.core is not None
@@ -144,6 +146,8 @@ class Student:
         self.own.begin(self.network, goal, fresh=fresh)
         if "fitted" in self.objective.needs:
             self.fitted = torch.tensor(fitted_on(seen.replay, seen.rows, self.actions), device=self.device)
+        if "advantage" in self.objective.needs:
+            self.advantage = advantages(seen.replay, seen.rows, self.recipe.discount)
         count = len(seen.rows)
         # Another state's answer for each state, the same all through a round and after a resume.
         shuffled = np.random.default_rng(count).permutation(count)
@@ -225,6 +229,8 @@ class Student:
         """
         needs = self.objective.needs
         found: dict[str, Tensor | None] = {"head": self.head, "fitted": self.fitted}
+        if self.advantage is not None:
+            found["advantage"] = torch.from_numpy(self.advantage[told])
         if "action" in needs:
             found["action"] = replay.actions(told)
         if "luck" in needs:

@@ -98,6 +98,8 @@ class Distill:
     moving_average: float = 0.995
     """Share of the old weights that stays at each gradient step in the moving average of a student's own, for the
     teacher of that name."""
+    discount: float = 0.99
+    """Of rewards that followed on a state, a step, for parts that read `advantage`."""
     novelty: Bonus | None = None
     """How new a state is to the replay, for the weight `familiarity`: `rnd`'s networks and clip; of the other values
     none is read."""
@@ -108,6 +110,7 @@ class Distill:
         require(len(self.terms) > 0, "at least one [[terms]] is needed")
         for name in ("gradient_steps", "batch_size", "learning_rate", "held_out_states"):
             require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}")
+        require(0 <= self.discount <= 1, f"discount must be in [0, 1], got {self.discount}")
         require(0 <= self.moving_average < 1, f"moving_average must be in [0, 1), got {self.moving_average}")
         asked = any(term.weight is not None and term.weight.name == "familiarity" for term in self.terms)
         require(not asked or self.novelty is not None, "weight = 'familiarity' needs [novelty]")

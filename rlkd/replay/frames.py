@@ -30,6 +30,7 @@ class Replay:
         *,
         ring: bool = False,
         keeps_actions: bool = False,
+        keeps_rewards: bool = False,
         recipe_key: str = "source.states",
         device: torch.device = CPU,
     ) -> None:
@@ -43,6 +44,7 @@ class Replay:
             view: how frames are stacked; None for vector observations, which are kept as float32.
             ring: a full row range overwrites its oldest states; otherwise it takes no more.
             keeps_actions: whether the discrete action that was done is kept beside each state.
+            keeps_rewards: whether the rewards that came before each state are kept; not in a ring.
             recipe_key: what sets `states`, for the message of a replay that is too large.
             device: where observations and answers are kept and read.
 
@@ -69,6 +71,7 @@ class Replay:
         self._windows = self._frames.as_strided((windows, self.stack, *frame), (size, size, *self._frames.stride()[1:]))
         self._answers = torch.zeros((windows, outputs), device=device)
         self._actions = torch.zeros(windows, dtype=torch.uint8, device=device) if keeps_actions else None
+        self._rewards = torch.zeros(windows) if keeps_rewards else None
         self._age = np.zeros(windows, np.uint8)
         self.written = np.zeros(num_envs, np.int64)
         """[N]: states ever kept of each environment; in a ring, some of them are gone."""
@@ -85,6 +88,7 @@ class Replay:
         first: np.ndarray,
         answers: Tensor,
         action: np.ndarray | None = None,
+        reward: np.ndarray | None = None,
     ) -> None:
         """Keep one state of some environments; those whose range is full are passed over, unless it is a ring.
 
@@ -95,11 +99,14 @@ class Replay:
             first: [K] bool, the state begins an episode.
             answers: [K, P], the teacher's flat outputs.
             action: [K] int, what was done there, where actions are kept.
+            reward: [K] float, what came since the environment's state before, also where that ended an episode; where
+                rewards are kept.
         """
         if not self.ring and (room := self.written[envs] < self.capacity).sum() < len(envs):
             envs, observation, first = envs[room], observation[room], first[room]
             answers = answers[torch.from_numpy(room)]
             action = None if action is None else action[room]
+            reward = None if reward is None else reward[room]
         if self.view:
             observation = observation[:, -1 if self.view.stack_order == "oldest_first" else 0]
         newest = torch.as_tensor(observation, device=self.device)
@@ -111,6 +118,8 @@ class Replay:
         self._answers[self._there(rows)] = answers.to(self.device, torch.float32)
         if self._actions is not None and action is not None:
             self._actions[self._there(rows)] = torch.as_tensor(action, dtype=torch.uint8, device=self.device)
+        if self._rewards is not None and reward is not None:
+            self._rewards[torch.from_numpy(rows)] = torch.as_tensor(reward, dtype=torch.float32)
         before = self._age[self.address(envs, self.written[envs] - 1)].astype(np.int64) + 1
         self._age[rows] = np.where(first | (self.written[envs] == 0), 0, np.minimum(before, 255))
         self.written[envs] += 1
@@ -158,10 +167,29 @@ class Replay:
         """[B] int64: what was done in these states; None where actions are not kept."""
         return None if self._actions is None else self._actions[self._there(rows)].long()
 
+    def returns(self, per_env: np.ndarray, discount: float) -> np.ndarray:
+        """[rows] float32, by address: discounted rewards that followed on each state within its episode, as far as the
+        first `per_env[i]` states of environment i tell; 0 elsewhere.
+
+        Raises:
+            ValueError: rewards are not kept.
+        """
+        if self._rewards is None:
+            raise ValueError("rewards are not kept")
+        rewards, begins = self._rewards.numpy(), self._age == 0
+        found = np.zeros(len(rewards), np.float32)
+        for first, count in zip(self._first_rows, per_env, strict=True):
+            behind = 0.0
+            for row in range(first + count - 2, first - 1, -1):
+                behind = float(rewards[row + 1]) + (0.0 if begins[row + 1] else discount * behind)
+                found[row] = behind
+        return found
+
     def tensors(self) -> dict[str, Tensor]:
         """All that `fill` needs, by name; not copied."""
         found = {"frames": self._frames, "answers": self._answers, "age": torch.from_numpy(self._age)}
-        return found if self._actions is None else found | {"actions": self._actions}
+        found |= {} if self._actions is None else {"actions": self._actions}
+        return found if self._rewards is None else found | {"rewards": self._rewards}
 
     def check_names(self, names: AbstractSet[str]) -> None:
         """ValueError unless these are the names of `tensors`."""

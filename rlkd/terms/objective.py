@@ -161,7 +161,7 @@ class Objective:
         two = torch.ones(2)
         made_up = answers[:, :actions].softmax(-1)
         known = {"action": two.long() - 1, "familiarity": two, "noise": answers.abs(), "lot": two / 2, "luck": two / 2}
-        known |= {"fitted": torch.ones(()), "demonstrated": two, "ratio": two}
+        known |= {"advantage": two, "fitted": torch.ones(()), "demonstrated": two, "ratio": two}
         known |= {"last_round": made_up, "moving_average": made_up, "head": torch.eye(actions, 4)}
         sample = self.sample(answers.repeat(1, self.teachers), known)
         names = ("q",) if self.student == "q" else ("logits",) if self.discrete else ("mean", "log_std")

@@ -50,6 +50,8 @@ class Sample:
     """[B]: beside a value learner, 1 where the teacher acted and 0 elsewhere."""
     ratio: Tensor | None = None
     """[B]: beside PPO, the probability of what was done under who learns, over that under who acted."""
+    advantage: Tensor | None = None
+    """[B]: discounted rewards that followed, less their mean over the replay, over their deviation."""
     head: Tensor | None = None
     """[A, F]: the first teacher's last weights, one row an action."""
 

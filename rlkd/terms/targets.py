@@ -72,6 +72,24 @@ def permute(probabilities: Tensor, noise: Tensor) -> Tensor:
     return torch.zeros_like(probabilities).scatter(-1, places, probabilities.gather(-1, ranked))
 
 
+def tilt(probabilities: Tensor, action: Tensor, advantage: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """p(a) exp(advantage / temperature) for what was done, p(a) for the rest, divided by their sum.
+
+    What turned out well becomes more probable than the teacher has it, what turned out badly less: the step of a policy
+    improvement under a KL (Peters et al. 2010), for the one action of which it is known.
+
+    Args:
+        probabilities: [B, A].
+        action: [B] that was done.
+        advantage: [B], in deviations of the replay's returns.
+        temperature: above 0; lower tilts more.
+    """
+    _require(temperature > 0, f"temperature must be above 0, got {temperature}")
+    done = F.one_hot(action, probabilities.shape[-1]).to(probabilities.dtype)
+    tilted = probabilities * (done * (advantage / temperature).unsqueeze(-1)).exp()
+    return tilted / tilted.sum(dim=-1, keepdim=True)
+
+
 def keep_confidence(probabilities: Tensor) -> Tensor:
     """The best action's probability as it is, the rest uniform: how sure the teacher is, not which actions are alike.
 
@@ -110,6 +128,7 @@ TARGETS = {
     "top_k": Target(top_k),
     "smooth": Target(smooth, one_hot=False),
     "harden": Target(harden, one_hot=True),
+    "tilt": Target(tilt, needs=("action", "advantage")),
     "permute": Target(permute, needs=("noise",)),
     "keep_confidence": Target(keep_confidence),
     "similar": Target(similar, needs=("head",), one_hot=False),

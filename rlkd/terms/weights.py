@@ -35,6 +35,22 @@ def inverse_entropy(scores: Tensor, *, temperature: float, least: float = 0.01, 
     return (1 / entropy).clamp(least, most)
 
 
+def exp_advantage(advantage: Tensor, *, temperature: float = 1.0, least: float = 0.01, most: float = 20.0) -> Tensor:
+    """[B]: exp(advantage / temperature), clipped: what turned out well counts more (label H3, beside `label_h2`).
+
+    Reward-weighted regression of Peters and Schaal 2007; with its clip Peng et al. 2019, arXiv:1910.00177, whose
+    advantage is over a learnt value and not over a mean.
+
+    Args:
+        advantage: [B], in deviations of the replay's returns.
+        temperature: above 0; lower tells states apart more.
+        least, most: limits of a weight.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    return (advantage / temperature).exp().clamp(least, most)
+
+
 def ppo_ratio(ratio: Tensor, *, clip: float = 0.2) -> Tensor:
     """[B]: max(ratio, 1 - clip): states in which who learns does more than who acted what was done count more.
 
@@ -72,6 +88,7 @@ def _check_share(share: float) -> None:
 WEIGHTS = {
     "familiarity": Weight(familiarity, ("familiarity",), discrete=False),
     "confidence": Weight(confidence, ("probabilities",)),
+    "exp_advantage": Weight(exp_advantage, ("advantage",), discrete=False),
     "ppo_ratio": Weight(ppo_ratio, ("ratio",), discrete=False),
     "demonstrated": Weight(demonstrated, ("demonstrated",), discrete=False),
     "asked": Weight(asked, ("lot",), discrete=False),

@@ -1,5 +1,6 @@
 """Environment recipes to environments: single, vectorised, and stepped under one convention for resets."""
 
+from rlkd.vector.copying import check_copies, forked
 from rlkd.vector.making import (
     Backend,
     action_bounds,
@@ -23,8 +24,10 @@ __all__ = [
     "action_bounds",
     "action_meanings",
     "as_recipe",
+    "check_copies",
     "ends_for_learner",
     "environment_named_in",
+    "forked",
     "make",
     "make_halves",
     "make_vec",

@@ -90,7 +90,7 @@ class Stepper:
         reward = np.where(valid, reward, 0.0)
         terminated, truncated = terminated & valid, truncated & valid
         ended = terminated | truncated
-        arrived = observation = _as_input(observation)
+        arrived = observation = as_input(observation)
         if not self.next_step and ended.any():
             # Rows of running episodes hold stale memory in some sources: only rows that ended are read.
             arrived = observation.copy()
@@ -144,7 +144,7 @@ class Stepper:
         for row in np.flatnonzero(rows):
             self._rooms[row].clear()
         self._enter(info, rows)
-        return _as_input(observation)
+        return as_input(observation)
 
     def _enter(self, info: dict[str, Any], rows: np.ndarray) -> None:
         """Note in which rooms some rows are, [N] bool; nothing where the source does not say."""
@@ -169,7 +169,7 @@ def ends_for_learner(environment: Environment, step: Step) -> np.ndarray:
     return over | step.truncated if environment.at_frame_cap == "terminates" else over
 
 
-def _as_input(observation: Any) -> np.ndarray:
+def as_input(observation: Any) -> np.ndarray:
     """A fresh array that networks read: uint8 stays, every other number becomes float32."""
     dtype = np.uint8 if observation.dtype == np.uint8 else np.float32
     return np.array(observation, dtype=dtype)
