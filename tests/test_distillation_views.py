@@ -143,7 +143,7 @@ def test_students_learn_what_their_teacher_sees_from_what_they_see(network: Netw
         )
 
 
-def test_pictures_are_learnt_from_a_teacher_of_memory_by_name_and_the_report_says_what_it_cannot_show(
+def test_pictures_are_learnt_from_a_teacher_of_memory_by_name_and_the_report_shows_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def short(name: Environment | str) -> Environment:
@@ -166,7 +166,9 @@ def test_pictures_are_learnt_from_a_teacher_of_memory_by_name_and_the_report_say
     assert record["environment"]["views"]["pixels"]["stack"] == 4
     assert record["teacher_environment"]["observation"] == "memory"
     assert np.isfinite(record["students"][0]["kl_student_states"])
-    assert "Not shown" in write_report(tmp_path / "run").read_text()
+    page = write_report(tmp_path / "run").read_text()
+    assert "Side by side" in page
+    assert "Not shown" not in page
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_the_game_that_is_shown_is_the_game_that_was_scored(finished: Path) -> N
     )
     where = teacher.spec.environment
     assert where is not None
-    duel = play(teacher, student, where, seed=where.protocol.first_seed + 1, steps=1000, seconds=60)
+    duel = play(teacher, student, (where, where), seed=where.protocol.first_seed + 1, steps=1000, seconds=60)
     assert duel.teacher.score == content["teacher"]["scores"][1]
     assert duel.student.score == content["students"][0]["scores"][1]
     assert (len(duel.teacher.moments), len(duel.student.moments)) == (
@@ -64,7 +64,7 @@ def test_atari_disagreements_are_those_of_the_two_networks() -> None:
     steps, seed = 40, 7
     where = handmade.environment("pong")
     policies = [undecided(handmade.policy(where, "categorical", handmade.TINY_PIXELS, seed=k)) for k in (0, 1)]
-    duel = play(policies[0], policies[1], where, seed=seed, steps=steps, seconds=60)
+    duel = play(policies[0], policies[1], (where, where), seed=seed, steps=steps, seconds=60)
     meanings = policies[0].spec.action_meanings
     for side, game in enumerate((duel.teacher, duel.student)):
         env = make(where)
@@ -122,7 +122,7 @@ def test_action_names_from_files_stay_text() -> None:
 def test_the_stretch_with_most_disagreements_is_shown() -> None:
     where = handmade.environment("cartpole", frame_cap=60)
     teacher, student = handmade.cartpole_teacher(recipe=where), handmade.cartpole_teacher(recipe=where)
-    duel = play(teacher, student, where, seed=3, steps=60, seconds=60)
+    duel = play(teacher, student, (where, where), seed=3, steps=60, seconds=60)
     assert not any(duel.differ(step) for step in range(60))  # two copies of one policy never disagree
     assert busiest(duel, 10) == 0
     for step in (31, 33, 36, 50):
@@ -134,8 +134,8 @@ def test_the_stretch_with_most_disagreements_is_shown() -> None:
 def test_continuous_actions_differ_by_a_tenth_of_their_range() -> None:
     where = handmade.environment("pendulum", frame_cap=5)
     policies = [handmade.policy(where, "gaussian", handmade.LINEAR, seed=k) for k in (0, 0, 1)]
-    same = play(policies[0], policies[1], where, seed=0, steps=5, seconds=60)
-    other = play(policies[0], policies[2], where, seed=0, steps=5, seconds=60)
+    same = play(policies[0], policies[1], (where, where), seed=0, steps=5, seconds=60)
+    other = play(policies[0], policies[2], (where, where), seed=0, steps=5, seconds=60)
     assert same.teacher.differing == 0
     for moment in (*other.teacher.moments, *other.student.moments):
         assert moment.differ == (abs(float(moment.teacher) - float(moment.student)) > 0.1 * 4)  # torque in [-2, 2]
@@ -165,3 +165,22 @@ def test_a_policy_that_is_not_the_measured_one_is_not_shown(run: Path, how: str)
     found = Page(write_report(run).read_text(encoding="utf-8"))
     assert "Not shown: " in found.text
     assert found.count("button") == 0
+
+
+def test_who_sees_a_game_otherwise_plays_and_is_asked_in_its_own_view() -> None:
+    full, positions = (
+        handmade.environment("cartpole", frame_cap=40),
+        handmade.environment("cartpole_positions", frame_cap=40),
+    )
+    teacher = handmade.cartpole_teacher(recipe=full)
+    student = handmade.policy(positions, "categorical", handmade.TINY, seed=3)
+    duel = play(teacher, student, (full, positions), seed=5, steps=40, seconds=60)
+    env = make(full)
+    observation, _ = env.reset(seed=5)
+    for moment in duel.teacher.moments:
+        wanted = (teacher.predict(observation)[0], student.predict(observation[[0, 2]])[0])
+        told = [("LEFT", "RIGHT")[int(action)] for action in wanted]
+        assert (moment.teacher.split()[0], moment.student.split()[0]) == tuple(told)
+        assert moment.differ == (wanted[0] != wanted[1])
+        observation, *_ = env.step(wanted[0])
+    assert len(duel.teacher.moments) == 40

@@ -88,7 +88,8 @@ def duel(run: Run, teacher: Entry, best: Entry | None) -> str:
     )
     names = (teacher.policy or "teacher", best.name)
     where = table_of(run.record, "environment")
-    return side_by_side(files, (teacher, best), where, names=names, roles=("the teacher", "the student"))
+    shown = table_of(run.record, "teacher_environment") or where
+    return side_by_side(files, (teacher, best), (shown, where), names=names, roles=("the teacher", "the student"))
 
 
 def learning(run: Run, heading: str = "Learning", x_title: str = "gradient steps") -> str:

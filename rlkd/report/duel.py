@@ -85,13 +85,21 @@ class Duel:
         return any(step < len(game.moments) and game.moments[step].differ for game in (self.teacher, self.student))
 
 
-def play(teacher: Policy, student: Policy, environment: Environment, *, seed: int, steps: int, seconds: float) -> Duel:
+def play(
+    teacher: Policy,
+    student: Policy,
+    environments: tuple[Environment, Environment],
+    *,
+    seed: int,
+    steps: int,
+    seconds: float,
+) -> Duel:
     """Play both games until both are over, or for so many steps, or until the time is up, whichever comes first.
 
     Args:
         teacher: any policy.
         student: one with the teacher's actions.
-        environment: where.
+        environments: where, as the teacher sees it and as the student does.
         seed: environment seed of the episode.
         steps: most agent steps of each game.
         seconds: wall time after which no further step begins; one is always played.
@@ -99,23 +107,27 @@ def play(teacher: Policy, student: Policy, environment: Environment, *, seed: in
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # it greets on stdout, which belongs to --json
     players = (teacher, student)
     games, seats = [Game(), Game()], [_seat(policy, seed) for policy in players]
-    envs = [make(environment, render_mode="rgb_array") for _ in players]
+    views = environments[:1] if environments[0] == environments[1] else environments
+    envs = [[make(view, render_mode="rgb_array") for view in views] for _ in players]
     try:
         end = time.monotonic() + seconds
         states = [policy.start(len(players)) for policy in players]
-        seen = [np.asarray(env.reset(seed=seed)[0]) for env in envs]
+        seen = [[np.asarray(env.reset(seed=seed)[0]) for env in of_one] for of_one in envs]
         for step in range(steps):
             if (step and time.monotonic() > end) or all(game.over for game in games):
                 break
-            batch = np.stack(seen).astype(teacher.spec.observation_dtype)
-            answers = [padded_answer(*each) for each in zip(players, (batch, batch), states, strict=True)]
+            batches = [
+                np.stack([shown[place % len(views)] for shown in seen]).astype(policy.spec.observation_dtype)
+                for place, policy in enumerate(players)
+            ]
+            answers = [padded_answer(*each) for each in zip(players, batches, states, strict=True)]
             states = [answer.state for answer in answers]
             for side, game in enumerate(games):
                 if not game.over:
                     both = [_row(answer, side) for answer in answers]
                     seen[side] = _step(game, envs[side], both, players, side, seats[side])
     finally:
-        for env in envs:
+        for env in (env for of_one in envs for env in of_one):
             env.close()
     return Duel(seed, *games)
 
@@ -137,15 +149,15 @@ def _row(answer: Answer, row: int) -> Answer:
 
 def _step(
     game: Game,
-    env: gymnasium.Env[Any, Any],
+    envs: Sequence[gymnasium.Env[Any, Any]],
     answers: Sequence[Answer],
     players: Sequence[Policy],
     side: int,
     seat: Seat,
-) -> np.ndarray:
-    """Play one step of one game, note it, and return the next observation."""
+) -> list[np.ndarray]:
+    """Play one step of one game, in all of its views, note it, and return what each of them shows then."""
     own = players[side]
-    picture = _picture(env)
+    picture = _picture(envs[0])
     action = own.to_environment(decide(own.spec.kind, answers[side].params, own.spec.rule, seat.uniforms()[None]))[0]
     seat.step += 1
     wants = [policy.preferred(answer.params)[0] for answer, policy in zip(answers, players, strict=True)]
@@ -155,10 +167,11 @@ def _step(
     ]
     differ = _differ(wants[0], wants[1], own)
     game.moments.append(Moment(picture, _words(action, None, own), names[0], names[1], differ, game.score))
-    observation, reward, terminated, truncated, _ = env.step(action)
+    steps = [env.step(action) for env in envs]
+    _, reward, terminated, truncated, _ = steps[0]
     game.score += float(reward)
     game.over = bool(terminated or truncated)
-    return np.asarray(observation)
+    return [np.asarray(step[0]) for step in steps]
 
 
 def _chances(answer: Answer, policy: Policy) -> np.ndarray | None:

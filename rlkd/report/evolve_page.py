@@ -121,7 +121,7 @@ def _duel(run: Run, first: Entry, last: Entry) -> str:
     files = [run.folder / "generations" / f"{entry.number:03d}" / "policy.safetensors" for entry in (first, last)]
     roles = (f"generation {first.number}", f"generation {last.number}")
     where = table_of(run.record, "environment")
-    return side_by_side((files[0], files[1]), (first, last), where, names=("", ""), roles=roles)
+    return side_by_side((files[0], files[1]), (first, last), (where, where), names=("", ""), roles=roles)
 
 
 def _learning(run: Run) -> list[str]:

@@ -21,7 +21,7 @@ MOST_SECONDS = 12.0  # wall time for playing; the sheet takes a few more
 def side_by_side(
     files: tuple[Path, Path],
     entries: tuple[Entry, Entry],
-    environment: dict[str, Any],
+    environments: tuple[dict[str, Any], dict[str, Any]],
     *,
     names: tuple[str, str],
     roles: tuple[str, str],
@@ -31,19 +31,19 @@ def side_by_side(
     Args:
         files: the policies.
         entries: their lines in run.json.
-        environment: the environment recipe's table, as run.json keeps it.
+        environments: where, as the first sees it and as the second does: tables as run.json keeps them.
         names: their names, where they have any besides their roles.
         roles: what they are to each other, for example "the teacher" and "the student".
     """
     title = f"Side by side: {names[0] or roles[0]} and {names[1] or roles[1]}"
     try:
-        where = build(Environment, environment, where="run.json [environment]")
-        teacher, student = (_load(path, entry, where) for path, entry in zip(files, entries, strict=True))
+        views = [build(Environment, table, where="run.json [environment]") for table in environments]
+        teacher, student = (_load(*each) for each in zip(files, entries, views, strict=True))
         duel = play(
             teacher,
             student,
-            where,
-            seed=where.protocol.first_seed,
+            (views[0], views[1]),
+            seed=views[0].protocol.first_seed,
             steps=MOST_STEPS,
             seconds=MOST_SECONDS,
         )
