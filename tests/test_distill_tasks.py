@@ -150,7 +150,7 @@ def test_the_steps_are_those_of_one_adam_over_all_weights() -> None:
         student, each = again[place], seen[place]
         lesson = student.begin(each, 20, fresh=False)
         picks = lesson.starts[student.generator.integers(len(lesson.starts), size=student.samples)]
-        batch = student._minibatch(each.replay, each.rows, picks, lesson.shuffled)
+        batch = student._minibatch(each, picks, lesson.shuffled)
         output = student.network(batch.observation)
         loss = (student.objective.losses(batch.targets, batch.weights, output, step / 100) * batch.share).sum()
         reference.zero_grad()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rlkd.distillation.checkpoint import load_students, save_students
-from rlkd.distillation.lesson import lots
+from rlkd.distillation.lesson import Seen, lots
 from rlkd.distillation.student import Plan, Student
 from rlkd.errors import RecipeError
 from rlkd.recipe import Part, Term
@@ -41,7 +41,7 @@ def test_the_last_round_is_the_student_as_it_was_when_the_round_began() -> None:
     learn_alone(student, replay, replay.rows(), 20, "float32")
     assert torch.equal(weights(student, "last_round"), before)
     expected = student.own.copies["last_round"](replay.read(np.arange(5))[0]).params["logits"].softmax(-1)
-    batch = student._minibatch(replay, replay.rows(), np.arange(5), np.arange(400))
+    batch = student._minibatch(Seen(replay, replay.rows()), np.arange(5), np.arange(400))
     torch.testing.assert_close(batch.targets[1], expected.detach())
     assert not torch.equal(weights(student), before)
 

@@ -11,7 +11,7 @@ from rlkd import storage
 from rlkd.collect import Collector
 from rlkd.distillation import measure_baseline, run_distillation
 from rlkd.distillation.checks import check_parts
-from rlkd.distillation.lesson import sequence_starts
+from rlkd.distillation.lesson import Seen, sequence_starts
 from rlkd.distillation.record import run_record
 from rlkd.distillation.student import Plan, Student
 from rlkd.errors import MismatchError
@@ -151,7 +151,7 @@ def test_samples_of_a_recurrent_student_are_states_in_a_row_and_their_burn_in_ha
     rows = replay.rows()
     starts = sequence_starts(rows)
     assert 0 < len(starts) < len(rows)
-    batch = student._minibatch(replay, rows, starts[:4], np.arange(len(rows)))
+    batch = student._minibatch(Seen(replay, rows), starts[:4], np.arange(len(rows)))
     assert batch.observation.shape == (4, SEQUENCE, 4)
     assert batch.targets[0].shape == (4, SEQUENCE, 2)
     assert batch.first is not None

@@ -13,6 +13,7 @@ from torch import Tensor
 from rlkd.cli import main
 from rlkd.collect import Collector
 from rlkd.distillation import run_distillation
+from rlkd.distillation.lesson import Seen
 from rlkd.distillation.student import Plan, Student
 from rlkd.errors import MismatchError, StorageError
 from rlkd.policy import Policy, load
@@ -89,7 +90,7 @@ def test_which_teacher_is_drawn_says_nothing_about_how_its_answer_is_permuted() 
     for _ in range(3000):
         replay.append(np.zeros(1, int), np.zeros((1, 4), np.float32), np.zeros(1, bool), torch.zeros(1, 4))
     rows = replay.rows()
-    known = student._known(replay, rows, rows, None)
+    known = student._known(Seen(replay, rows), rows, rows)
     luck, noise = known["luck"], known["noise"]
     assert luck is not None
     assert noise is not None

@@ -9,7 +9,7 @@ import torch
 
 from rlkd import losses
 from rlkd.distillation.learning import steps_after
-from rlkd.distillation.lesson import Minibatch
+from rlkd.distillation.lesson import Minibatch, Seen
 from rlkd.distillation.student import Plan, Student
 from rlkd.errors import MismatchError, RecipeError
 from rlkd.policy import Kind, Output
@@ -299,7 +299,9 @@ def test_the_shuffled_control_permutes_the_answers_and_not_the_states() -> None:
         recipe = small(terms=(SQUARES,))
         student = Student(plan, recipe, teacher.spec, seed=0, device=torch.device("cpu"))
         shuffled = np.random.default_rng(3).permutation(50)
-        seen[control] = [student._minibatch(replay, rows, np.arange(k, k + 10), shuffled) for k in range(0, 50, 10)]
+        seen[control] = [
+            student._minibatch(Seen(replay, rows), np.arange(k, k + 10), shuffled) for k in range(0, 50, 10)
+        ]
     answer_to: dict[int, set[int]] = {}
     for right, wrong in zip(seen["none"], seen["shuffled_teacher"], strict=True):
         assert torch.equal(right.observation, wrong.observation)

@@ -175,12 +175,20 @@ def test_pictures_are_learnt_from_a_teacher_of_memory_by_name_and_the_report_sho
     ("changed", "message"),
     [
         (replace(FULL, protocol=Protocol(name="other")), "one protocol only"),
-        (environment("acrobot"), "need the same actions"),
+        (environment("acrobot"), "need one game; of Acrobot-v1 and CartPole-v1, id is 'CartPole-v1' and 'Acrobot-v1'"),
+        (replace(FULL, frame_cap=50), "frame_cap is 60 and 50"),
     ],
 )
 def test_what_is_not_one_game_is_refused(changed: Environment, message: str) -> None:
     with pytest.raises(MismatchError, match=message):
         check_views(small(), changed, FULL)
+
+
+def test_one_emulator_seen_in_two_ways_is_one_game_and_with_other_luck_another() -> None:
+    check_views(small(), PONG, MEMORY)
+    assert MEMORY.emulator is not None
+    with pytest.raises(MismatchError, match=r"\[emulator\] of pong and pong differs"):
+        check_views(small(), PONG, replace(MEMORY, emulator=replace(MEMORY.emulator, sticky_probability=0.0)))
 
 
 def test_neither_search_nor_made_up_states_go_with_two_views() -> None:

@@ -19,6 +19,7 @@ from rlkd import losses
 from rlkd import recipe as recipes
 from rlkd.collect import Collector
 from rlkd.distillation import run_distillation
+from rlkd.distillation.lesson import Seen
 from rlkd.distillation.student import Plan, Student
 from rlkd.errors import MismatchError, RecipeError, RlkdError, StorageError
 from rlkd.policy import Output
@@ -80,7 +81,7 @@ def test_a_calibrated_teacher_says_better_what_it_does_chance_included() -> None
     fitted = student.fitted.item()
     assert surprise(fitted) < surprise(0.01) - 0.1
     assert all(surprise(fitted) <= surprise(fitted * factor) for factor in (0.8, 1.25))
-    batch = student._minibatch(replay, rows, np.arange(5), np.arange(len(rows)))
+    batch = student._minibatch(Seen(replay, rows), np.arange(5), np.arange(len(rows)))
     torch.testing.assert_close(batch.targets[0].double(), (scores[:5] / fitted).softmax(-1), rtol=1e-4, atol=1e-6)
     learn_alone(student, replay, rows[:200], 2, "float32")
     assert student.fitted.item() != fitted

@@ -58,7 +58,12 @@ def test_returns_are_sums_within_a_game(told: list[tuple[float, bool]], discount
     whole = slow_returns(rewards, begins, discount)
     part = slow_returns([-reward for reward in rewards[: counts[1]]], begins, discount)
     wanted = [*whole, *part, *[0.0] * (len(told) - counts[1])]
-    np.testing.assert_allclose(replay.returns(counts, discount), wanted, rtol=1e-4, atol=1e-4)
+    returns, unseen = replay.returns(counts, discount)
+    np.testing.assert_allclose(returns, wanted, rtol=1e-4, atol=1e-4)
+    for place in range(len(told)):
+        over = any(begins[place + 1 :])
+        assert unseen[place] == pytest.approx(0.0 if over else discount ** (len(told) - 1 - place), abs=1e-6)
+    assert not unseen[len(told) + counts[1] :].any()
 
 
 def test_rewards_that_are_not_kept_cannot_be_asked_for() -> None:
@@ -78,7 +83,7 @@ def test_who_plays_keeps_what_came_of_it(way: str) -> None:
         player.collect(replay, number, ())
     player.close()
     rows = replay.rows()
-    begins, returns = replay.begins(rows).reshape(4, 75), replay.returns(replay.filled, 1.0)[rows].reshape(4, 75)
+    begins, returns = replay.begins(rows).reshape(4, 75), replay.returns(replay.filled, 1.0)[0][rows].reshape(4, 75)
     assert begins.sum() > 12
     for firsts, found in zip(begins, returns, strict=True):
         starts = [*np.flatnonzero(firsts), 75]
@@ -88,21 +93,37 @@ def test_who_plays_keeps_what_came_of_it(way: str) -> None:
 
 
 def test_advantages_are_returns_in_deviations_from_their_mean() -> None:
-    replay = Replay(2, 20, (1,), 1, None, keeps_rewards=True)
+    replay = Replay(2, 40, (1,), 1, None, keeps_rewards=True)
     draws = np.random.default_rng(0)
-    for _ in range(10):
-        replay.append(
-            np.arange(2), np.zeros((2, 1), np.float32), np.zeros(2, bool), torch.zeros(2, 1), None, draws.normal(size=2)
-        )
-    rows = replay.rows(np.array([10, 6]))
-    found = advantages(replay, rows, 0.9)[rows].astype(float)
-    returns = replay.returns(np.array([10, 6]), 0.9)[rows].astype(float)
-    assert found.mean() == pytest.approx(0, abs=1e-6)
-    assert found.std() == pytest.approx(1, rel=1e-5)
-    np.testing.assert_allclose(found, (returns - returns.mean()) / returns.std(), rtol=1e-4, atol=1e-5)
-    same = Replay(1, 4, (1,), 1, None, keeps_rewards=True)
-    same.append(np.zeros(1, int), np.zeros((1, 1), np.float32), np.ones(1, bool), torch.zeros(1, 1), None, np.zeros(1))
-    assert advantages(same, same.rows(), 0.9).tolist() == [0.0] * 4
+    for place in range(20):
+        both, nothing, earned = np.arange(2), np.zeros((2, 1), np.float32), draws.normal(size=2)
+        replay.append(both, nothing, np.array([place % 8 == 0, False]), torch.zeros(2, 1), None, earned)
+    counts = np.array([20, 12])
+    rows = replay.rows(counts)
+    advantage = advantages(replay, rows, 0.5)
+    returns = replay.returns(counts, 0.5)[0].astype(float)
+    # Two games of eight states were seen to their ends, and of the others what lies five steps before the end of what
+    # was seen: there 0.5 to the power of that is less than 0.05.
+    known = [*range(16), *range(20, 27)]
+    wanted = (returns[known] - returns[known].mean()) / returns[known].std()
+    np.testing.assert_allclose(advantage[known], wanted, rtol=1e-4, atol=1e-5)
+    assert not np.delete(advantage, known).any()
+
+
+def test_the_end_of_what_was_seen_is_no_disadvantage() -> None:
+    """A point for each step and no end: every state is as good as the others."""
+    replay = Replay(2, 400, (1,), 1, None, keeps_rewards=True)
+    nothing, first = np.zeros((2, 1), np.float32), np.zeros(2, bool)
+    for _ in range(200):
+        replay.append(np.arange(2), nothing, first, torch.zeros(2, 1), None, np.ones(2))
+    rows = replay.rows()
+    returns = replay.returns(replay.filled, 0.9)[0][rows]
+    advantage = advantages(replay, rows, 0.9)[rows]
+    assert returns.std() > 1
+    assert not advantage.reshape(2, 200)[:, -28:].any()
+    short = Replay(1, 4, (1,), 1, None, keeps_rewards=True)
+    short.append(np.zeros(1, int), nothing[:1], np.ones(1, bool), torch.zeros(1, 1), None, np.zeros(1))
+    assert advantages(short, short.rows(), 0.9).tolist() == [0.0] * 4
 
 
 def test_what_turned_out_well_weighs_its_exponential_within_limits() -> None:
@@ -121,6 +142,8 @@ def test_a_tilted_answer_moves_what_was_done_and_keeps_the_ratio_of_the_rest() -
         total = 0.2 * tilted + 0.8
         assert found[row].tolist() == pytest.approx([0.2 * tilted / total, 0.5 / total, 0.3 / total])
     torch.testing.assert_close(found[2], p[2])
+    far = tilt(p, torch.tensor([0, 0, 1]), torch.tensor([900.0, -900.0, 0.0]), temperature=0.1)
+    torch.testing.assert_close(far[:2], torch.tensor([[1, 0, 0], [0, 0.625, 0.375]], dtype=torch.float64))
     with pytest.raises(ValueError, match="temperature must be above 0"):
         tilt(p, torch.tensor([0, 0, 1]), advantage, temperature=-1)
 

@@ -101,7 +101,12 @@ class Collector:
                 _Half(stepper, envs, stepper.reset(), np.ones(n, bool), np.zeros(n), np.zeros(n, bool), states)
             )
         if teacher_environment is not None:
-            for half, twin in zip(self.halves, make_halves(teacher_environment, source.num_envs, same), strict=True):
+            try:
+                twins = make_halves(teacher_environment, source.num_envs, same)
+            except BaseException:
+                self.close()  # no worker process is left behind
+                raise
+            for half, twin in zip(self.halves, twins, strict=True):
                 half.twin, half.shown = twin, twin.reset()
 
     def collect(self, replay: Replay, round_number: int, students: Sequence[Policy]) -> None:
@@ -222,10 +227,12 @@ class Collector:
         if half.twin is not None:
             other = half.twin.receive()
             half.shown = other.observation
-            if not (np.array_equal(step.reward, other.reward) and np.array_equal(step.ended, other.ended)):
+            pairs = ((step.reward, other.reward), (step.ended, other.ended), (step.first, other.first))
+            if not all(np.array_equal(mine, theirs) for mine, theirs in pairs):
                 raise MismatchError(
                     "the teacher's and the students' environment came apart: seeds and actions were equal, rewards or "
-                    "ends were not; they must be the same game, seen in two ways"
+                    "ends were not. Either they are not the same game seen in two ways, or one broke and began anew; "
+                    "if it did, the same command goes on"
                 )
         half.earned += step.reward
         half.over = step.ended & half.stepper.next_step

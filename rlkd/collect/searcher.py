@@ -109,7 +109,7 @@ class Searcher:
         self.steps = 0
         """Agent steps played so far, those of continuations that were not kept among them."""
         # A stream for each continuation: the first ones do the same whatever their number.
-        self.draws = [np.random.default_rng([seed, 4, place]) for place in range(self.search.width)]
+        self.draws = [np.random.default_rng([seed, 4, place + 1]) for place in range(self.search.width)]
         self.generator = np.random.default_rng([seed, 3])
         self.kept = np.zeros(source.num_envs)
         """Of each game, the sum of rewards before its last state that was kept."""

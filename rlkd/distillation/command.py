@@ -71,7 +71,8 @@ def distill(
     if not several:
         raise RecipeError("no teacher was named; rlkd distill TEACHER [TEACHER ...]")
     policy, *others = (as_policy(each, env=None if env is None else as_recipe(env)) for each in several)
-    recipe = recipes.load(agent or default_recipe(policy), Distill, overrides=overrides)
+    students_see = None if student_env is None else as_recipe(student_env)
+    recipe = recipes.load(agent or default_recipe(policy, students_see), Distill, overrides=overrides)
     networks = {recipes.network_label(name): recipes.load(name, Network) for name in students or recipe.students}
     if len(networks) < len(students or recipe.students):
         raise RecipeError(f"students need different names, got {', '.join(students or recipe.students)}")
@@ -93,7 +94,6 @@ def distill(
         record = tasks_record(results, recipe, seed=seed, command=command)
         storage.write_json(folder / "run.json", record)
         return record
-    students_see = None if student_env is None else as_recipe(student_env)
     environment = students_see or environment_of(policy, None)
     result = run_distillation(
         policy,
@@ -115,6 +115,7 @@ def distill(
     return record
 
 
-def default_recipe(teacher: Policy) -> str:
+def default_recipe(teacher: Policy, students_see: Environment | None = None) -> str:
     """Name of the distillation recipe for a teacher where nobody chose one."""
-    return "policy_distillation" if teacher.spec.observation_dtype == "uint8" else "classic"
+    pixels = teacher.spec.observation_dtype == "uint8" if students_see is None else bool(students_see.views)
+    return "policy_distillation" if pixels else "classic"

@@ -81,10 +81,10 @@ def run_games(
         games: list[Game] = []
         try:
             for setting, found, of_game, replay in zip(settings, baselines, learners, replays, strict=True):
-                probes, told = found.teacher.states, None
+                probed = replace(setting, probes=found.teacher.states, stretch=found.teacher.stretch)
                 if setting.teacher_environment is not None:
-                    probes, told = compared(setting, (), seed=setting.seed + HELD_OUT)
-                probed = replace(setting, probes=probes, told=told, stretch=found.teacher.stretch)
+                    probes, told = compared(probed, (), seed=setting.seed + HELD_OUT)
+                    probed = replace(probed, probes=probes, told=told)
                 kept_in = None if replay_folder is None else path_of(replay_folder, probed.about)
                 games.append(Game(probed, of_game, replay, _states(probed, replay, kept_in), kept_in))
             busy = learn_rounds(games, stop, identity=identity, sampling=sampling)

@@ -19,7 +19,7 @@ from rlkd.collect import Collector, Searcher
 from rlkd.data import JsonDict
 from rlkd.distillation.checkpoint import load_students, save_students
 from rlkd.distillation.familiarity import Familiarity
-from rlkd.distillation.lesson import Seen
+from rlkd.distillation.lesson import Seen, advantages
 from rlkd.distillation.steps import learn, steps_of
 from rlkd.distillation.student import Student
 from rlkd.evaluation import agreement, mean_kl
@@ -73,6 +73,7 @@ class Setting:
             "source": to_table(self.recipe.source),
             "seed": self.seed,
             "precision": self.precision,
+            "keeps": "rewards",  # files of before had none
             **({} if self.teacher_environment is None else {"seen": recipe_hash(self.teacher_environment)}),
         }
 
@@ -118,7 +119,10 @@ class Game:
         self.counts.append(self.states.rounds[number] if isinstance(self.states, Kept) else self.replay.filled)
         rows = self.replay.rows(self.counts[-1])
         familiarity = self.weigher.see(rows) if self.weigher is not None and weigh else None
-        self.seen = Seen(self.replay, rows, familiarity)
+        advantage = None
+        if any("advantage" in student.objective.needs for student in self.students):
+            advantage = advantages(self.replay, rows, setting.recipe.discount)
+        self.seen = Seen(self.replay, rows, familiarity, advantage)
         if self.keep_in is not None and not kept and len(self.counts) == setting.recipe.source.rounds:
             keep(self.keep_in, self.replay, Kept(np.stack(self.counts), self.states.steps), setting.about)
 

@@ -10,6 +10,7 @@ from rlkd.evaluation.agreement import SEQUENCE
 from rlkd.replay import Replay
 from rlkd.stats import fitted_temperature
 
+UNSEEN = 0.05  # how much of what follows on a state may be unseen
 FITTED_ON = 20_000  # states, at most, by which a temperature is fitted
 
 
@@ -23,6 +24,8 @@ class Seen:
     """[S] addresses of the states to learn from."""
     familiarity: np.ndarray | None = None
     """Of each state, by its address; where a term asks for it."""
+    advantage: np.ndarray | None = None
+    """The same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +77,17 @@ def fitted_on(replay: Replay, rows: np.ndarray, actions: int) -> float:
 def advantages(replay: Replay, rows: np.ndarray, discount: float) -> np.ndarray:
     """[rows] float32, by address: the returns of some states less their mean, over their deviation.
 
-    The newest states of each environment are behind: what will follow on them has not been seen yet.
+    States of which a good deal of what follows has not been seen yet count for neither, and have an advantage of 0.
     """
     counts = np.bincount(rows // replay.stride, minlength=replay.num_envs)
-    returns = replay.returns(counts, discount)
-    known = returns[rows].astype(np.float64)
-    spread = known.std()
-    found: np.ndarray = ((returns - known.mean()) / (spread if spread > 0 else 1.0)).astype(np.float32)
+    returns, unseen = replay.returns(counts, discount)
+    seen = np.zeros(len(returns), bool)
+    seen[rows] = unseen[rows] <= UNSEEN
+    known = returns[seen].astype(np.float64)
+    spread = known.std() if len(known) else 0.0
+    if spread == 0:
+        return np.zeros(len(returns), np.float32)
+    found: np.ndarray = np.where(seen, (returns - known.mean()) / spread, 0.0).astype(np.float32)
     return found
 
 

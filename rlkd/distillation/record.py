@@ -38,6 +38,7 @@ def game_record(result: Result, environment: Environment, *, seed: int) -> JsonD
     recipe, random = result.recipe, result.random_evaluation
     files = [teacher_file(result.run, result.game, place) for place in range(1, 2 + len(result.more_evaluations))]
     seen = result.teacher.spec.environment
+    played = 1 if seen is None or seen == environment else 2  # of two views, each is a game of its own
     return {
         "environment": to_table(environment),
         **({} if seen is None or seen == environment else {"teacher_environment": to_table(seen)}),
@@ -53,7 +54,7 @@ def game_record(result: Result, environment: Environment, *, seed: int) -> JsonD
         "controls": [_student(entry, result, seed, environment) for entry in result.controls],
         "states": result.states,
         "steps": result.steps,
-        "frames": result.steps * environment.frame_skip,
+        "frames": result.steps * environment.frame_skip * played,
     }
 
 

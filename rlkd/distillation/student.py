@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlkd.distillation.lesson import Lesson, Minibatch, Seen, advantages, fitted_on, lots, sequence_starts
+from rlkd.distillation.lesson import Lesson, Minibatch, Seen, fitted_on, lots, sequence_starts
 from rlkd.distillation.own import EarlierSelves
 from rlkd.evaluation.agreement import BURN_IN, SEQUENCE
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec
 from rlkd.policy.compute import SMALLEST_PART, Precision, add_up, autocast
 from rlkd.policy.policy import snapshot
 from rlkd.recipe import Distill, Network
-from rlkd.replay import Replay
 from rlkd.terms import Objective, Parts, hard_labels
 
 Control = Literal["none", "hard_labels", "shuffled_teacher"]
@@ -99,8 +98,6 @@ class Student:
         )
         self.fitted: Tensor | None = None
         """Temperature of the teacher's answers in this round; None where no term asks."""
-        self.advantage: np.ndarray | None = None
-        """By address, of this round; None where no term asks."""
         self.own = EarlierSelves(self.network, self.objective.needs, keep=recipe.moving_average)
         self.device = device
         self.recurrent = network.core is not None
@@ -146,8 +143,6 @@ class Student:
         self.own.begin(self.network, goal, fresh=fresh)
         if "fitted" in self.objective.needs:
             self.fitted = torch.tensor(fitted_on(seen.replay, seen.rows, self.actions), device=self.device)
-        if "advantage" in self.objective.needs:
-            self.advantage = advantages(seen.replay, seen.rows, self.recipe.discount)
         count = len(seen.rows)
         # Another state's answer for each state, the same all through a round and after a resume.
         shuffled = np.random.default_rng(count).permutation(count)
@@ -166,8 +161,7 @@ class Student:
             The loss of the minibatch.
         """
         picks = lesson.starts[self.generator.integers(len(lesson.starts), size=self.samples)]
-        seen = lesson.seen
-        minibatch = self._minibatch(seen.replay, seen.rows, picks, lesson.shuffled, seen.familiarity, precision)
+        minibatch = self._minibatch(lesson.seen, picks, lesson.shuffled, precision)
         gradients_of = partial(self._gradients, precision=precision, progress=progress)
         parts = (pool.map if self.parts > 1 else map)(gradients_of, minibatch.chunk(self.parts))
         losses, gradients = zip(*parts, strict=True)
@@ -183,15 +177,10 @@ class Student:
         return torch.stack(losses).sum()
 
     def _minibatch(
-        self,
-        replay: Replay,
-        rows: np.ndarray,
-        picks: np.ndarray,
-        shuffled: np.ndarray,
-        familiarity: np.ndarray | None = None,
-        precision: Precision = "float32",
+        self, seen: Seen, picks: np.ndarray, shuffled: np.ndarray, precision: Precision = "float32"
     ) -> Minibatch:
-        """Samples that begin at some places of `rows`."""
+        """Samples that begin at some places of the rows."""
+        replay, rows = seen.replay, seen.rows
         first: Tensor | None = None
         share = torch.full((len(picks),), 1 / len(picks), device=self.device)
         if self.recurrent:
@@ -208,7 +197,7 @@ class Student:
             answers = replay.read(told)[1]
         observation = self._seen(observation)
         observation = observation.reshape(*samples, *observation.shape[1:])
-        known_of_them = self._known(replay, there, told, familiarity)
+        known_of_them = self._known(seen, there, told)
         known_of_them |= self.own.answers(observation, first, precision)
         sample = self.objective.sample(answers.to(self.device), known_of_them)
         targets = tuple(target.reshape(*samples, -1) for target in self.objective.targets(sample))
@@ -216,31 +205,28 @@ class Student:
         weights = tuple(None if weight is None else weight.reshape(samples) for weight in found)
         return Minibatch(observation, share, first, targets, weights)
 
-    def _known(
-        self, replay: Replay, there: np.ndarray, told: np.ndarray, familiarity: np.ndarray | None
-    ) -> dict[str, Tensor | None]:
+    def _known(self, seen: Seen, there: np.ndarray, told: np.ndarray) -> dict[str, Tensor | None]:
         """Fields of `Sample` besides answers, as far as some part of the loss needs them.
 
         Args:
-            replay: states.
+            seen: states, and what is known of each.
             there: [B] addresses of the states.
             told: [B] addresses of the states to which the answers belong.
-            familiarity: of each state, by its address.
         """
         needs = self.objective.needs
         found: dict[str, Tensor | None] = {"head": self.head, "fitted": self.fitted}
-        if self.advantage is not None:
-            found["advantage"] = torch.from_numpy(self.advantage[told])
         if "action" in needs:
-            found["action"] = replay.actions(told)
+            found["action"] = seen.replay.actions(told)
         if "luck" in needs:
             found["luck"] = torch.from_numpy(self.generator.random(len(there), np.float32))
         if "noise" in needs:
             found["noise"] = torch.from_numpy(self.generator.random((len(there), self.actions), np.float32))
         if "lot" in needs:
             found["lot"] = torch.from_numpy(lots(there))
-        if familiarity is not None:
-            found["familiarity"] = torch.from_numpy(familiarity[there])
+        if seen.familiarity is not None:
+            found["familiarity"] = torch.from_numpy(seen.familiarity[there])
+        if seen.advantage is not None:
+            found["advantage"] = torch.from_numpy(seen.advantage[told])
         return {name: None if tensor is None else tensor.to(self.device) for name, tensor in found.items()}
 
     def _gradients(

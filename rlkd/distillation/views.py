@@ -16,7 +16,7 @@ from rlkd.errors import MismatchError
 from rlkd.policy import PARAMS, Policy, PolicySpec
 from rlkd.recipe import Distill, Environment, Source
 from rlkd.replay import Replay
-from rlkd.vector import action_meanings, spaces
+from rlkd.vector import spaces
 
 ENVIRONMENTS = 16  # that are played for what is compared
 
@@ -24,9 +24,13 @@ ENVIRONMENTS = 16  # that are played for what is compared
 def check_views(recipe: Distill, environment: Environment, teacher_environment: Environment) -> None:
     """Raise MismatchError where two environments cannot be one game seen in two ways, or the recipe wants more."""
     names = f"{environment.id} and {teacher_environment.id}"
-    mine, theirs = ((spaces(each)[1:], action_meanings(each)) for each in (environment, teacher_environment))
-    if mine != theirs:
-        raise MismatchError(f"teacher and students need the same actions; {names} have {theirs} and {mine}")
+    for name in ("source", "id", "frame_cap", "options", "layout_seed", "at_frame_cap"):
+        mine, theirs = getattr(environment, name), getattr(teacher_environment, name)
+        if mine != theirs:
+            raise MismatchError(f"teacher and students need one game; of {names}, {name} is {theirs!r} and {mine!r}")
+    rules = [each.emulator and replace(each.emulator, room_address=None) for each in (environment, teacher_environment)]
+    if rules[0] != rules[1]:
+        raise MismatchError(f"teacher and students need one game; [emulator] of {names} differs")
     if environment.protocol.name != teacher_environment.protocol.name:
         raise MismatchError(
             f"scores compare under one protocol only; {names} have '{environment.protocol.name}' and "
@@ -60,8 +64,9 @@ def compared(setting: Setting, players: Sequence[Policy], *, seed: int) -> tuple
     """
     fraction = 0.0 if players else 1.0
     count, stretch = setting.recipe.held_out_states, setting.stretch
-    # Some stretches run from one game into the next and are left out: a quarter more is played.
-    states = max(5 * count // 4, 2 * ENVIRONMENTS * stretch)
+    # Four times as many, so that games are seen further than their beginnings; and some stretches run from one game
+    # into the next and are left out.
+    states = max(4 * count, 2 * ENVIRONMENTS * stretch)
     source = Source(
         states=-(-states // (ENVIRONMENTS * stretch)) * ENVIRONMENTS * stretch,
         rounds=1 if fraction == 1 else 2,
@@ -92,5 +97,6 @@ def compared(setting: Setting, players: Sequence[Policy], *, seed: int) -> tuple
     whole = stretches[~replay.begins(stretches)[:, 1:].any(axis=1)]
     # Of a player whose games are all shorter there are no whole ones: what it remembers then runs over their ends.
     taken = whole if len(whole) else stretches
-    observation, told = replay.read(taken[: max(1, count // stretch)].ravel())
+    spread = np.linspace(0, len(taken) - 1, max(1, min(count // stretch, len(taken)))).astype(np.int64)
+    observation, told = replay.read(taken[spread].ravel())
     return observation.numpy(), told

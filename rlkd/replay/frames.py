@@ -167,9 +167,13 @@ class Replay:
         """[B] int64: what was done in these states; None where actions are not kept."""
         return None if self._actions is None else self._actions[self._there(rows)].long()
 
-    def returns(self, per_env: np.ndarray, discount: float) -> np.ndarray:
-        """[rows] float32, by address: discounted rewards that followed on each state within its episode, as far as the
-        first `per_env[i]` states of environment i tell; 0 elsewhere.
+    def returns(self, per_env: np.ndarray, discount: float) -> tuple[np.ndarray, np.ndarray]:
+        """Discounted rewards that followed on each state within its episode, as far as the first `per_env[i]` states of
+        environment i tell.
+
+        Returns:
+            [rows] float32, by address, the sums; [rows] float32, by how much what has not been seen yet would count: 0
+            where the episode's end was seen. Both 0 elsewhere.
 
         Raises:
             ValueError: rewards are not kept.
@@ -177,13 +181,16 @@ class Replay:
         if self._rewards is None:
             raise ValueError("rewards are not kept")
         rewards, begins = self._rewards.numpy(), self._age == 0
-        found = np.zeros(len(rewards), np.float32)
+        found, unseen = np.zeros(len(rewards), np.float32), np.zeros(len(rewards), np.float32)
         for first, count in zip(self._first_rows, per_env, strict=True):
-            behind = 0.0
+            behind, ahead = 0.0, 1.0
+            if count:
+                unseen[first + count - 1] = 1.0
             for row in range(first + count - 2, first - 1, -1):
                 behind = float(rewards[row + 1]) + (0.0 if begins[row + 1] else discount * behind)
-                found[row] = behind
-        return found
+                ahead = 0.0 if begins[row + 1] else discount * ahead
+                found[row], unseen[row] = behind, ahead
+        return found, unseen
 
     def tensors(self) -> dict[str, Tensor]:
         """All that `fill` needs, by name; not copied."""

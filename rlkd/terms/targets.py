@@ -86,8 +86,7 @@ def tilt(probabilities: Tensor, action: Tensor, advantage: Tensor, *, temperatur
     """
     _require(temperature > 0, f"temperature must be above 0, got {temperature}")
     done = F.one_hot(action, probabilities.shape[-1]).to(probabilities.dtype)
-    tilted = probabilities * (done * (advantage / temperature).unsqueeze(-1)).exp()
-    return tilted / tilted.sum(dim=-1, keepdim=True)
+    return (probabilities.log() + done * (advantage / temperature).unsqueeze(-1)).softmax(dim=-1)
 
 
 def keep_confidence(probabilities: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ WEIGHTS = {
 """Of red, green and blue, by the name of the grey."""
 FILTERS = {"area": cv2.INTER_AREA, "bilinear": cv2.INTER_LINEAR}
 
+SETTLING_FRAMES = 8  # of them all stick with a chance of 0.25 ** 8
 MEMORY = View(
     max_over_last=1,
     crop=(0, 210),
@@ -73,6 +74,9 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
         self.screens = [self._screen(), self._screen()]
         self.frames = 0
         self.noop_bits = np.random.RandomState()
+        self.last_action = ale_py.Action.NOOP
+        self.settled = False
+        """What a sticky frame would repeat is known to be the last action."""
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -83,15 +87,15 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
             self.ale.setInt("random_seed", seed)
             self.ale.loadROM(self.rom)
             self.noop_bits = np.random.RandomState(seed)
-        self.ale.reset_game()
+        self._restart()
         noops = self._noops()
         if self.emulator.fire_on_reset and ale_py.Action.FIRE in self.actions:
-            self.ale.act(ale_py.Action.FIRE)
+            self._act(ale_py.Action.FIRE)
             noops -= 1
         for _ in range(noops):
-            self.ale.act(ale_py.Action.NOOP)
+            self._act(ale_py.Action.NOOP)
             if self.ale.game_over():
-                self.ale.reset_game()
+                self._restart()
         self.frames = 0
         self.screens[0] = self._screen()
         self.screens[1] = np.zeros_like(self.screens[0])
@@ -129,7 +133,7 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
         frames = least if most is None else int(self.np_random.integers(least, most + 1))
         reward = 0.0
         for left in reversed(range(frames)):
-            reward += self.ale.act(action)
+            reward += self._act(action)
             self.frames += 1
             terminated = self.ale.game_over(with_truncation=False)
             truncated = self.frames >= self.recipe.frame_cap and not terminated
@@ -142,12 +146,34 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
     def follow(self, other: "AtariGame") -> None:
         """Go on from where another game of the same recipe is, with its luck: from here on, equal actions give both
         the same frames."""
-        self.ale.restoreState(other.ale.cloneState(include_rng=True))
+        state = other.ale.cloneState(include_rng=True)
+        if not other.settled:
+            other.settle(other.last_action, state)
+        self.settle(other.last_action, state)
         self.stacked[:] = other.stacked
         self.screens = [screen.copy() for screen in other.screens]
         self.frames = other.frames
         self.noop_bits.set_state(other.noop_bits.get_state())
         self._np_random = copy.deepcopy(other.np_random)
+
+    def settle(self, last_action: ale_py.Action, state: ale_py.ALEState) -> None:
+        """Take over a state of the emulator.
+
+        The action that a sticky frame repeats is not in it, and nobody can ask for it: the last one is repeated until
+        all but surely it was done.
+        """
+        for _ in range(SETTLING_FRAMES):
+            self._act(last_action)
+        self.ale.restoreState(state)
+        self.settled = True
+
+    def _act(self, action: ale_py.Action) -> int:
+        self.last_action, self.settled = action, False
+        return self.ale.act(action)
+
+    def _restart(self) -> None:
+        self.ale.reset_game()
+        self.last_action, self.settled = ale_py.Action.NOOP, False
 
     def render(self) -> np.ndarray:
         """The game's own screen, uint8 [210, 160, 3]."""

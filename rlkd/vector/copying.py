@@ -9,15 +9,17 @@ import numpy as np
 from rlkd.errors import MismatchError
 from rlkd.recipe import Environment
 from rlkd.vector.atari import AtariGame
-from rlkd.vector.making import make
+from rlkd.vector.making import make, spaces
 
 
 def check_copies(environment: Environment) -> None:
     """Raise MismatchError unless a copy of the environment's state plays on as the environment does."""
+    spaces(environment)  # refuses what no policy reads
     env, spare = make(environment), make(environment)
-    env.action_space.seed(0)
-    env.reset(seed=0)
     try:
+        env.action_space.seed(0)
+        env.reset(seed=0)
+        spare.reset(seed=1)
         spare = forked(env, spare)
         same = True
         for _ in range(4):
@@ -25,7 +27,9 @@ def check_copies(environment: Environment) -> None:
             same &= np.array_equal(env.step(action)[0], spare.step(action)[0])
     except (TypeError, AssertionError, AttributeError):  # its state is outside of Python, and the copy has none
         same = False
-    env.close()
+    finally:
+        env.close()
+        spare.close()
     if not same:
         raise MismatchError(
             f"a search needs copies of a game's state, and copies of {environment.id} do not play as it does"
@@ -37,4 +41,5 @@ def forked(env: gymnasium.Env[Any, Any], spare: gymnasium.Env[Any, Any]) -> gymn
     if isinstance(env, AtariGame) and isinstance(spare, AtariGame):
         spare.follow(env)
         return spare
+    spare.close()
     return copy.deepcopy(env)
