@@ -108,8 +108,9 @@ def test_terms_are_added_to_the_temporal_differences_of_drawn_states() -> None:
 def test_a_value_learner_learns_by_how_much_of_the_run_lies_behind() -> None:
     agent = replace(AGENT, terms=(replace(KL, coefficient=((0.0, 0.0), (1.0, 1.0))),))
     loss = {}
+    memory = filled(agent)[1]
     for done in (0.0, 0.5, 1.0):
-        learner, memory, _ = filled(agent)
+        learner = filled(agent)[0]  # with the same fresh weights
         draws = np.random.default_rng(0)
         loss[done] = learn(learner, agent, memory, 1, draws, "float32", done=done)["train/loss"]
     assert loss[0.5] == pytest.approx((loss[0.0] + loss[1.0]) / 2, rel=1e-4)

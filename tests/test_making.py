@@ -77,7 +77,7 @@ def test_every_shipped_environment_takes_two_steps(name: str) -> None:
         action = single.action_space.sample()
         observation, reward, *_ = single.step(action)
         step = stepper.step(np.stack([action, action]))
-        assert step.observation.dtype == (np.uint8 if recipe.source == "ale" else np.float32)
+        assert step.observation.dtype == (np.uint8 if recipe.views else np.float32)
         assert np.array_equal(step.observation[1], observation.astype(step.observation.dtype))
         assert step.reward[1] == pytest.approx(reward)
     single.close()

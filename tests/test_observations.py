@@ -92,7 +92,7 @@ def test_views_are_refused_where_they_make_no_sense() -> None:
         make(timed("CliffWalking-v1", 9))
     with pytest.raises(RecipeError, match="whose observations are vectors"):
         make(timed("ALE/Pong-v5", 9))
-    with pytest.raises(RecipeError, match="observation belongs to source = 'gymnasium'"):
+    with pytest.raises(RecipeError, match="observation = 'time' belongs to source = 'gymnasium'"):
         replace(environment("pong"), observation="time")
 
 

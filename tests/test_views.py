@@ -246,7 +246,7 @@ def test_a_teacher_of_more_frames_than_there_are_is_refused() -> None:
         (lambda: with_view(STILL, grey="palette", grey_after="resize"), "grey_after = 'resize' needs colours"),
         (lambda: with_view(STILL, grey="mean", grey_after="resize", stretch="frame"), "goes with neither"),
         (lambda: with_view(STILL, crop=(195, 35)), "rows first < last within 0..210"),
-        (lambda: replace(STILL, observation="symbols"), "observation belongs to source = 'gymnasium'"),
+        (lambda: replace(STILL, observation="symbols"), "observation = 'symbols' belongs to source = 'gymnasium'"),
         (lambda: make(replace(as_recipe("cartpole"), observation="symbols")), "'symbols' is of MiniGrid's games"),
         (lambda: Network(encoder="conv", channels=(4,), kernels=(3,), strides=(1,), pools=(0,)), "pools must be"),
         (lambda: Network(encoder="conv", channels=(4,), kernels=(3,), strides=(1,), paddings=(-1,)), "paddings must"),

@@ -154,9 +154,9 @@ class Environment:
             pixels, "[views.pixels] belongs to source = 'ale', and only there, and not beside observation = 'memory'"
         )
         require(not (atari and self.options), "options belong to source = 'gymnasium'")
-        require(
-            atari == memory or not self.observation, "observation = 'memory' belongs to source = 'ale', others do not"
-        )
+        home = "ale" if memory else "gymnasium"
+        belongs = f"observation = '{self.observation}' belongs to source = '{home}'"
+        require(self.observation is None or self.source == home, belongs)
         require(not (atari and self.entries), "entries belong to source = 'gymnasium'")
         require(not atari or self.layout_seed is None, "layout_seed belongs to source = 'gymnasium'")
 
