@@ -9,7 +9,8 @@ one step it is the states and answers alone.
 
 Parts of losses: steps of a student with plain forward KL and of one with another loss in turn, at batch 256, one
 thread, `nature_62k` on states of Pong and `mlp_16` on vectors. The temperature of `calibrate` is fitted once a turn, in
-a run once a round; a weight by familiarity is timed without the predictor that measures it.
+a run once a round; a weight by familiarity is timed without the predictor that measures it,
+advantages without the returns that they are made of.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import numpy as np
 from benchmarks.common import Record, in_its_own_process, machine, store
 from benchmarks.term_cost.reuse import STUDENT, student_of
 from benchmarks.term_cost.terms import BATCH, compared, pixels, ratios, trials, vectors
+from benchmarks.throughput.table import spread
 from rlkd.policy.compute import one_thread_per_role
 from rlkd.stats import mean_interval
 
@@ -77,7 +79,7 @@ def students(repeats: int, states: int, budgets: tuple[int, ...], wanted: Record
         cpu, wall = ([first[clock] / second[clock] for first, second in pairs] for clock in ("cpu", "wall"))
         firsts, seconds = ([pair[place]["cpu"] for pair in pairs] for place in (0, 1))
         verdict = f"{'met' if np.median(cpu) >= least else 'MISSED'}: wanted >= {least:g}"
-        cells = [spread(values) for values in (firsts, seconds, cpu, wall)]
+        cells = [spread(values, 2) for values in (firsts, seconds, cpu, wall)]
         lines.append(f"| {steps:,} | {' | '.join(cells)} | {verdict} |")
         record["students"][str(steps)] = pairs
     return lines
@@ -102,11 +104,6 @@ def terms(turns: int, record: Record, *, tiny: bool) -> list[str]:
         lines.append(f"| {trial.name} | {' | '.join(cells)} |")
         print(lines[-1], file=sys.stderr, flush=True)
     return lines
-
-
-def spread(values: list[float]) -> str:
-    """Median, and from the least to the most."""
-    return f"{np.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 if __name__ == "__main__":

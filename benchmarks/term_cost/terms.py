@@ -115,7 +115,7 @@ def compared(
 ) -> list[Record]:
     """Wall and CPU seconds of so many steps of plain forward KL and of another loss, in turn, `repeats` times."""
     rows = replay.rows()
-    familiarity = np.ones(replay.num_envs * replay.stride, np.float32)
+    by_address = np.ones(replay.num_envs * replay.stride, np.float32)
     its_own = replace(spec, kind="q") if trial.values else spec
     students = {
         "plain": (_student((PLAIN,), spec, network, seed, several=False), replay),
@@ -129,9 +129,11 @@ def compared(
         spent: Record = {}
         order = list(students.items())
         for name, (student, states) in order if repeat % 2 else reversed(order):
-            told = familiarity if "familiarity" in student.objective.needs else None
+            familiarity, advantage = (
+                by_address if name in student.objective.needs else None for name in ("familiarity", "advantage")
+            )
             wall, cpu = time.perf_counter(), time.process_time()
-            learn([student], [Seen(states, rows, told)], student.steps + steps, "auto")
+            learn([student], [Seen(states, rows, familiarity, advantage)], student.steps + steps, "auto")
             spent[name] = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
         if repeat:  # the first turn warms up
             found.append(spent)
