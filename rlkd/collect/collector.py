@@ -189,7 +189,7 @@ class Collector:
         answers, action = [], np.empty(0)
         shown = half.observation if half.shown is None else half.shown
         for place, teacher in enumerate(self.teachers):
-            with torch.inference_mode(), self._autocast(teacher):
+            with torch.inference_mode(), answering(teacher, self.precision):
                 output = teacher(shown, half.states[place], half.first)
             half.states[place] = output.state
             answers.append(output.flat.detach().float().cpu())
@@ -242,15 +242,10 @@ class Collector:
         self, student: Policy, half: _Half, place: int, rows: np.ndarray, uniforms: np.ndarray
     ) -> np.ndarray:
         """Actions of a student on some rows, by the teacher's rule."""
-        with torch.inference_mode(), self._autocast(student):
+        with torch.inference_mode(), answering(student, self.precision):
             output = student(half.observation[rows], half.student_states[place], half.first[rows])
         half.student_states[place] = output.state
         return decide(output.kind, output.numpy(), self.teacher.spec.rule, uniforms)
-
-    def _autocast(self, policy: Policy) -> AbstractContextManager[object]:
-        """Q-values stay in float32: their differences are smaller than what bfloat16 resolves at their size."""
-        precision = "float32" if policy.spec.kind == "q" else self.precision
-        return autocast(policy.device, precision, pixels=policy.spec.network.pixels)
 
     def _with_noise(self, action: np.ndarray, chance: np.ndarray, draw: np.ndarray) -> np.ndarray:
         """Replace an action by a uniformly random one with probability epsilon."""
@@ -264,3 +259,12 @@ class Collector:
         random = self.generator.random(action.shape).astype(np.float32)
         random = 2 * random - 1 if spec.kind == "squashed_gaussian" else low + random * (high - low)
         return np.where(noisy[:, None], random, action)
+
+
+def answering(policy: Policy, precision: Precision) -> AbstractContextManager[object]:
+    """How a policy computes its answers where states are collected.
+
+    Q-values stay in float32: their differences are smaller than what bfloat16 resolves at their size.
+    """
+    kept = "float32" if policy.spec.kind == "q" else precision
+    return autocast(policy.device, kept, pixels=policy.spec.network.pixels)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rlkd.collect.collector import Seconds
+from rlkd.collect.collector import Seconds, answering
 from rlkd.policy import Policy, decide, discrete_logits
-from rlkd.policy.compute import Precision, autocast
+from rlkd.policy.compute import Precision
 from rlkd.policy.rule import Params
 from rlkd.recipe import EVALUATION_SEEDS, Environment, Source
 from rlkd.replay import Replay
@@ -48,8 +48,8 @@ class _Visit:
     answer: _Answer
     action: np.ndarray
     """[] int64 or [D]."""
-    gained: float
-    """Sum of rewards in the game before."""
+    earned: float
+    """Rewards since the state before, also where that ended a game."""
 
 
 @dataclass(slots=True)
@@ -63,11 +63,13 @@ class _Line:
     first: bool = True
     over: bool = False
     answer: _Answer | None = None
-    """Of the observation."""
+    """Of the observation; None until it is asked for, and where the game is over."""
     likelihood: float = 0.0
     """Sum of log-probabilities of what was done in the game, nats."""
     gained: float = 0.0
     """Sum of rewards in the game."""
+    earned: float = 0.0
+    """Rewards since the last state that was acted on."""
     last: _Visit | None = None
 
     def visits(self) -> list[_Visit]:
@@ -111,10 +113,6 @@ class Searcher:
         # A stream for each continuation: the first ones do the same whatever their number.
         self.draws = [np.random.default_rng([seed, 4, place + 1]) for place in range(self.search.width)]
         self.generator = np.random.default_rng([seed, 3])
-        self.kept = np.zeros(source.num_envs)
-        """Of each game, the sum of rewards before its last state that was kept."""
-        self.ended = np.zeros(source.num_envs)
-        """And what came behind it."""
         self.spare = [[make(environment) for _ in range(self.search.width - 1)] for _ in range(source.num_envs)]
         """Of each game, environments that no continuation uses."""
         self.games = [self._begin(make(environment)) for _ in range(source.num_envs)]
@@ -142,30 +140,21 @@ class Searcher:
                         np.array([visit.first for visit in visits]),
                         torch.stack([visit.answer.flat for visit in visits]),
                         np.stack([visit.action for visit in visits]) if self.teacher.spec.discrete else None,
-                        self._earned(envs, visits),
+                        np.array([visit.earned for visit in visits]),
                     )
             self.seconds.storing += time.perf_counter() - started
-            for game, line in enumerate(chosen):
-                self.ended[game] = line.gained - self.kept[game]
-            self.games = [self._begin(line.env) if line.over else line for line in chosen]
-
-    def _earned(self, envs: np.ndarray, visits: Sequence[_Visit]) -> np.ndarray:
-        """[K]: rewards since the state before, of each game; what a game's end brought goes to the next one's start."""
-        now = np.array([visit.gained for visit in visits])
-        first = np.array([visit.first for visit in visits])
-        found: np.ndarray = np.where(first, self.ended[envs], now - self.kept[envs])
-        self.kept[envs] = now
-        return found
+            self.games = [self._begin(line.env, line.earned) if line.over else line for line in chosen]
 
     def close(self) -> None:
         """Release the environments."""
         for env in [line.env for line in self.games] + [env for envs in self.spare for env in envs]:
             env.close()
 
-    def _begin(self, env: gymnasium.Env[Any, Any]) -> _Line:
+    def _begin(self, env: gymnasium.Env[Any, Any], earned: float = 0.0) -> _Line:
+        """A new game; `earned` is what the end of the one before brought."""
         observation, _ = env.reset(seed=int(self.generator.integers(EVALUATION_SEEDS)))
         states = [None if (state := each.initial_state(1)) is None else state[0] for each in self.teachers]
-        return _Line(env, as_input(observation), states)
+        return _Line(env, as_input(observation), states, earned=earned)
 
     def _play_on(self) -> list[_Line]:
         """The chosen continuation of each game."""
@@ -196,8 +185,7 @@ class Searcher:
         outputs = []
         for place, teacher in enumerate(self.teachers):
             remembered = [state for line in lines if (state := line.states[place]) is not None]
-            precision = "float32" if teacher.spec.kind == "q" else self.precision
-            with torch.inference_mode(), autocast(teacher.device, precision, pixels=teacher.spec.network.pixels):
+            with torch.inference_mode(), answering(teacher, self.precision):
                 outputs.append(teacher(observation, torch.stack(remembered) if remembered else None, first))
         player, params = outputs[0], outputs[0].numpy()
         flat = torch.cat([output.flat.float().cpu() for output in outputs], dim=1)
@@ -216,17 +204,14 @@ class Searcher:
         for place, generator in enumerate(self.draws):
             parent = 0 if parting else place
             uniforms, answer = generator.random((1, max(2, 2 * spec.actions))), lines[parent].answer
-            over = lines[parent].over or answer is None
-            found.append(
-                (parent, None if over or answer is None else decide(spec.kind, answer.params, spec.rule, uniforms)[0])
-            )
+            found.append((parent, None if answer is None else decide(spec.kind, answer.params, spec.rule, uniforms)[0]))
         return found
 
     def _beam(self, lines: Sequence[_Line]) -> list[tuple[int, np.ndarray | None]]:
         """Parent and action of the most likely continuations, the most likely first."""
         reached: list[tuple[float, int, np.ndarray | None]] = []
         for parent, line in enumerate(lines):
-            if line.over or line.answer is None:
+            if line.answer is None:
                 reached.append((line.likelihood, parent, None))
             else:
                 further = line.likelihood + line.answer.likelihood.astype(np.float64)
@@ -259,12 +244,13 @@ class Searcher:
 
     def _stepped(self, line: _Line, action: np.ndarray) -> _Line:
         assert line.answer is not None
-        line.last = _Visit(line.last, line.observation, line.first, line.answer, action, line.gained)
+        line.last = _Visit(line.last, line.observation, line.first, line.answer, action, line.earned)
         if self.teacher.spec.discrete:
             line.likelihood += float(line.answer.likelihood[action])
         observation, reward, terminated, truncated, _ = line.env.step(self.teacher.to_environment(action))
         line.observation, line.first = as_input(observation), False
-        line.gained += float(reward)
-        line.over = terminated or truncated
+        line.earned = float(reward)
+        line.gained += line.earned
+        line.over, line.answer = terminated or truncated, None
         self.steps += 1
         return line
