@@ -9,6 +9,7 @@ teacher is asked once. Controls are extra students of the first one's shape at t
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rlkd import metrics, storage
@@ -58,10 +59,13 @@ def run_games(
     """
     one_thread_per_role()
     run = settings[0].run
-    learners = _students(settings, students, device, own_parts)
-    check_memory(sum(replay_bytes(*_replay_size(setting)) for setting in settings), recipe_key="source.states")
+    shapes = [spaces(setting.environment)[0] for setting in settings]
+    learners = _students(settings, shapes, students, device, own_parts)
+    sizes = [_replay_size(*each) for each in zip(settings, shapes, strict=True)]
+    check_memory(sum(replay_bytes(*size) for size in sizes), recipe_key="source.states")
     replays = [
-        Replay(*_replay_size(each), keeps_actions=each.teacher.spec.discrete, keeps_rewards=True) for each in settings
+        Replay(*size, keeps_actions=setting.teacher.spec.discrete, keeps_rewards=True)
+        for setting, size in zip(settings, sizes, strict=True)
     ]
     seconds, clock = {}, time.perf_counter()
     with storage.run_folder(run), metrics.stop_signal() as stop:
@@ -116,7 +120,11 @@ def run_games(
 
 
 def _students(
-    settings: Sequence[Setting], networks: Mapping[str, Network], device: str, own_parts: Parts | None
+    settings: Sequence[Setting],
+    shapes: Sequence[tuple[int, ...]],
+    networks: Mapping[str, Network],
+    device: str,
+    own_parts: Parts | None,
 ) -> list[list[Student]]:
     """Each game's students and controls; those of one network share its encoder."""
     plans = [Plan(name, network) for name, network in networks.items()]
@@ -131,14 +139,14 @@ def _students(
                 seed=1009 * setting.seed + place + number * len(plans),
                 device=where,
                 parts=idle_cores(len(plans)) if where.type == "cpu" else 1,
-                observation_shape=spaces(setting.environment)[0],
+                observation_shape=shape,
                 own_parts=own_parts,
                 head=setting.teacher.network.head.weight.detach().float(),
                 more_teachers=[each.spec for each in setting.more_teachers],
             )
             for place, plan in enumerate(plans)
         ]
-        for number, setting in enumerate(settings)
+        for number, (setting, shape) in enumerate(zip(settings, shapes, strict=True))
     ]
     for of_game in found[1:]:
         for student, first in zip(of_game, found[0], strict=True):
@@ -146,13 +154,13 @@ def _students(
     return found
 
 
-def _replay_size(setting: Setting) -> tuple[int, int, tuple[int, ...], int, View | None]:
+def _replay_size(setting: Setting, shape: tuple[int, ...]) -> tuple[int, int, tuple[int, ...], int, View | None]:
     """Arguments of `Replay` for one game."""
     source, spec = setting.recipe.source, setting.teacher.spec
     return (
         source.num_envs * (1 + source.copies),
         source.states * (1 + source.copies),
-        spaces(setting.environment)[0],
+        shape,
         (1 + len(setting.more_teachers)) * spec.actions * len(PARAMS[spec.kind]),
         setting.environment.views.get("pixels"),
     )
@@ -162,23 +170,16 @@ def _states(setting: Setting, replay: Replay, kept_in: Path | None) -> Collector
     """Who plays one game, or what was kept of an earlier run that fills the replay."""
     if kept_in is not None and kept_in.exists():
         return take(kept_in, replay)
-    if setting.recipe.source.search is not None:
-        return Searcher(
-            setting.environment,
-            setting.teacher,
-            setting.recipe.source,
-            seed=setting.seed,
-            precision=setting.precision,
-            more_teachers=setting.more_teachers,
-        )
-    return Collector(
+    player: type[Searcher] | partial[Collector] = Searcher
+    if setting.recipe.source.search is None:
+        player = partial(Collector, teacher_environment=setting.teacher_environment)
+    return player(
         setting.environment,
         setting.teacher,
         setting.recipe.source,
         seed=setting.seed,
         precision=setting.precision,
         more_teachers=setting.more_teachers,
-        teacher_environment=setting.teacher_environment,
     )
 
 

@@ -10,6 +10,7 @@ from rlkd.evaluation.agreement import SEQUENCE
 from rlkd.replay import Replay
 from rlkd.stats import fitted_temperature
 
+GOLDEN = (5**0.5 - 1) / 2  # its multiples, less their whole parts, fill [0, 1) evenly from the first on
 UNSEEN = 0.05  # how much of what follows on a state may be unseen
 FITTED_ON = 20_000  # states, at most, by which a temperature is fitted
 
@@ -94,7 +95,7 @@ def advantages(replay: Replay, rows: np.ndarray, discount: float) -> np.ndarray:
 def lots(rows: np.ndarray) -> np.ndarray:
     """[B] float32 in [0, 1) by address, the same for every student and after a resume: multiples of the golden ratio,
     so that any share of them is spread evenly over each environment's play."""
-    return (rows * ((5**0.5 - 1) / 2) % 1).astype(np.float32)
+    return (rows * GOLDEN % 1).astype(np.float32)
 
 
 def sequence_starts(rows: np.ndarray) -> np.ndarray:

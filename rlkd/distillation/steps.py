@@ -11,14 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from rlkd.distillation.lesson import Seen
+from rlkd.distillation.lesson import GOLDEN, Seen
 from rlkd.distillation.student import Student
 from rlkd.metrics import StopSignal
 from rlkd.policy.compute import Precision
 from rlkd.recipe import Sampling
 
 FIRST_LOOK = 512  # states by which a fresh network is standardised
-GOLDEN = (5**0.5 - 1) / 2
 EXPONENTS: dict[Sampling, float] = {"even": 0.0, "size": 0.75}  # of the number of states, arXiv:1907.04829
 
 

@@ -48,7 +48,6 @@ def pupil_of(setting: Setting) -> PolicySpec:
     return replace(
         teacher,
         environment=environment,
-        observation_shape=spaces(environment)[0],
         observation_dtype="uint8" if environment.views else "float32",
         normaliser=None,
     )
