@@ -83,10 +83,11 @@ def test_copies_of_a_game_do_not_move_with_it() -> None:
     one.reset(seed=3)
     other.reset(seed=3)
     forked(one, other)
-    before = [copy.deepcopy(screen) for screen in (other.unwrapped.stacked, *other.unwrapped.screens)]  # type: ignore[attr-defined]
+    sight = other.unwrapped.sight  # type: ignore[attr-defined]
+    before = [copy.deepcopy(screen) for screen in (sight.stacked, *sight.screens)]
     for _ in range(60):
         one.step(np.int64(2))
-    after = (other.unwrapped.stacked, *other.unwrapped.screens)  # type: ignore[attr-defined]
+    after = (sight.stacked, *sight.screens)
     assert all(np.array_equal(mine, theirs) for mine, theirs in zip(before, after, strict=True))
 
 

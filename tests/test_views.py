@@ -13,7 +13,8 @@ from rlkd.errors import MismatchError, RecipeError
 from rlkd.policy.loading import attach
 from rlkd.recipe import Environment, Network, View
 from rlkd.vector import as_recipe, make
-from rlkd.vector.atari import AtariGame, cpp_can_play, picture
+from rlkd.vector.atari import AtariGame, cpp_can_play
+from rlkd.vector.sight import picture
 from tests import handmade, reference
 from tests.test_atari import STILL, with_emulator, with_view
 
