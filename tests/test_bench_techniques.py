@@ -11,7 +11,7 @@ from benchmarks.techniques.__main__ import FOLDER, outcome
 from benchmarks.techniques.arms import ARMS, Arm
 from benchmarks.techniques.parts import MISLABELLED, NEVER_FIRST, wrong_labels
 from benchmarks.techniques.rows import ROWS
-from benchmarks.term_cost.terms import BESIDE_REWARDS, trials
+from benchmarks.term_cost.terms import BESIDE_REWARDS, compared, trials, vectors
 from rlkd import recipe
 from rlkd.recipe import Distill, Ppo
 from rlkd.terms import DIVERGENCES, TARGETS, TEACHERS, WEIGHTS, Objective
@@ -101,3 +101,7 @@ def test_every_part_of_a_loss_is_timed() -> None:
     wanted |= {f"target {name}" for name in TARGETS} | {f"teacher {name}" for name in TEACHERS if name != "teacher"}
     wanted |= {f"weight {name}" for name in WEIGHTS if name not in BESIDE_REWARDS}
     assert wanted <= named
+    states, spec, network = vectors(512, 0)
+    for trial in trials():
+        (spent,) = compared(states, spec, network, trial, repeats=1, steps=1, seed=0)
+        assert set(spent) == {"plain", "other"}

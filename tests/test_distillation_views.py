@@ -158,14 +158,14 @@ def test_pictures_are_learnt_from_a_teacher_of_memory_by_name_and_the_report_sho
         telling(short("pong_memory"), [49, 54, 50, 51, 58, 60]),
         [str(file)],
         run=tmp_path / "run",
-        agent="policy_distillation",
-        student_env="pong",
+        student_env="pong",  # whose pictures choose the recipe, not the teacher's numbers
         episodes=1,
         overrides=("source.states=320", "source.num_envs=8", "gradient_steps=4", "held_out_states=64", "controls=[]"),
     )
     assert record["environment"]["views"]["pixels"]["stack"] == 4
     assert record["teacher_environment"]["observation"] == "memory"
     assert np.isfinite(record["students"][0]["kl_student_states"])
+    assert record["frames"] == 2 * 4 * record["steps"]  # each of both views is a game that is played
     page = write_report(tmp_path / "run").read_text()
     assert "Side by side" in page
     assert "Not shown" not in page

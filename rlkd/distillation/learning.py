@@ -59,10 +59,14 @@ class Setting:
     """Who answers beside the teacher."""
     game: str = ""
     """What files call the environment, where a run has several; empty where it has one."""
-    teacher_environment: Environment | None = None
-    """The same game as the teacher sees it; None: it sees what students see."""
     told: Tensor | None = None
     """[S, P]: its answers to the probes, where it sees them otherwise; None: it is asked."""
+
+    @property
+    def teacher_environment(self) -> Environment | None:
+        """The same game as the teacher sees it; None where students see it in the same way."""
+        own = self.teacher.spec.environment
+        return None if own == self.environment else own
 
     @property
     def about(self) -> JsonDict:
@@ -74,7 +78,6 @@ class Setting:
             "seed": self.seed,
             "precision": self.precision,
             "keeps": "rewards",  # files of before had none
-            **({} if self.teacher_environment is None else {"seen": recipe_hash(self.teacher_environment)}),
         }
 
     @property
@@ -87,7 +90,6 @@ class Setting:
             str(self.seed),
             *([self.own_source] if self.own_source else []),
             *(other.spec.hash for other in self.more_teachers),
-            *([] if self.teacher_environment is None else [recipe_hash(self.teacher_environment)]),
         )
         return storage.sha256(" ".join(parts).encode())
 

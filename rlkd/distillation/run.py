@@ -93,7 +93,6 @@ def run_distillation(
         stretch,
         own_source=source,
         more_teachers=others,
-        teacher_environment=None if student_environment is None else environment,
     )
     (result,) = run_games(
         [setting],
