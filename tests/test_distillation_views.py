@@ -10,14 +10,15 @@ import torch
 import rlkd
 from rlkd.collect import Collector
 from rlkd.distillation import run_distillation
-from rlkd.distillation.views import check_views
+from rlkd.distillation.learning import Setting
+from rlkd.distillation.views import check_views, compared
 from rlkd.errors import MismatchError, RecipeError, StorageError
-from rlkd.policy import Policy
+from rlkd.policy import Normaliser, Policy
 from rlkd.recipe import EVALUATION_SEEDS, Environment, Network, Part, Protocol, Search, Source
 from rlkd.replay import Replay
 from rlkd.report import write_report
 from rlkd.vector import make
-from tests.handmade import LINEAR, TINY, cartpole_teacher, environment, policy
+from tests.handmade import LINEAR, TINY, always, cartpole_teacher, environment, policy
 from tests.handmade import small_distillation as small
 
 FULL, POSITIONS = environment("cartpole", frame_cap=60), environment("cartpole_positions", frame_cap=60)
@@ -112,6 +113,38 @@ def test_games_that_come_apart_are_noticed() -> None:
     shorter = replace(POSITIONS, frame_cap=10)
     with pytest.raises(MismatchError, match="came apart"):
         filled(cartpole_teacher(recipe=FULL), shorter, FULL, Source(states=200, rounds=1, num_envs=4))
+
+
+def test_compared_are_states_that_the_player_visits_and_what_the_teacher_says_there(tmp_path: Path) -> None:
+    teacher = telling(FULL, [0, 2])
+    setting = Setting(teacher, POSITIONS, small(held_out_states=256), 0, "float32", np.empty(0), tmp_path)
+    left = always(0, telling(POSITIONS, [0, 1]))
+    own, told = compared(setting, (left,), seed=5)
+    teachers, said = compared(setting, (), seed=5)
+    assert own.shape == teachers.shape == (256, 2)
+    np.testing.assert_allclose(own, told, atol=1e-6)
+    np.testing.assert_allclose(teachers, said, atol=1e-6)
+    assert own[:, 0].mean() < teachers[:, 0].mean() - 0.01  # the cart that is pushed to the left goes there
+
+
+def test_what_remembers_is_compared_on_states_in_a_row_of_games_of_any_length(tmp_path: Path) -> None:
+    teacher = cartpole_teacher(recipe=FULL)
+    setting = Setting(teacher, POSITIONS, small(held_out_states=128), 0, "float32", np.empty(0), tmp_path, 32)
+    left = always(0, telling(POSITIONS, [0, 1]))
+    for players in ((), (left,)):  # whose games last 60 steps, and ten
+        states, told = compared(setting, players, seed=5)
+        assert states.shape == (128, 2)
+        assert told.shape == (128, 2)
+
+
+def test_students_whiten_nothing_by_what_their_teacher_saw(tmp_path: Path) -> None:
+    made = telling(FULL, [0, 2])
+    teacher = Policy(made.network, replace(made.spec, normaliser=Normaliser(mean=(0.5,) * 4, variance=(4.0,) * 4)))
+    recipe = small(held_out_states=64, gradient_steps=4, source=Source(states=160, rounds=2, num_envs=4))
+    result = run_distillation(
+        teacher, {"tiny": TINY}, recipe, run=tmp_path, seed=0, episodes=4, student_environment=POSITIONS
+    )
+    assert result.students[0].policy.spec.normaliser is None
 
 
 @pytest.mark.parametrize("network", [TINY, GRU], ids=["sees", "remembers"])
