@@ -197,6 +197,7 @@ def test_pictures_are_learnt_from_a_teacher_of_memory_by_name_and_the_report_sho
     )
     assert record["environment"]["views"]["pixels"]["stack"] == 4
     assert record["teacher_environment"]["observation"] == "memory"
+    assert record["recipe"]["students"] == ["nature_113k"]
     assert np.isfinite(record["students"][0]["kl_student_states"])
     assert record["frames"] == 2 * 4 * record["steps"]  # each of both views is a game that is played
     page = write_report(tmp_path / "run").read_text()

@@ -14,7 +14,8 @@ from hypothesis import given
 from rlkd.collect import Collector, Searcher
 from rlkd.distillation import run_distillation
 from rlkd.distillation.checks import check_parts
-from rlkd.distillation.lesson import advantages
+from rlkd.distillation.lesson import Seen, advantages
+from rlkd.distillation.student import Plan, Student
 from rlkd.errors import MismatchError, RecipeError
 from rlkd.policy import Policy
 from rlkd.recipe import Part, Search, Source, Term
@@ -22,7 +23,7 @@ from rlkd.replay import Replay
 from rlkd.terms.targets import tilt
 from rlkd.terms.weights import exp_advantage
 from rlkd.vector import make
-from tests.handmade import LINEAR, TINY, cartpole_teacher, environment, policy
+from tests.handmade import LINEAR, TINY, cartpole_teacher, environment, filled, policy
 from tests.handmade import small_distillation as small
 
 CARTPOLE = environment("cartpole", frame_cap=30)
@@ -183,9 +184,32 @@ def steps_of(player: Policy, seed: int) -> int:
     return 200
 
 
+WEIGHED = Term(teacher=Part("label_h2"), divergence=Part("cross_entropy"), weight=Part("exp_advantage"))
+
+
+def test_what_is_told_of_another_state_is_its_advantage_too() -> None:
+    teacher = cartpole_teacher(recipe=CARTPOLE)
+    replay, recipe = filled(teacher), small(terms=(WEIGHED,))
+    student = Student(Plan("tiny", TINY), recipe, teacher.spec, seed=0, device=torch.device("cpu"))
+    advantage = np.arange(400, dtype=np.float32)
+    rows = replay.rows()
+    known = student._known(Seen(replay, rows, None, advantage), rows[:5], rows[20:25])
+    assert known["advantage"] is not None
+    assert known["advantage"].tolist() == [20, 21, 22, 23, 24]
+
+
+def test_the_recipe_says_how_far_rewards_reach(tmp_path: Path) -> None:
+    learnt = set()
+    for discount in (0.5, 0.99):
+        recipe = small(terms=(WEIGHED,), discount=discount, gradient_steps=20)
+        teacher = cartpole_teacher(recipe=CARTPOLE, rule="sampled")
+        result = run_distillation(teacher, {"tiny": TINY}, recipe, run=tmp_path / str(discount), seed=0, episodes=2)
+        learnt.add(result.students[0].policy.spec.hash)
+    assert len(learnt) == 2
+
+
 def test_made_up_states_have_no_future() -> None:
-    term = Term(teacher=Part("label_h2"), divergence=Part("cross_entropy"), weight=Part("exp_advantage"))
-    recipe = small(terms=(term,), source=replace(small().source, synthetic=Part("munge"), copies=1))
+    recipe = small(terms=(WEIGHED,), source=replace(small().source, synthetic=Part("munge"), copies=1))
     with pytest.raises(MismatchError, match="no rewards follow on made-up states"):
         check_parts(cartpole_teacher(), {"tiny": TINY}, recipe, CARTPOLE)
     with pytest.raises(RecipeError, match=r"discount must be in \[0, 1\]"):
