@@ -22,6 +22,7 @@ from rlkd.learn.rollout import Rollout, Sampler
 from rlkd.learn.samples import Piece, answer_all, minibatches, normalised, pieces_of, prepare
 from rlkd.losses import generalised_advantages
 from rlkd.policy import PolicyNetwork
+from rlkd.policy.compute import add_up
 from rlkd.policy.file import build_network
 from rlkd.recipe import Environment, Ppo, Stream
 from rlkd.vector import as_recipe, make_halves
@@ -292,3 +293,17 @@ def test_the_first_number_that_is_not_finite_stops_the_update_with_its_name(monk
         learner.head.bias[0] = torch.nan
     with pytest.raises(NotFiniteError, match="^loss is not finite at agent step 7: 1 of 1 numbers"):
         updated()
+
+
+def test_gradients_take_the_layout_of_their_weights_as_fused_optimisers_need() -> None:
+    torch.manual_seed(0)
+    gradient, start = torch.randn(4, 3, 2, 2), torch.randn(4, 3, 2, 2)
+    after = []
+    for fused in (False, True):
+        weight = start.clone(memory_format=torch.channels_last).requires_grad_()
+        add_up([weight], [[gradient], [2 * gradient]])
+        assert torch.equal(weight.grad, 3 * gradient)  # type: ignore[arg-type]  # it was set
+        torch.optim.Adam([weight], lr=0.1, fused=fused).step()
+        after.append(weight.detach())
+    torch.testing.assert_close(*after)
+    assert not torch.equal(after[0], start)

@@ -24,7 +24,8 @@ class Captured(Generic[T]):
             changes: tensors that it changes: they are put back after capturing.
             generators: CUDA generators that it draws from.
         """
-        before = [tensor.clone() for tensor in changes]
+        # A copy with a history would keep places in autograd's graph alive that belong to another stream than ours.
+        before = [tensor.detach().clone() for tensor in changes]
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch does not annotate it
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -37,8 +38,9 @@ class Captured(Generic[T]):
         # Another thread goes on launching its own work meanwhile.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._result = function()
-        for tensor, value in zip(changes, before, strict=True):
-            tensor.copy_(value)
+        with torch.no_grad():
+            for tensor, value in zip(changes, before, strict=True):
+                tensor.copy_(value)
 
     def __call__(self) -> T:
         """Replay; the result's tensors are always the same ones."""

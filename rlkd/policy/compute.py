@@ -42,9 +42,12 @@ def idle_cores(roles: int) -> int:
 
 
 def add_up(parameters: Sequence[Tensor], of_pieces: Sequence[Sequence[Tensor]]) -> None:
-    """Set the gradient of each parameter to the sum of what each piece of a minibatch adds to it."""
+    """Set the gradient of each parameter to the sum of what each piece of a minibatch adds to it, in its layout."""
     for parameter, first, *more in zip(parameters, *of_pieces, strict=True):
-        parameter.grad = sum(more, first)
+        gradient = sum(more, first)
+        if gradient.stride() != parameter.stride():  # a fused optimiser on a device takes no other
+            gradient = torch.empty_like(parameter).copy_(gradient)
+        parameter.grad = gradient
 
 
 def rows_at_once(device: torch.device, *, pixels: bool) -> int:
