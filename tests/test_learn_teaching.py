@@ -34,6 +34,8 @@ from tests.handmade import TINY, cartpole_teacher, environment, policy, shipped_
 CARTPOLE = environment("cartpole", frame_cap=60)
 TEACHER = cartpole_teacher(recipe=CARTPOLE)
 KL = Term(divergence=Part("forward_kl"), coefficient=0.5)
+VALUING = policy(CARTPOLE, "categorical", replace(TINY, value="shared"))
+OVER = (replace(KL, coefficient=((0.0, 1.0), (0.4, 0.0))),)
 AGENT = replace(
     recipes.load("rl/ppo_classic", Ppo), num_envs=4, rollout_steps=32, epochs=2, minibatch=32, terms=(KL,), frames=512
 )
@@ -261,8 +263,41 @@ def test_the_command_trains_with_a_teacher_and_goes_on_only_with_the_same(tmp_pa
 @pytest.mark.parametrize("name", shipped_techniques(Ppo))
 def test_every_shipped_recipe_beside_ppo_takes_its_steps(name: str, tmp_path: Path) -> None:
     overrides = ("network=mlp_16", "num_envs=4", "rollout_steps=32", "minibatch=32")
-    made = train(CARTPOLE, name, run=tmp_path, frames=256, overrides=overrides, teacher=TEACHER)
-    assert made.spec.parents == (TEACHER.spec.hash,)
+    teacher = VALUING if name == "distill/iter" else TEACHER
+    made = train(CARTPOLE, name, run=tmp_path, frames=256, overrides=overrides, teacher=teacher)
+    assert made.spec.parents == (teacher.spec.hash,)
+
+
+def test_values_of_a_teachers_critic_are_half_the_squared_difference_apart_and_fade_with_their_weight() -> None:
+    """ITER's loss, arXiv:2006.05826, equation 6."""
+    agent = replace(AGENT, teacher_value_coefficient=((0.0, 1.0), (1.0, 0.0)))
+    learner, (rollout,) = sampled(agent)
+    teaching = teaching_of(agent, VALUING)
+    answers = teaching.answers(rollout)
+    seen = rollout.observation[:-1].flatten(0, 1)
+    with torch.no_grad():
+        mine, theirs = learner(seen), VALUING(seen.numpy())
+        known = {"ratio": torch.ones(len(seen))}
+        found = {done: teaching.losses(answers, mine, known, done).double() for done in (0.0, 0.25, 1.0)}
+    assert mine.value is not None
+    assert theirs.value is not None
+    apart = 0.5 * (mine.value.double() - theirs.value.double()).square().sum(1)
+    for done in (0.0, 0.25):
+        torch.testing.assert_close(found[done] - found[1.0], (1 - done) * apart, rtol=1e-5, atol=1e-6)
+    assert apart.min() > 0
+    assert not teaching.over(0.5)
+    assert teaching_of(replace(agent, teacher_value_coefficient=((0.0, 1.0), (0.4, 0.0)), terms=OVER), VALUING).over(
+        0.5
+    )
+    assert not teaching_of(replace(agent, terms=OVER), VALUING).over(0.5)
+
+
+def test_a_teacher_without_a_critic_has_no_values_to_learn() -> None:
+    agent = replace(AGENT, teacher_value_coefficient=1.0)
+    with pytest.raises(MismatchError, match=r"needs a teacher with a critic of 1 value\(s\), and .* has none"):
+        teaching_of(agent)
+    with pytest.raises(RecipeError, match=r"teacher_value_coefficient belongs to recipes with \[\[terms\]\]"):
+        replace(AGENT, terms=None, teacher_value_coefficient=1.0)
 
 
 def test_the_callers_teacher_stays_as_it_is_and_one_that_counts_no_more_is_not_asked(

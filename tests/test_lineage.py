@@ -18,12 +18,10 @@ from rlkd.distillation.lesson import Lesson
 from rlkd.distillation.student import Student
 from rlkd.errors import MismatchError, PolicyFileError, RecipeError, RlkdError, Stopped, StorageError
 from rlkd.evaluation import play_randomly
-from rlkd.learn import ppo, train
-from rlkd.learn.ppo import begin_from
+from rlkd.learn import train
 from rlkd.lineage import evolve, lineage_table
 from rlkd.policy import Policy, load_policy
-from rlkd.recipe import Bonus, Environment, Ppo
-from rlkd.report import write_report
+from rlkd.recipe import Environment
 from tests.handmade import TINY, cartpole_teacher, environment, policy, started, student_file, wait_for
 from tests.handmade import small_distillation as small
 
@@ -153,7 +151,7 @@ def test_stopped_in_the_middle_of_a_generation_it_goes_on(
     begin = Student.begin
 
     def interrupted(student: Student, *given: Any, **named: Any) -> Lesson:
-        if student.steps and student.plan.name == "generation-2":
+        if student.steps and student.plan.name == "002":
             os.kill(os.getpid(), signal.SIGTERM)
         return begin(student, *given, **named)
 
@@ -228,7 +226,7 @@ def test_a_generation_whose_parent_is_another_now_is_refused(agent: str, bred: P
     evolve(teacher(), agent, run=bred, generations=2, episodes=3)
     record = bred / "generations" / "002" / "record.json"
     record.write_text(record.read_text().replace(json.loads(record.read_text())["parents"][0], "0" * 64))
-    with pytest.raises(StorageError, match="002 learned from another generation 1 than this; delete it"):
+    with pytest.raises(StorageError, match="002 was made of another 001 than this; delete"):
         evolve(teacher(), agent, run=bred, generations=3, episodes=3)
 
 
@@ -293,29 +291,6 @@ def test_the_table_names_each_generation_and_its_parent(whole: JsonDict) -> None
             assert entry["parents"][0][:8] in row
 
 
-def exploring(folder: Path, **changes: Any) -> str:
-    """A generations recipe that explores for 512 steps: its file."""
-    ppo = replace(
-        recipe.load("explore/ppo_rnd_classic", Ppo),
-        network="mlp_16",
-        num_envs=4,
-        rollout_steps=32,
-        minibatch=64,
-        bonus=Bonus(features=8, predictor_widths=(8,), terminal="final", warm_up_steps=4),
-    )
-    (folder / "explore.toml").write_text(recipe.dump(replace(ppo, **changes)))
-    (folder / "distill.toml").write_text(recipe.dump(small(gradient_steps=40)))
-    (folder / "agent.toml").write_text(
-        f'kind = "generations"\noperator = "explore_distill"\ndistill = "{folder / "distill.toml"}"\n'
-        f'explore = "{folder / "explore.toml"}"\nexplore_frames = 512\ngenerations = 2\n'
-    )
-    return str(folder / "agent.toml")
-
-
-def explorer_of(run: Path, number: int) -> Policy:
-    return load_policy(run / "generations" / f"{number:03d}" / "explore" / "generations" / "000" / "policy.safetensors")
-
-
 @pytest.fixture(scope="module")
 def founder(tmp_path_factory: pytest.TempPathFactory) -> Policy:
     return train(
@@ -325,75 +300,6 @@ def founder(tmp_path_factory: pytest.TempPathFactory) -> Policy:
         frames=4096,
         overrides=("network='mlp_16'", "num_envs=4"),
     )
-
-
-def test_generations_explore_from_their_parents_weights_and_leave_the_bonus_behind(
-    founder: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun: list[tuple[str, dict[str, torch.Tensor]]] = []
-
-    def watched(start: Policy, network: Any, spec: Any) -> None:
-        begin_from(start, network, spec)
-        begun.append((start.spec.hash, {name: tensor.clone() for name, tensor in network.state_dict().items()}))
-
-    monkeypatch.setattr(ppo, "begin_from", watched)
-    run, agent = tmp_path / "run", exploring(tmp_path)
-    record = evolve(founder, agent, run=run)
-    first, one, two = record["generations"]
-    assert [start for start, _ in begun] == [first["hash"], one["hash"]]
-    for (_, weights), parent in zip(begun, (founder, load_policy(run / one["path"])), strict=True):
-        given = {name: value for name, value in parent.network.state_dict().items() if not name.startswith("critic")}
-        assert given
-        assert all(torch.equal(weights[name], value) for name, value in given.items())
-    for number, (parent_record, entry) in enumerate(((first, one), (one, two)), start=1):
-        explorer = explorer_of(run, number)
-        assert explorer.spec.parents == (parent_record["hash"],)
-        assert explorer.network.critic is not None
-        assert explorer.network.critic.out_features == 2
-        assert entry["parents"] == [explorer.spec.hash, parent_record["hash"]]
-        assert entry["explorer"]["hash"] == explorer.spec.hash
-        assert entry["frames"] > 512
-        assert load_policy(run / entry["path"]).network.critic is None
-    before = finished(run)
-    again = evolve(founder, agent, run=run)
-    assert finished(run) == before
-    assert hashes(again) == hashes(record)
-    (run / "generations" / "002" / "record.json").unlink()
-    assert hashes(evolve(founder, agent, run=run)) == hashes(record)
-    assert "which explored first and then scored" in write_report(run).read_text()
-
-
-def test_a_signal_while_an_exploration_is_set_up_stops_it_and_the_same_command_goes_on(
-    founder: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(start: Policy, network: Any, spec: Any) -> None:
-        begin_from(start, network, spec)
-        signal.raise_signal(signal.SIGINT)  # before the training run listens itself
-
-    run, agent = tmp_path / "run", exploring(tmp_path)
-    with monkeypatch.context() as patched:
-        patched.setattr(ppo, "begin_from", interrupted)
-        with pytest.raises(Stopped):
-            evolve(founder, agent, run=run, episodes=2, generations=1)
-    assert not (run / "generations" / "001" / "record.json").exists()
-    record = evolve(founder, agent, run=run, episodes=2, generations=1)
-    assert record["generations"][1]["explorer"]["hash"] == explorer_of(run, 1).spec.hash
-
-
-def test_an_exploration_without_a_bonus_or_with_another_network_is_refused(founder: Policy, tmp_path: Path) -> None:
-    plain = recipe.load("rl/ppo_classic", Ppo)
-    agent = exploring(tmp_path, bonus=None, streams=plain.streams)
-    with pytest.raises(RecipeError, match=r"has no \[bonus\] to explore with"):
-        evolve(founder, agent, run=tmp_path / "one", episodes=1)
-    agent = exploring(tmp_path, network="mlp_64")
-    with pytest.raises(MismatchError, match="it has to be a 'categorical' policy with the recipe's network"):
-        evolve(founder, agent, run=tmp_path / "two", episodes=1)
-    assert not (tmp_path / "two").exists()  # before anything was played
-    for line in ('explore = "explore/ppo_rnd"', "explore_frames = 10"):
-        path = tmp_path / "fresh.toml"
-        path.write_text(f'kind = "generations"\noperator = "fresh"\n{line}\n')
-        with pytest.raises(RecipeError, match="explore belongs to operator = 'explore_distill'"):
-            evolve(founder, str(path), run=tmp_path / "three", episodes=1)
 
 
 def test_training_begins_with_a_policys_weights_and_a_value_learner_does_not(founder: Policy, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import tyro
 
 from rlkd.cli.exchange import Export, Import
 from rlkd.cli.learn import Compare, Distill, Evolve, Train
-from rlkd.cli.look import Eval, List, Report, Show
+from rlkd.cli.look import Eval, List, Report, Show, Verify
 from rlkd.errors import RlkdError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -32,6 +32,7 @@ Command = (
     | Annotated[Eval, tyro.conf.subcommand("eval")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
 )
 
 

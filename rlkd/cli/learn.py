@@ -137,6 +137,11 @@ class Evolve:
     """Generations recipe."""
     generations: int | None = None
     """How many. Default: the recipe's."""
+    lines: int = 1
+    """Lines of descent from the first teacher, which differ by their seeds alone."""
+    arms: bool = False
+    """Breed beside what tells apart why students are as good as they are: smoothed labels, permuted answers, weights by
+    confidence, one student that learns longer, all of a line together."""
     run_folder: Annotated[str, arg(name="run")] = "runs/evolve"
     """Run folder."""
     episodes: int | None = None
@@ -159,6 +164,8 @@ class Evolve:
             self.agent,
             run=self.run_folder,
             generations=self.generations,
+            lines=self.lines,
+            arms=self.arms,
             env=self.env,
             seed=self.seed,
             episodes=self.episodes,

@@ -1,4 +1,4 @@
-"""Verbs that show and measure: `list`, `show`, `eval`, `report`."""
+"""Verbs that show, measure and check: `list`, `show`, `eval`, `report`, `verify`."""
 
 import json
 import tomllib
@@ -85,6 +85,36 @@ class Eval:
             print(json.dumps({"results": records}))
             return
         print_table(results_table, records)
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Checksums of a policy's file or of a whole run folder, and whether a lineage is one. Nothing in a file is run."""
+
+    paths: Positional[tuple[str, ...]]
+    """Policies' .safetensors files, or run folders."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        """Check, and say what is wrong."""
+        from rlkd.lineage import verify
+
+        if not self.paths:
+            raise RlkdError("nothing to verify; name a policy's file or a run folder")
+        found = [verify(path) for path in self.paths]
+        problems = [problem for each in found for problem in each["problems"]]
+        if self.json:
+            print(json.dumps({"results": found}))
+        else:
+            for each in found:
+                verdict = "damaged" if each["problems"] else "as it was written"
+                print(f"{each['path']}: {each['kind']}, {each['files']} files, {verdict}")
+                for policy in each["policies"] if each["kind"] == "policy" else ():
+                    parents = ", ".join(parent[:12] for parent in policy["parents"]) or "none"
+                    print(f"hash     {policy['hash'][:12]}\nparents  {parents}")
+        if problems:
+            raise RlkdError("\n".join(problems))
 
 
 @dataclass(frozen=True, slots=True)

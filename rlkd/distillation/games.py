@@ -7,7 +7,7 @@ teacher is asked once. Controls are extra students of the first one's shape at t
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from rlkd.distillation.views import compared, pupil_of
 from rlkd.evaluation import agreement, mean_kl, play, play_randomly
 from rlkd.policy import PARAMS, Policy
 from rlkd.policy.compute import idle_cores, one_thread_per_role, pick_device
-from rlkd.recipe import Environment, Network, Sampling, View
+from rlkd.recipe import Environment, Sampling, View
 from rlkd.replay import Kept, Replay, check_memory, path_of, replay_bytes, take
 from rlkd.terms import Parts, reported_temperatures
 from rlkd.vector import spaces
@@ -34,7 +34,7 @@ HELD_OUT = 500_009  # added to the seed of a run for states that students are co
 
 def run_games(
     settings: Sequence[Setting],
-    students: Mapping[str, Network],
+    students: Sequence[Plan],
     *,
     identity: str,
     episodes: int | None,
@@ -48,7 +48,7 @@ def run_games(
 
     Args:
         settings: of each game, all with one run folder.
-        students: networks by name, at least one; controls copy the first.
+        students: at least one; controls copy the first's network.
         identity: of the run.
         episodes: per evaluation; None takes the protocol's.
         device: `auto`, `cpu` or `cuda`.
@@ -122,12 +122,12 @@ def run_games(
 def _students(
     settings: Sequence[Setting],
     shapes: Sequence[tuple[int, ...]],
-    networks: Mapping[str, Network],
+    wanted: Sequence[Plan],
     device: str,
     own_parts: Parts | None,
 ) -> list[list[Student]]:
     """Each game's students and controls; those of one network share its encoder."""
-    plans = [Plan(name, network) for name, network in networks.items()]
+    plans = list(wanted)
     plans += [Plan(control, plans[0].network, control) for control in settings[0].recipe.controls]
     where = pick_device(device)
     found = [
@@ -136,7 +136,7 @@ def _students(
                 replace(plan, game=setting.game),
                 setting.recipe,
                 pupil_of(setting),
-                seed=1009 * setting.seed + place + number * len(plans),
+                seed=1009 * _seed_of(setting) + place + number * len(plans),
                 device=where,
                 parts=idle_cores(len(plans)) if where.type == "cpu" else 1,
                 observation_shape=shape,
@@ -152,6 +152,11 @@ def _students(
         for student, first in zip(of_game, found[0], strict=True):
             student.join(first)
     return found
+
+
+def _seed_of(setting: Setting) -> int:
+    """Of the students."""
+    return setting.seed if setting.student_seed is None else setting.student_seed
 
 
 def _replay_size(setting: Setting, shape: tuple[int, ...]) -> tuple[int, int, tuple[int, ...], int, View | None]:

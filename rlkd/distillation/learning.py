@@ -59,6 +59,10 @@ class Setting:
     """Who answers beside the teacher."""
     game: str = ""
     """What files call the environment, where a run has several; empty where it has one."""
+    begun: tuple[str, ...] = ()
+    """Hashes of the policies that students begin with, and names of what stays of them; empty where all is new."""
+    student_seed: int | None = None
+    """Of weights and minibatches, where it is not that of what is collected."""
     told: Tensor | None = None
     """[S, P]: its answers to the probes, where it sees them otherwise; None: it is asked."""
 
@@ -90,6 +94,8 @@ class Setting:
             str(self.seed),
             *([self.own_source] if self.own_source else []),
             *(other.spec.hash for other in self.more_teachers),
+            *self.begun,
+            *([f"students {self.student_seed}"] if self.student_seed is not None else []),
         )
         return storage.sha256(" ".join(parts).encode())
 

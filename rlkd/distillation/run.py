@@ -9,6 +9,7 @@ from rlkd.distillation.checks import check_keepable, check_one_game, check_parts
 from rlkd.distillation.games import run_games
 from rlkd.distillation.learning import Setting
 from rlkd.distillation.result import Baseline, Result
+from rlkd.distillation.student import Plan
 from rlkd.distillation.views import check_views
 from rlkd.errors import MismatchError
 from rlkd.evaluation import environment_of, stretch_of
@@ -34,6 +35,9 @@ def run_distillation(
     more_teachers: Sequence[Policy] = (),
     replay_folder: Path | None = None,
     student_environment: Environment | None = None,
+    starts: Mapping[str, Policy] | None = None,
+    frozen: str = "",
+    student_seed: int | None = None,
 ) -> Result:
     """Distil a teacher into students, all from one replay, and measure what was lost.
 
@@ -57,6 +61,9 @@ def run_distillation(
             teachers, environment, source and seed are played and asked once.
         student_environment: the same game as students see it, if otherwise than the teacher does: both views are of the
             same tick.
+        starts: policies whose weights students begin with, by the students' names; controls begin afresh.
+        frozen: weights of students whose names begin so keep their values; empty: all learn.
+        student_seed: of weights and minibatches, where `seed` is to be of collection alone; None takes `seed`.
 
     Raises:
         MismatchError: teacher, environment and terms do not fit, or the teacher plays as random play does.
@@ -93,10 +100,15 @@ def run_distillation(
         stretch,
         own_source=source,
         more_teachers=others,
+        begun=(*(f"{name} {start.spec.hash}" for name, start in (starts or {}).items()), *([frozen] if frozen else [])),
+        student_seed=student_seed,
     )
     (result,) = run_games(
         [setting],
-        students,
+        [
+            Plan(name, network, start=(starts or {}).get(name), frozen=frozen if name in (starts or {}) else "")
+            for name, network in students.items()
+        ],
         identity=setting.identity,
         episodes=episodes,
         device=device,

@@ -45,7 +45,7 @@ def learn(
     started, before = time.perf_counter(), [student.steps for student in students]
     pairs = list(zip(students, seen, strict=True))
     fresh = taken == 0
-    if fresh:
+    if fresh and first.plan.start is None:
         looks = [student.look(each, FIRST_LOOK // len(students)) for student, each in pairs]
         first.network.standardise(torch.cat(looks))
     lessons = [student.begin(each, goal, fresh=fresh) for student, each in pairs]

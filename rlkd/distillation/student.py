@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rlkd.distillation.lesson import Lesson, Minibatch, Seen, fitted_on, lots, sequence_starts
 from rlkd.distillation.own import EarlierSelves
+from rlkd.errors import MismatchError
 from rlkd.evaluation.agreement import BURN_IN, SEQUENCE
 from rlkd.policy import Policy, PolicyNetwork, PolicySpec
 from rlkd.policy.compute import SMALLEST_PART, Precision, add_up, autocast
@@ -35,6 +36,10 @@ class Plan:
     """`hard_labels` learns from the teacher's greedy actions alone, `shuffled_teacher` from answers to other states."""
     game: str = ""
     """Which of a run's games it plays; empty where there is one."""
+    start: Policy | None = None
+    """Whose weights it begins with; None draws new ones."""
+    frozen: str = ""
+    """Weights whose names begin so keep their values; empty: all learn."""
 
     @property
     def label(self) -> str:
@@ -84,6 +89,12 @@ class Student:
         shape = observation_shape or teacher.observation_shape
         network = PolicyNetwork(plan.network, shape, kind, teacher.actions)
         network.initialise(torch.Generator().manual_seed(seed), for_rl=False)
+        begun: tuple[str, ...] = ()
+        if plan.start is not None:
+            _begin_from(plan.start, network, kind, plan.name)
+            begun = (plan.start.spec.hash,)
+        for name, weight in network.named_parameters():
+            weight.requires_grad_(not (plan.frozen and name.startswith(plan.frozen)))
         self.network = network.to(device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch lacks this overload
         self.spec = replace(
@@ -94,7 +105,7 @@ class Student:
             observation_shape=shape,
             precision="float32",
             origin="rlkd distill",
-            parents=(teacher.hash, *(each.hash for each in more_teachers)),
+            parents=(teacher.hash, *(each.hash for each in more_teachers), *begun),
         )
         self.fitted: Tensor | None = None
         """Temperature of the teacher's answers in this round; None where no term asks."""
@@ -103,7 +114,7 @@ class Student:
         self.recurrent = network.core is not None
         self.samples = max(1, recipe.batch_size // SEQUENCE) if self.recurrent else recipe.batch_size
         self.parts = min(parts, max(1, recipe.batch_size // SMALLEST_PART), self.samples) if network.pixels else 1
-        self.optimiser = self._adam(network.parameters())
+        self.optimiser = self._adam(self.weights)
         self.optimisers = [self.optimiser]
         """All that take a step with it: its own, and that of the student whose encoder it shares."""
         self.generator = np.random.default_rng(seed)
@@ -113,6 +124,11 @@ class Student:
         """Mean loss of each round, nats or squared units."""
         self.seconds = 0.0
         """Wall seconds of those steps."""
+
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """What learns."""
+        return [weight for weight in self.network.parameters() if weight.requires_grad]
 
     def join(self, first: "Student") -> None:
         """Share the encoder of another game's student, and the moments of its weights; the head stays this one's own.
@@ -167,8 +183,9 @@ class Student:
         losses, gradients = zip(*parts, strict=True)
         for optimiser in self.optimisers:
             optimiser.zero_grad()  # Adam passes over what has no gradient: the head of who lent the encoder
-        add_up(list(self.network.parameters()), gradients)
-        nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM, foreach=True)
+        weights = self.weights
+        add_up(weights, gradients)
+        nn.utils.clip_grad_norm_(weights, MAX_GRADIENT_NORM, foreach=True)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = self.recipe.learning_rate * (1 - progress)
@@ -242,7 +259,7 @@ class Student:
         targets = [target.reshape(len(share), -1) for target in batch.targets]
         weights = [None if weight is None else weight.flatten() for weight in batch.weights]
         loss = (self.objective.losses(targets, weights, output, progress) * share).sum()
-        return loss.detach(), torch.autograd.grad(loss, list(self.network.parameters()), materialize_grads=True)
+        return loss.detach(), torch.autograd.grad(loss, self.weights, materialize_grads=True)
 
     def _seen(self, observation: Tensor) -> Tensor:
         """Observations as the network reads them."""
@@ -253,3 +270,14 @@ class Student:
     def snapshot(self) -> Policy:
         """The student as it is now, with weights of its own, so that it can act while it learns."""
         return snapshot(self.network, self.spec)
+
+
+def _begin_from(start: Policy, network: PolicyNetwork, kind: str, name: str) -> None:
+    """Give a student the weights of a policy of its own kind and shape; MismatchError where it has others."""
+    given, own = ({key: value.shape for key, value in each.state_dict().items()} for each in (start.network, network))
+    if start.spec.kind != kind or given != own:
+        raise MismatchError(
+            f"student '{name}' cannot begin with the weights of {start.spec.name}: it has to be a '{kind}' policy with "
+            "the student's own network"
+        )
+    network.load_state_dict(start.network.state_dict())

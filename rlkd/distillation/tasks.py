@@ -17,6 +17,7 @@ from rlkd.distillation.checks import check_keepable, check_parts, check_tasks
 from rlkd.distillation.games import run_games
 from rlkd.distillation.learning import Setting
 from rlkd.distillation.result import Result
+from rlkd.distillation.student import Plan
 from rlkd.evaluation import environment_of, stretch_of
 from rlkd.policy import Policy, as_policy
 from rlkd.policy.compute import Precision
@@ -78,7 +79,7 @@ def run_tasks(
     identity = " ".join([recipe_hash(tasks), *(setting.identity for setting in settings)])
     return run_games(
         settings,
-        students,
+        [Plan(name, network) for name, network in students.items()],
         identity=storage.sha256(identity.encode()),
         episodes=episodes,
         device=device,

@@ -121,7 +121,7 @@ def train_ppo(
                 if bonus is not None:
                     rollout, steps, told = scored(bonus, rollout, agent.streams, where=at)
                 answers = None
-                if teaching is not None and not teaching.objective.over(training.done):
+                if teaching is not None and not teaching.over(training.done):
                     teaching.follow(run, environment, progress.scores, training.stop)
                     answers = teaching.answers(rollout)
                     rollout = teaching.rewarded(rollout, answers, network, agent, precision, training.done)

@@ -17,7 +17,7 @@ from rlkd.metrics import StopSignal
 from rlkd.policy import Output, Policy, PolicyNetwork, PolicySpec, as_policy
 from rlkd.policy.compute import Precision
 from rlkd.policy.policy import snapshot
-from rlkd.recipe import Dqn, Environment, Ppo
+from rlkd.recipe import Dqn, Environment, Ppo, ended, value_at
 from rlkd.storage import read_json, write_json
 from rlkd.terms import Objective
 
@@ -50,6 +50,8 @@ class Teaching:
         self.objective = Objective(agent.terms or (), teacher.spec.kind, spec.actions)
         self.gate = 1.0
         """Of the terms that have one."""
+        self.value_coefficient = agent.teacher_value_coefficient if isinstance(agent, Ppo) else None
+        """Of the difference to the teacher's values; None: they are not asked for."""
         self.baseline: dict[str, float] | None = None
         """Mean scores of teacher and random play; None where no term has a gate, or nothing was played yet."""
         here = {"scores", "head"}  # no probabilities: what is averaged over a minibatch is not at hand in its pieces
@@ -63,19 +65,32 @@ class Teaching:
             raise MismatchError(
                 f"the terms make a '{wanted}' policy of a '{teacher.spec.kind}' teacher, PPO a '{kind}'"
             )
+        if self.value_coefficient is not None:
+            mine, its = ((each.network.value, each.network.value_heads or 1) for each in (spec, teacher.spec))
+            if its[0] == "none" or its[1] != mine[1]:
+                raise MismatchError(
+                    f"teacher_value_coefficient needs a teacher with a critic of {mine[1]} value(s), and "
+                    f"{teacher.spec.name} has {its[1] if its[0] != 'none' else 'none'}; leave it out"
+                )
 
     @torch.no_grad()
     def answers(self, rollout: Rollout) -> Tensor:
-        """[T * N, P]: what the teacher says to every step of a rollout, asked once."""
+        """[T * N, P]: what the teacher says to every step of a rollout, asked once; [T * N, P + K] with its values."""
         seen, first = rollout.observation[:-1], rollout.first[:-1]
         if self.state is None:
-            return self.teacher(seen.flatten(0, 1)).flat.float()
+            return self._told(self.teacher(seen.flatten(0, 1)))
         found = []
         for t in range(len(seen)):
             output = self.teacher(seen[t], self.state, first[t].cpu().numpy())
             self.state = output.state
-            found.append(output.flat.float())
+            found.append(self._told(output))
         return torch.cat(found)
+
+    def _told(self, output: Output) -> Tensor:
+        if self.value_coefficient is None:
+            return output.flat.float()
+        assert output.value is not None
+        return torch.cat([output.flat.float(), output.value.float()], dim=-1)
 
     @torch.no_grad()
     def rewarded(
@@ -110,17 +125,30 @@ class Teaching:
         return replace(rollout, reward=reward)
 
     def losses(self, answers: Tensor, student: Output, known: Mapping[str, Tensor], progress: float) -> Tensor:
-        """[B]: the summed terms.
+        """[B]: the summed terms, and half the squared difference of values where the recipe has a weight for it.
 
         Args:
-            answers: [B, P] of the teacher.
-            student: who learns.
+            answers: as `answers` gives them.
+            student: who learns; without values, these are left out.
             known: fields of `Sample` that its learner knows.
             progress: share of the run that lies behind.
         """
+        values = None
+        if self.value_coefficient is not None:
+            count = self.teacher.spec.network.value_heads or 1
+            answers, values = answers[:, :-count], answers[:, -count:]
         sample = self.objective.sample(answers, {**known, "head": self.teacher.network.head.weight.detach()})
         targets, weights = self.objective.targets(sample), self.objective.weights(sample)
-        return self.objective.losses(targets, weights, student, progress, self.gate)
+        found = self.objective.losses(targets, weights, student, progress, self.gate)
+        if values is None or self.value_coefficient is None or student.value is None:
+            return found
+        apart = (student.value.float() - values).square().sum(-1)
+        return found + value_at(self.value_coefficient, progress) * 0.5 * apart
+
+    def over(self, progress: float) -> bool:
+        """Whether nothing is learnt from the teacher any more, at this progress and later."""
+        follows = self.value_coefficient is not None and not ended(self.value_coefficient, progress)
+        return self.objective.over(progress) and not follows
 
     def follow(self, run: Path, environment: Environment, scores: Sequence[float], stop: StopSignal) -> None:
         """Set the gate by recent scores of play in training; teacher and random play are measured once a run."""

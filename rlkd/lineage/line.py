@@ -1,28 +1,32 @@
-"""What all generations of a lineage share."""
+"""What all steps of a lineage share, and what is checked before any of them runs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlkd import recipe, storage
 from rlkd.errors import RecipeError
-from rlkd.policy import Policy
+from rlkd.learn.ppo import check_start, policy_spec
+from rlkd.lineage.operators import operator_of, plan
+from rlkd.lineage.step import Chain, Step
+from rlkd.policy import Policy, between
 from rlkd.recipe import Distill, Environment, Generations, Network, Ppo, recipe_hash
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lineage:
-    """What all generations of a run share."""
+    """What all steps of a run share."""
 
     run: Path
     """The run's folder."""
     environment: Environment
-    """Where every generation plays."""
-    generations: Generations
-    """How one makes the next."""
+    """Where everybody plays."""
+    rule: Generations
+    """How one generation makes the next."""
     distilling: Distill
-    """The distillation that every generation runs."""
-    exploring: Ppo | None
-    """How every generation explores before that; None: it does not."""
+    """The distillation by which students learn."""
+    training: Ppo | None
+    """How somebody learns from rewards; None: nobody does."""
     network: Network
     """The students' network."""
     seed: int
@@ -32,33 +36,98 @@ class Lineage:
     device: str
     """`auto`, `cpu` or `cuda`."""
 
-    def seed_of(self, number: int) -> int:
-        """Of all that a generation trains."""
-        return self.seed + 1000 * number
-
-    def identity(self, teacher: Policy) -> str:
+    def identity(self, founder: Policy) -> str:
         """What a run folder must share with a lineage that goes on in it."""
-        # How many generations is left out: a finished lineage may be asked for more of them.
-        rule = replace(self.generations, generations=1)
-        recipes = [rule, self.distilling, self.environment, self.network, *([self.exploring] if self.exploring else [])]
+        # How many generations, arms and lines is left out: a finished lineage may be asked for more of them.
+        rule = replace(self.rule, generations=1, arms=())
+        recipes = [rule, self.distilling, self.environment, self.network, *([self.training] if self.training else [])]
         parts = [recipe_hash(part) for part in recipes]
-        return storage.sha256(" ".join([*parts, teacher.spec.hash, str(self.seed), str(self.episodes)]).encode())
+        return storage.sha256(" ".join([*parts, founder.spec.hash, str(self.seed), str(self.episodes)]).encode())
+
+    def steps(self, founder: Policy, lines: int) -> list[Step]:
+        """All steps, line by line: those of a generation before those of the next.
+
+        Raises:
+            RecipeError: numbers of the operator, or sizes, that cannot be.
+        """
+        operator, _ = operator_of(self.rule.operator)
+        teacher = replace(founder.spec.network, value="none", value_heads=None)
+        sizes: Sequence[Network] = ()
+        if operator.sizes:
+            inner = between(
+                teacher,
+                self.network,
+                self.rule.generations - 1,
+                observation_shape=founder.spec.observation_shape,
+                kind=founder.spec.kind,
+                actions=founder.spec.actions,
+            )
+            sizes = (*inner, self.network)
+        found = []
+        for line in range(lines):
+            chain = Chain(
+                rule=self.rule,
+                seed=self.seed,
+                teacher=teacher,
+                student=self.network,
+                between=tuple(sizes),
+                line=line,
+            )
+            found += plan(chain)
+        return found
 
 
-def student_network(generations: Generations, teacher: Policy) -> Network:
-    """The students' network: a recipe's, or the teacher's own without its critic."""
-    if generations.student == "same":
-        return replace(teacher.spec.network, value="none")
-    return recipe.load(generations.student, Network)
+def lineage_of(
+    rule: Generations,
+    founder: Policy,
+    environment: Environment,
+    distilling: Distill,
+    *,
+    run: Path,
+    seed: int,
+    episodes: int | None,
+    device: str,
+) -> Lineage:
+    """A lineage whose recipes fit together and the first teacher.
+
+    Raises:
+        RecipeError: an unknown operator, or recipes that do not belong together.
+        MismatchError: nobody can train on from the first teacher's weights.
+    """
+    operator, part = operator_of(rule.operator)
+    training = _training(rule, trains=operator.trains)
+    if training is not None:
+        spec = policy_spec(environment, training, origin="")
+        if operator.starts:
+            if rule.student != "same":
+                raise RecipeError(f"operator '{part.name}' takes student = 'same': weights go on")
+            check_start(founder, spec)
+        if (training.terms is not None) == operator.starts:
+            needs = "terms, by which it learns from its predecessor" if not operator.starts else "no terms"
+            raise RecipeError(f"operator '{part.name}' needs a PPO recipe with {needs}; '{rule.train}' is another")
+    network = replace(founder.spec.network, value="none", value_heads=None)
+    if rule.student != "same":
+        network = recipe.load(rule.student, Network)
+    return Lineage(
+        run=run,
+        environment=environment,
+        rule=replace(rule, operator=part),
+        distilling=distilling,
+        training=training,
+        network=network,
+        seed=seed,
+        episodes=episodes,
+        device=device,
+    )
 
 
-def exploration(generations: Generations, environment: Environment) -> Ppo | None:
-    """The recipe by which generations explore; None where they do not. RecipeError where it has no bonus."""
-    if generations.operator != "explore_distill":
+def _training(rule: Generations, *, trains: bool) -> Ppo | None:
+    """How somebody learns from rewards."""
+    if trains != (rule.train is not None):
+        name = rule.operator.name
+        why = f"operator '{name}' needs train, the name of a PPO recipe" if trains else "train belongs to operators"
+        raise RecipeError(f"{why}; `rlkd list agents` shows those of rl/, explore/ and distill/")
+    if rule.train is None:
         return None
-    name = generations.explore or ("explore/ppo_rnd" if environment.views else "explore/ppo_rnd_classic")
-    exploring = recipe.load(name, Ppo)
-    if exploring.bonus is None:
-        raise RecipeError(f"'{name}' has no [bonus] to explore with; `rlkd list agents` shows those of explore/")
-    frames = generations.explore_frames
-    return exploring if frames is None else replace(exploring, frames=frames)
+    training = recipe.load(rule.train, Ppo)
+    return training if rule.train_frames is None else replace(training, frames=rule.train_frames)

@@ -1,12 +1,12 @@
-"""Generations: each student teaches the next. A run folder with one record a generation; nothing finished is repeated.
+"""Generations: policies that learn from each other, recorded. A run folder with one record a policy; nothing finished
+is repeated.
 
-    generations/000/  the first teacher          policy.safetensors, record.json
-    generations/001/  learned from 000           policy.safetensors, record.json, and the distillation run it came from
+    generations/000/           the first teacher     policy.safetensors, record.json
+    generations/001/           learned from 000      policy.safetensors, record.json, and the runs it came from
+    generations/001-line1/     the same from another seed
     ...
 
-Where a generation explores first, the training run that its teacher came from stands beside the distillation run.
-
-A generation counts as finished when its record is there; the record is written last, whole.
+A step counts as finished when its record is there; the record is written last, whole.
 """
 
 import time
@@ -16,16 +16,16 @@ from pathlib import Path
 
 from rlkd import metrics, recipe, storage
 from rlkd.data import Evaluation, JsonDict
-from rlkd.distillation import Baseline, measure_baseline, run_distillation
 from rlkd.distillation.checks import check_normalisable
 from rlkd.distillation.command import default_recipe
 from rlkd.errors import StorageError
-from rlkd.evaluation import Played, environment_of, play, play_randomly, result_record, stretch_of
-from rlkd.learn.ppo import check_start, policy_spec, train_ppo
-from rlkd.lineage.line import Lineage, exploration, student_network
+from rlkd.evaluation import environment_of, play, play_randomly, result_record, stretch_of
+from rlkd.lineage.line import Lineage, lineage_of
+from rlkd.lineage.making import Made, Seen, make
+from rlkd.lineage.step import FIRST, Step
 from rlkd.policy import Policy, as_policy, load_policy
-from rlkd.recipe import Distill, Environment, Generations, Ppo, build, check_request, recipe_hash, to_table
-from rlkd.stats import mean_interval, normalised_score
+from rlkd.recipe import ARMS, Distill, Environment, Generations, build, check_request, recipe_hash, to_table
+from rlkd.stats import normalised_score
 from rlkd.vector import as_recipe
 
 
@@ -35,6 +35,8 @@ def evolve(
     *,
     run: str | Path,
     generations: int | None = None,
+    lines: int = 1,
+    arms: bool = False,
     env: Environment | str | None = None,
     seed: int = 0,
     episodes: int | None = None,
@@ -42,15 +44,18 @@ def evolve(
     overrides: Sequence[str] = (),
     command: str = "",
 ) -> JsonDict:
-    """Breed generations of students, each with new seeds and new initial weights, and record every one.
+    """Breed generations of students, each with new seeds, and record every one.
 
     Args:
         teacher: generation 0, a policy or its file.
         agent: generations recipe.
-        run: folder; one that was stopped or killed goes on after its last finished generation.
+        run: folder; one that was stopped or killed goes on after its last finished step.
         generations: how many; None takes the recipe's. A finished lineage can be asked for more.
+        lines: of descent from the first teacher, which differ by their seeds alone; a finished lineage can be asked for
+            more.
+        arms: breed all arms beside, which tell apart why students are as good as they are; else those of the recipe.
         env: where; None takes the teacher's own.
-        seed: generation k trains with `seed + 1000 * k`.
+        seed: generation k of line i trains with `seed + 1000 * k + 100_000 * i`.
         episodes: per evaluation; None takes the protocol's.
         device: `auto`, `cpu` or `cuda`.
         overrides: `key=value` for the generations recipe.
@@ -60,56 +65,53 @@ def evolve(
         The content of `run.json`.
 
     Raises:
-        StorageError: the folder holds another lineage, or a finished generation was altered.
+        RecipeError: an unknown operator, or recipes that do not belong together.
+        StorageError: the folder holds another lineage, or a finished step was altered.
         MismatchError: the first teacher plays as random play does: nothing to normalise by.
         Stopped: on SIGINT or SIGTERM, after saving.
     """
     check_request(seed, episodes)
+    if lines < 1:
+        raise ValueError(f"lines must be at least 1, got {lines}")
     rule = recipe.load(agent, Generations, overrides=overrides)
     if generations is not None:
         rule = replace(rule, generations=generations)
+    if arms:
+        rule = replace(rule, arms=ARMS)
     founder = as_policy(teacher, env=None if env is None else as_recipe(env))
     environment = environment_of(founder, None)
     # Controls are a matter for `rlkd distill`: a lineage compares its generations with each other.
     distilling = replace(recipe.load(rule.distill or default_recipe(founder), Distill), controls=())
-    network = student_network(rule, founder)
-    exploring = exploration(rule, environment)
-    line = Lineage(Path(run), environment, rule, distilling, exploring, network, seed, episodes, device)
-    if exploring is not None:
-        check_start(founder, policy_spec(environment, exploring, origin=""))
+    line = lineage_of(
+        rule, founder, environment, distilling, run=Path(run), seed=seed, episodes=episodes, device=device
+    )
+    steps = line.steps(founder, lines)
     identity = line.identity(founder)
     with storage.run_folder(line.run), metrics.stop_signal() as stop:
         storage.refuse_other_kinds(line.run, "evolve")
-        random = _random_play(line, identity, stop)
-        records = [_finished(line.run, 0, identity) or _found(line, founder, random, identity, stop)]
-        parent, seen = founder, None
-        for number in range(1, rule.generations + 1):
-            stop.check(f"generations before {number} are saved in {line.run}; the same command goes on")
-            record = _finished(line.run, number, identity)
+        seen = Seen(_random_play(line, identity, stop))
+        records = [_finished(line.run, FIRST, identity) or _found(line, founder, seen, identity, stop)]
+        policies = {FIRST: founder}
+        for step in steps:
+            stop.check(f"all before {step.name} is saved in {line.run}; the same command goes on")
+            record = _finished(line.run, step.name, identity)
             if record is None:
                 started = time.monotonic()
-                teacher = parent if line.exploring is None else _explored(line, number, parent, line.exploring)
-                stop.check(f"what generation {number} explored is saved in {line.run}; the same command goes on")
-                # Who was born in this call has been measured already; who explored, or is from an earlier call, not.
-                if seen is not None and teacher is parent:
-                    baseline = Baseline(seen, random)
-                else:
-                    baseline = _baseline(line, teacher, random, stop)
-                record, seen = _breed(line, number, teacher, records, baseline, identity, started)
-            elif parent.spec.hash in record["parents"]:
-                seen = None
+                made = make(step, line, policies, seen, folder_of(line.run, step.name), stop)
+                seen.keep(made.played)
+                record = _recorded(line, step, made, records[0], policies, seen.random, identity, started)
             else:
-                folder = line.run / _folder(number)
-                raise StorageError(f"{folder} learned from another generation {number - 1} than this; delete it")
+                _check_parents(line.run, step, record, policies)
             records.append(record)
-            parent = load_policy(line.run / str(record["path"]))
-            content = _summary(line, records, random, command)
+            policies[step.name] = load_policy(line.run / str(record["path"]))
+            content = _summary(line, records, steps, seen.random, command)
             storage.write_json(line.run / "run.json", content)
     return content
 
 
-def _folder(number: int) -> Path:
-    return Path("generations") / f"{number:03d}"
+def folder_of(run: Path, name: str) -> Path:
+    """Of a step."""
+    return run / "generations" / name
 
 
 def _random_play(line: Lineage, identity: str, stop: metrics.StopSignal) -> Evaluation:
@@ -128,9 +130,9 @@ def _random_play(line: Lineage, identity: str, stop: metrics.StopSignal) -> Eval
     return random
 
 
-def _finished(run: Path, number: int, identity: str) -> JsonDict | None:
-    """The record of a finished generation, its policy checked against the recorded hash; None if not finished."""
-    path = run / _folder(number) / "record.json"
+def _finished(run: Path, name: str, identity: str) -> JsonDict | None:
+    """The record of a finished step, its policy checked against the recorded hash; None if not finished."""
+    path = folder_of(run, name) / "record.json"
     if not path.exists():
         return None
     record: JsonDict = storage.read_json(path)
@@ -142,122 +144,119 @@ def _finished(run: Path, number: int, identity: str) -> JsonDict | None:
     return record
 
 
-def _found(line: Lineage, teacher: Policy, random: Evaluation, identity: str, stop: metrics.StopSignal) -> JsonDict:
+def _check_parents(run: Path, step: Step, record: JsonDict, policies: dict[str, Policy]) -> None:
+    """Raise StorageError where a finished step was made of others than stand in the folder now."""
+    for name, told in zip(_of_whom(step), record["parents"], strict=False):
+        if policies[name].spec.hash != told:
+            folder = folder_of(run, step.name)
+            raise StorageError(f"{folder} was made of another {name} than this; delete {folder} to make it anew")
+
+
+def _of_whom(step: Step) -> tuple[str, ...]:
+    """Names of the policies a step is made of: teachers, members or candidates, then whose weights it begins with."""
+    return (*step.parents, *([step.start] if step.start and step.start not in step.parents else []))
+
+
+def _found(line: Lineage, founder: Policy, seen: Seen, identity: str, stop: metrics.StopSignal) -> JsonDict:
     """Generation 0: the teacher, measured under the lineage's protocol."""
     started = time.monotonic()
-    path = _folder(0) / "policy.safetensors"
-    teacher.save(line.run / path)
-    played = play(teacher, line.environment, episodes=line.episodes, title="generation 0", stop=stop)
-    check_normalisable(played.evaluation, random)
-    record = result_record(played.evaluation, random=random, path=line.run / path) | {
-        "number": 0,
-        "path": str(path),
-        "parents": list(teacher.spec.parents),
-        "seed": None,
-        "recipe_hash": None,
-        "normalised": 1.0,
-        "normalised_ci95": [1.0, 1.0],
-        "identity": identity,
-        "seconds": round(time.monotonic() - started, 2),
-    }
-    storage.write_json(line.run / _folder(0) / "record.json", record)
-    return record
-
-
-def _baseline(line: Lineage, parent: Policy, random: Evaluation, stop: metrics.StopSignal) -> Baseline:
-    return measure_baseline(
-        parent,
+    path = folder_of(line.run, FIRST) / "policy.safetensors"
+    founder.save(path)
+    played = play(
+        founder,
         line.environment,
         episodes=line.episodes,
         keep_states=line.distilling.held_out_states,
-        stretch=stretch_of(parent.recurrent, line.network.core != "none"),
-        random=random,
+        stretch=stretch_of(founder.recurrent, line.network.core != "none"),
+        title="generation 0",
         stop=stop,
     )
-
-
-def _explored(line: Lineage, number: int, parent: Policy, exploring: Ppo) -> Policy:
-    """Who comes of a generation that explores from its parent's weights on."""
-    return train_ppo(
-        line.environment,
-        exploring,
-        run=line.run / _folder(number) / "explore",
-        seed=line.seed_of(number),
-        device=line.device,
-        start=parent,
-        origin=f"rlkd evolve, generation {number} explores",
-    )
-
-
-def _breed(
-    line: Lineage,
-    number: int,
-    parent: Policy,
-    ancestors: Sequence[JsonDict],
-    baseline: Baseline,
-    identity: str,
-    started: float,
-) -> tuple[JsonDict, Played]:
-    """Train, measure and record one generation; the record is written last. Also what it played, for the next one.
-
-    `parent` is whom it learns from: the generation before, or who explored from there on; `started` is when that began,
-    by `time.monotonic`.
-    """
-    folder, seed = line.run / _folder(number), line.seed_of(number)
-    result = run_distillation(
-        parent,
-        {f"generation-{number}": line.network},
-        line.distilling,
-        run=folder / "distill",
-        seed=seed,
-        environment=line.environment,
-        episodes=line.episodes,
-        device=line.device,
-        baseline=baseline,
-    )
-    student = result.students[0]
-    path = _folder(number) / "policy.safetensors"
-    student.policy.save(line.run / path)
-    normalised = normalised_score([student.evaluation.scores], ancestors[0]["scores"], baseline.random.scores)
-    record = result_record(student.evaluation, random=baseline.random, path=line.run / path) | {
-        "number": number,
-        "path": str(path),
-        "parents": [*student.policy.spec.parents, *(parent.spec.parents if line.exploring else ())],
-        "seed": seed,
-        "recipe_hash": recipe_hash(line.distilling),
-        "normalised": normalised.point,
-        "normalised_ci95": [normalised.low, normalised.high],
-        "agreement": student.agreement,
-        "kl_teacher_states": student.kl_teacher_states,
-        "kl_student_states": student.kl_student_states,
-        "gradient_steps": student.gradient_steps,
-        "frames": result.steps * line.environment.frame_skip,
+    check_normalisable(played.evaluation, seen.random)
+    seen.keep(played)
+    record = result_record(played.evaluation, random=seen.random, path=path) | {
+        "name": FIRST,
+        "number": 0,
+        "how": "found",
+        "role": "",
+        "arm": None,
+        "line": 0,
+        "path": str(path.relative_to(line.run)),
+        "parents": list(founder.spec.parents),
+        "parent_names": [],
+        "seed": None,
+        "recipe_hash": None,
+        "structure": to_table(founder.spec.network),
+        "flops": founder.spec.flops,
+        "normalised": 1.0,
+        "normalised_ci95": [1.0, 1.0],
         "identity": identity,
+        "versions": storage.versions(),
         "seconds": round(time.monotonic() - started, 2),
     }
-    if line.exploring is not None:
-        taught = baseline.teacher.evaluation
-        interval = mean_interval(taught.scores)
-        record["explorer"] = {"mean": taught.mean, "ci95": [interval.low, interval.high], "hash": taught.hash}
-        record["frames"] += line.exploring.frames
+    storage.write_json(folder_of(line.run, FIRST) / "record.json", record)
+    return record
+
+
+def _recorded(
+    line: Lineage,
+    step: Step,
+    made: Made,
+    first: JsonDict,
+    policies: dict[str, Policy],
+    random: Evaluation,
+    identity: str,
+    started: float,
+) -> JsonDict:
+    """Save and record what a step came to; the record is written last."""
+    folder, policy, evaluation = folder_of(line.run, step.name), made.policy, made.played.evaluation
+    path = folder / "policy.safetensors"
+    policy.save(path)
+    normalised = normalised_score([evaluation.scores], first["scores"], random.scores)
+    names = _of_whom(step)
+    record = result_record(evaluation, random=random, path=path) | {
+        "name": step.name,
+        "number": step.number,
+        "how": step.how,
+        "role": step.role,
+        "arm": step.arm,
+        "line": step.line,
+        "path": str(path.relative_to(line.run)),
+        "parents": [policies[name].spec.hash for name in names],
+        "parent_names": list(names),
+        "seed": step.seed,
+        "structure": to_table(policy.spec.network),
+        "flops": policy.spec.flops,
+        "normalised": normalised.point,
+        "normalised_ci95": [normalised.low, normalised.high],
+        "identity": identity,
+        "versions": storage.versions(),
+        **made.told,
+        "seconds": round(time.monotonic() - started, 2),
+    }
     storage.write_json(folder / "record.json", record)
-    return record, student.played
+    return record
 
 
-def _summary(line: Lineage, records: Sequence[JsonDict], random: Evaluation, command: str) -> JsonDict:
+def _summary(
+    line: Lineage, records: Sequence[JsonDict], steps: Sequence[Step], random: Evaluation, command: str
+) -> JsonDict:
+    main = {step.name for step in steps if step.main and not step.line} | {FIRST}
     return {
         "kind": "evolve",
-        "status": "done" if len(records) > line.generations.generations else "running",
+        "status": "done" if len(records) > len(steps) else "running",
         "run": str(line.run),
         "command": command,
         "seed": line.seed,
-        "operator": line.generations.operator,
+        "lines": max(step.line for step in steps) + 1,
+        "operator": line.rule.operator.name,
+        "rule": to_table(line.rule),
         "recipe": to_table(line.distilling),
         "recipe_hash": recipe_hash(line.distilling),
-        "exploring": None if line.exploring is None else to_table(line.exploring),
+        "training": None if line.training is None else to_table(line.training),
         "environment": to_table(line.environment),
         "teacher": records[0],
         "random": {"mean": random.mean, "scores": list(random.scores)},
-        "generations": list(records),
+        "generations": [record for record in records if record["name"] in main],
+        "steps": list(records),
         "versions": storage.versions(),
     }

@@ -1,21 +1,24 @@
 """Recipes: TOML files under `agents/` and `envs/` as frozen, checked, hashable values."""
 
 from rlkd.recipe.bonus import Bonus
-from rlkd.recipe.distill import Distill, Generations, Search, Source
+from rlkd.recipe.distill import Distill, Search, Source
 from rlkd.recipe.environment import EVALUATION_SEEDS, Emulator, Environment, Protocol, View
 from rlkd.recipe.find import Recipe, Shipped, data_root, dump, load, load_any, resolve, resolve_anywhere, shipped
+from rlkd.recipe.generations import ARMS, Arm, Generations
 from rlkd.recipe.imports import Import, Layout, Score, Statistics, Tensor
 from rlkd.recipe.learn import Dqn, Ppo, Sb3, Stream
 from rlkd.recipe.network import Network
 from rlkd.recipe.part import Part, Value
 from rlkd.recipe.read import build, check_request, convert, recipe_hash, suggest, to_table
 from rlkd.recipe.scale import Scale, network_label, scaled, split_scale
-from rlkd.recipe.schedule import Points, value_at
+from rlkd.recipe.schedule import Points, ended, value_at
 from rlkd.recipe.tasks import Sampling, Tasks
 from rlkd.recipe.term import Term
 
 __all__ = [
+    "ARMS",
     "EVALUATION_SEEDS",
+    "Arm",
     "Bonus",
     "Distill",
     "Dqn",
@@ -49,6 +52,7 @@ __all__ = [
     "convert",
     "data_root",
     "dump",
+    "ended",
     "load",
     "load_any",
     "network_label",

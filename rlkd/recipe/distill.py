@@ -1,4 +1,4 @@
-"""How students learn from teachers, once and over generations, as frozen values. Meanings stand under fields."""
+"""How students learn from teachers, as frozen values. Meanings stand under fields."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -117,35 +117,3 @@ class Distill:
         weighed = any(term.weight is not None for term in self.terms)
         require(weighed or self.novelty is None, "[novelty] is for a term's weight, and no term has one")
         require(self.novelty is None or self.novelty.name == "rnd", "[novelty] takes name = 'rnd'")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generations:
-    """How one generation makes the next."""
-
-    operator: Literal["fresh", "explore_distill"]
-    """`fresh`: a new student with new initial weights learns from its predecessor (arXiv:1805.04770).
-    `explore_distill`: its predecessor first plays on with a bonus for what is new, and the student learns from who
-    comes of that; it has no head for the bonus, and the next generation explores from its weights on. Scores are
-    normalised by the first teacher's, which has to play otherwise than by chance."""
-    distill: str | None = None
-    """Name of the distillation recipe that every generation runs; none takes what `rlkd distill` would."""
-    student: str = "same"
-    """Network recipe of the students; `same` takes the teacher's."""
-    generations: int = 3
-    """How many students in a row."""
-    explore: str | None = None
-    """explore_distill only. Name of the PPO recipe with a bonus; none takes `explore/ppo_rnd` for pixels and
-    `explore/ppo_rnd_classic` otherwise. Its network has to be the policies' own."""
-    explore_frames: int | None = None
-    """explore_distill only. Emulator frames of each exploration; unset: the recipe's."""
-
-    def __post_init__(self) -> None:
-        require(self.generations >= 1, f"generations must be at least 1, got {self.generations}")
-        frames = self.explore_frames
-        require(frames is None or frames > 0, f"explore_frames must be above 0, got {frames}")
-        explores = self.operator == "explore_distill"
-        require(
-            explores or (self.explore is None and frames is None), "explore belongs to operator = 'explore_distill'"
-        )
-        require(not explores or self.student == "same", "explore_distill takes student = 'same': weights go on")

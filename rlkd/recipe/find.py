@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 import rlkd
 from rlkd.errors import RecipeError
-from rlkd.recipe.distill import Distill, Generations
+from rlkd.recipe.distill import Distill
 from rlkd.recipe.environment import Environment
+from rlkd.recipe.generations import Generations
 from rlkd.recipe.imports import Import
 from rlkd.recipe.learn import Dqn, Ppo, Sb3
 from rlkd.recipe.network import Network

@@ -72,6 +72,9 @@ class Ppo:
     policy_coefficient: float | Points | None = None
     """Weight of the surrogate loss beside terms; or points [share of the run, weight], with straight lines between
     them. At 0 the critic alone learns from rewards. Unset: 1."""
+    teacher_value_coefficient: float | Points | None = None
+    """Weight of half the squared difference to the values of the teacher's critic, beside terms; or points, as above.
+    For teachers that learnt by the same streams. Unset: critics learn from rewards alone."""
     clip: float = 0.2
     """Half width of the trust interval of the probability ratio."""
     entropy_coefficient: float = 0.01
@@ -100,8 +103,10 @@ class Ppo:
         require(norm is None or norm > 0, f"max_gradient_norm must be above 0, got {norm}")
         require(self.adam_epsilon > 0, f"adam_epsilon must be above 0, got {self.adam_epsilon}")
         check_schedule(1.0 if self.policy_coefficient is None else self.policy_coefficient, "policy_coefficient")
-        taught = bool(self.terms) or self.policy_coefficient is None
-        require(taught, "policy_coefficient belongs to recipes with [[terms]]")
+        check_schedule(self.teacher_value_coefficient or 0.0, "teacher_value_coefficient")
+        for name in ("policy_coefficient", "teacher_value_coefficient"):
+            taught = bool(self.terms) or getattr(self, name) is None
+            require(taught, f"{name} belongs to recipes with [[terms]]")
         names = [stream.name for stream in self.streams]
         require(len(names) > 0, "at least one [[streams]] is needed")
         require(len(set(names)) == len(names), f"streams need names of their own, got {names}")

@@ -19,6 +19,12 @@ def value_at(schedule: float | Points, progress: float) -> float:
     return schedule[0][1] if progress < schedule[0][0] else schedule[-1][1]
 
 
+def ended(schedule: float | Points, progress: float) -> bool:
+    """Whether its value is 0 at a progress and stays so."""
+    later = [value for place, value in schedule if place > progress] if isinstance(schedule, tuple) else []
+    return all(value == 0 for value in (value_at(schedule, progress), *later))
+
+
 def check_schedule(schedule: float | Points, name: str) -> None:
     """RecipeError unless its points stand in order within [0, 1]."""
     if isinstance(schedule, tuple):

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from rlkd.errors import MismatchError, RecipeError
 from rlkd.policy import Kind, Output, discrete_logits
-from rlkd.recipe import Part, Term, value_at
+from rlkd.recipe import Part, Term, ended, value_at
 from rlkd.terms.binding import TEMPERATURE, Bound, bind_continuous, bind_discrete, settle
 from rlkd.terms.parts import FIELDS, Parts, Sample
 from rlkd.terms.targets import temper
@@ -84,14 +84,7 @@ class Objective:
 
     def over(self, progress: float) -> bool:
         """Whether no term counts any more from a progress on."""
-        for bound in self.terms:
-            coefficient = bound.term.coefficient
-            later = (
-                [value for place, value in coefficient if place > progress] if isinstance(coefficient, tuple) else []
-            )
-            if any(value != 0 for value in (value_at(coefficient, progress), *later)):
-                return False
-        return True
+        return all(ended(bound.term.coefficient, progress) for bound in self.terms)
 
     def sample(self, answers: Tensor, known: Mapping[str, Tensor | None] | None = None) -> Sample:
         """What is known of states: the teachers' flat answers side by side, [B, K * P], and other fields by name."""

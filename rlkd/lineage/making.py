@@ -1,0 +1,242 @@
+"""The steps of a lineage, done: from policies that are there to one more, with what is to be said of it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from rlkd import metrics, recipe
+from rlkd.data import Evaluation, JsonDict
+from rlkd.distillation import Baseline, measure_baseline, run_distillation
+from rlkd.evaluation import Played, play, stretch_of
+from rlkd.learn.ppo import train_ppo
+from rlkd.lineage.arms import loss_of
+from rlkd.lineage.line import Lineage
+from rlkd.lineage.step import FIRST, Step
+from rlkd.policy import (
+    Policy,
+    combined,
+    kels_masks,
+    reset,
+    shrink_and_perturb,
+    slim,
+    snapshot,
+    wels_masks,
+)
+from rlkd.policy.file import build_network
+from rlkd.recipe import Network, Part, recipe_hash
+
+VALIDATION = 500_000
+"""Added to the protocol's first seed: on these episodes policies are chosen, and no score is reported."""
+RECENT = 3  # whose visited states are kept: 115 MB each on Atari
+
+
+@dataclass(slots=True)
+class Seen:
+    """What evaluations of this call have brought, so that nobody is measured twice; states of the last few alone."""
+
+    random: Evaluation
+    """Random play."""
+    played: dict[str, Played] = field(default_factory=dict)
+    """By the policy's hash."""
+
+    def keep(self, played: Played) -> None:
+        """Note an evaluation."""
+        self.played[played.evaluation.hash] = played
+        for old in list(self.played)[:-RECENT]:
+            del self.played[old]
+
+    def baseline(self, line: Lineage, teacher: Policy, stop: metrics.StopSignal) -> Baseline:
+        """A teacher's scores and states, measured if they are not there."""
+        stretch = stretch_of(teacher.recurrent, line.network.core != "none")
+        found = self.played.get(teacher.spec.hash)
+        if found is None or found.stretch != stretch:
+            found = measure_baseline(
+                teacher,
+                line.environment,
+                episodes=line.episodes,
+                keep_states=line.distilling.held_out_states,
+                stretch=stretch,
+                random=self.random,
+                stop=stop,
+            ).teacher
+            self.keep(found)
+        return Baseline(found, self.random)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A step that is done."""
+
+    policy: Policy
+    """What came of it."""
+    played: Played
+    """Its scores, and states that it visited."""
+    told: JsonDict
+    """What its record says besides."""
+
+
+def make(
+    step: Step, line: Lineage, policies: Mapping[str, Policy], seen: Seen, folder: Path, stop: metrics.StopSignal
+) -> Made:
+    """Do a step.
+
+    Args:
+        step: whose parents are there.
+        line: what all steps share.
+        policies: of the steps before, by name.
+        seen: evaluations so far.
+        folder: of the step.
+        stop: when set, `Stopped` is raised after saving.
+    """
+    parents = [policies[name] for name in step.parents]
+    if step.how == "distil":
+        return _distil(step, line, policies, seen, folder, stop)
+    told: JsonDict = {}
+    if step.how == "train":
+        assert line.training is not None
+        policy = train_ppo(
+            line.environment,
+            line.training,
+            run=folder / "train",
+            seed=step.seed,
+            device=line.device,
+            start=policies[step.start] if step.start else None,
+            teacher=parents[0] if parents else None,
+            origin=f"rlkd evolve, {step.name}",
+        )
+        told = {"frames": line.training.frames, "recipe_hash": recipe_hash(line.training)}
+    elif step.how == "select":
+        scores = {name: _validated(policies[name], line, stop) for name in step.parents}
+        chosen = max(step.parents, key=scores.__getitem__)
+        policy, told = policies[chosen], {"chosen": chosen, "validation": scores}
+    else:
+        assert step.change is not None
+        if step.how == "combine":
+            policy = combined(parents, step.change.name, name=step.name)
+        else:
+            policy = slim(parents[0], float(step.change.values["share"]))  # type: ignore[arg-type]  # an operator's number
+    found = seen.played.get(policy.spec.hash)
+    keep, stretch = line.distilling.held_out_states, stretch_of(policy.recurrent, line.network.core != "none")
+    if found is None or found.stretch != stretch:
+        found = play(
+            policy,
+            line.environment,
+            episodes=line.episodes,
+            keep_states=keep,
+            stretch=stretch,
+            title=step.name,
+            stop=stop,
+        )
+    return Made(policy, found, told)
+
+
+def _validated(policy: Policy, line: Lineage, stop: metrics.StopSignal) -> float:
+    """Mean score on episodes that nothing else is measured on."""
+    protocol = line.environment.protocol
+    first, title = protocol.first_seed + VALIDATION, f"validate {policy.spec.name}"
+    played = play(policy, line.environment, episodes=line.episodes, first_seed=first, title=title, stop=stop)
+    return played.evaluation.mean
+
+
+def _distil(
+    step: Step, line: Lineage, policies: Mapping[str, Policy], seen: Seen, folder: Path, stop: metrics.StopSignal
+) -> Made:
+    teacher, name = policies[step.parents[0]], step.name
+    assert step.network is not None
+    network, starts, frozen = step.network, {}, ""
+    if step.start:
+        start = policies[step.start]
+        if step.change is not None:
+            start, frozen = changed(start, step.change, step.seed)
+        network, starts = start.spec.network, {name: start}
+    baseline = seen.baseline(line, teacher, stop)
+    rule = line.distilling
+    if step.arm is not None:
+        rule = loss_of(step.arm, rule, teacher, baseline.teacher.states, baseline.teacher.stretch)
+    rule = replace(rule, gradient_steps=max(1, round(step.share * rule.gradient_steps)))
+    shares = step.parents[0] == FIRST and rule.source.teacher_fraction == (1.0, 1.0)
+    shares = shares and (step.same_data or bool(line.rule.arms))
+    result = run_distillation(
+        teacher,
+        {name: network},
+        rule,
+        run=folder / "distill",
+        seed=step.seed - 1000 * (step.number - 1) if step.same_data else step.seed,
+        student_seed=step.seed if step.same_data else None,
+        environment=line.environment,
+        episodes=line.episodes,
+        device=line.device,
+        baseline=baseline,
+        replay_folder=line.run / "replay" if shares else None,
+        starts=starts,
+        frozen=frozen,
+    )
+    student = result.students[0]
+    told = {
+        "recipe_hash": recipe_hash(rule),
+        "agreement": student.agreement,
+        "kl_teacher_states": student.kl_teacher_states,
+        "kl_student_states": student.kl_student_states,
+        "gradient_steps": student.gradient_steps,
+        "frames": result.steps * line.environment.frame_skip,
+        "phases": {phase: round(seconds, 2) for phase, seconds in result.seconds.items()},
+    }
+    own, played = student.policy, student.played
+    if step.change is not None:  # what it began with is in no file: its parents are who that was made of
+        parents = (teacher.spec.hash, policies[step.start].spec.hash)
+        own = own.under(replace(own.spec, parents=parents[:1] if step.start in step.parents else parents))
+        played = replace(played, evaluation=replace(played.evaluation, hash=own.spec.hash))
+    return Made(own, played, told)
+
+
+def changed(start: Policy, change: Part, seed: int) -> tuple[Policy, str]:
+    """A policy with the weights that a student begins with, and how the names of those begin that it keeps to the end.
+
+    Args:
+        start: whose weights they were.
+        change: a name below, with its numbers.
+        seed: of new weights.
+    """
+    return CHANGES[change.name](start, torch.Generator().manual_seed(seed), **change.values)
+
+
+def _kels(start: Policy, generator: torch.Generator, *, share: float) -> tuple[Policy, str]:
+    network = _copy(start)
+    reset(network, kels_masks(network, share), generator)
+    return snapshot(network, start.spec), ""
+
+
+def _wels(start: Policy, generator: torch.Generator, *, share: float) -> tuple[Policy, str]:
+    network = _copy(start)
+    reset(network, wels_masks(network, share, generator), generator)
+    return snapshot(network, start.spec), ""
+
+
+def _perturb(start: Policy, generator: torch.Generator, *, keep: float, noise: float) -> tuple[Policy, str]:
+    network = _copy(start)
+    shrink_and_perturb(network, keep, noise, generator)
+    return snapshot(network, start.spec), ""
+
+
+def _beside(start: Policy, generator: torch.Generator, *, assistant: str) -> tuple[Policy, str]:
+    """A new assistant, whose scores are added to those of the policy, which stays as it is."""
+    spec = replace(start.spec, network=recipe.load(assistant, Network), parents=())
+    network = build_network(spec)
+    network.initialise(generator, for_rl=False)
+    return combined([start, snapshot(network, spec)], "sum", name=start.spec.name), "members.0."
+
+
+def _copy(policy: Policy):
+    network = build_network(policy.spec)
+    network.load_state_dict(policy.network.state_dict())
+    return network
+
+
+CHANGES: dict[str, Callable[..., tuple[Policy, str]]] = {
+    "kels": _kels,
+    "wels": _wels,
+    "perturb": _perturb,
+    "beside": _beside,
+}
