@@ -9,7 +9,7 @@ from rlkd.errors import RecipeError
 from rlkd.learn.ppo import check_start, policy_spec
 from rlkd.lineage.operators import operator_of, plan
 from rlkd.lineage.step import Chain, Step
-from rlkd.policy import Policy, between
+from rlkd.policy import Policy, networks_between
 from rlkd.recipe import Distill, Environment, Generations, Network, Ppo, recipe_hash
 
 
@@ -54,14 +54,13 @@ class Lineage:
         teacher = replace(founder.spec.network, value="none", value_heads=None)
         sizes: Sequence[Network] = ()
         if operator.sizes:
-            inner = between(
-                teacher,
-                self.network,
-                self.rule.generations - 1,
-                observation_shape=founder.spec.observation_shape,
-                kind=founder.spec.kind,
-                actions=founder.spec.actions,
-            )
+            spec, count = founder.spec, self.rule.generations - 1
+            shape, kind = spec.observation_shape, spec.kind
+            inner: Sequence[Network] = ()
+            if count:
+                inner = networks_between(
+                    teacher, self.network, count, observation_shape=shape, kind=kind, actions=spec.actions
+                )
             sizes = (*inner, self.network)
         found = []
         for line in range(lines):

@@ -4,11 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from rlkd import metrics, recipe
 from rlkd.data import Evaluation, JsonDict
 from rlkd.distillation import Baseline, measure_baseline, run_distillation
+from rlkd.distillation.steps import FIRST_LOOK
 from rlkd.evaluation import Played, play, stretch_of
 from rlkd.learn.ppo import train_ppo
 from rlkd.lineage.arms import loss_of
@@ -16,15 +19,16 @@ from rlkd.lineage.line import Lineage
 from rlkd.lineage.step import FIRST, Step
 from rlkd.policy import (
     Policy,
+    PolicyNetwork,
     combined,
     kels_masks,
-    reset,
+    reset_weights,
     shrink_and_perturb,
     slim,
-    snapshot,
     wels_masks,
 )
 from rlkd.policy.file import build_network
+from rlkd.policy.policy import snapshot
 from rlkd.recipe import Network, Part, recipe_hash
 
 VALIDATION = 500_000
@@ -111,12 +115,11 @@ def make(
         scores = {name: _validated(policies[name], line, stop) for name in step.parents}
         chosen = max(step.parents, key=scores.__getitem__)
         policy, told = policies[chosen], {"chosen": chosen, "validation": scores}
+    elif step.how == "combine":
+        policy = combined(parents, "mean", name=step.name)
     else:
         assert step.change is not None
-        if step.how == "combine":
-            policy = combined(parents, step.change.name, name=step.name)
-        else:
-            policy = slim(parents[0], float(step.change.values["share"]))  # type: ignore[arg-type]  # an operator's number
+        policy = slim(parents[0], float(step.change.values["share"]))  # type: ignore[arg-type]  # a number
     found = seen.played.get(policy.spec.hash)
     keep, stretch = line.distilling.held_out_states, stretch_of(policy.recurrent, line.network.core != "none")
     if found is None or found.stretch != stretch:
@@ -145,13 +148,13 @@ def _distil(
 ) -> Made:
     teacher, name = policies[step.parents[0]], step.name
     assert step.network is not None
+    baseline = seen.baseline(line, teacher, stop)
     network, starts, frozen = step.network, {}, ""
     if step.start:
         start = policies[step.start]
         if step.change is not None:
-            start, frozen = changed(start, step.change, step.seed)
+            start, frozen = changed(start, step.change, step.seed, baseline.teacher.states)
         network, starts = start.spec.network, {name: start}
-    baseline = seen.baseline(line, teacher, stop)
     rule = line.distilling
     if step.arm is not None:
         rule = loss_of(step.arm, rule, teacher, baseline.teacher.states, baseline.teacher.stretch)
@@ -191,47 +194,60 @@ def _distil(
     return Made(own, played, told)
 
 
-def changed(start: Policy, change: Part, seed: int) -> tuple[Policy, str]:
+def changed(start: Policy, change: Part, seed: int, states: np.ndarray) -> tuple[Policy, str]:
     """A policy with the weights that a student begins with, and how the names of those begin that it keeps to the end.
 
     Args:
         start: whose weights they were.
         change: a name below, with its numbers.
         seed: of new weights.
+        states: [S, ...], by which new weights are standardised, as those of a student without a start are.
     """
-    return CHANGES[change.name](start, torch.Generator().manual_seed(seed), **change.values)
+    return CHANGES[change.name](start, torch.Generator().manual_seed(seed), _looked_at(start, states), **change.values)
 
 
-def _kels(start: Policy, generator: torch.Generator, *, share: float) -> tuple[Policy, str]:
+def _looked_at(policy: Policy, states: np.ndarray) -> Tensor | None:
+    """States as a policy's network reads them; None for policies that remember."""
+    if policy.recurrent:
+        return None
+    seen = policy.seen(states[:FIRST_LOOK])
+    return torch.from_numpy(np.asarray(seen if policy.spec.normaliser is None else policy.spec.normaliser(seen)))
+
+
+def _kels(start: Policy, generator: torch.Generator, states: Tensor | None, *, share: float) -> tuple[Policy, str]:
     network = _copy(start)
-    reset(network, kels_masks(network, share), generator)
-    return snapshot(network, start.spec), ""
+    reset_weights(network, kels_masks(start.spec, share), generator, observation=states)
+    return Policy(network, start.spec), ""
 
 
-def _wels(start: Policy, generator: torch.Generator, *, share: float) -> tuple[Policy, str]:
+def _wels(start: Policy, generator: torch.Generator, states: Tensor | None, *, share: float) -> tuple[Policy, str]:
     network = _copy(start)
-    reset(network, wels_masks(network, share, generator), generator)
-    return snapshot(network, start.spec), ""
+    reset_weights(network, wels_masks(start.spec, share, generator), generator, observation=states)
+    return Policy(network, start.spec), ""
 
 
-def _perturb(start: Policy, generator: torch.Generator, *, keep: float, noise: float) -> tuple[Policy, str]:
+def _perturb(
+    start: Policy, generator: torch.Generator, states: Tensor | None, *, keep: float, noise: float
+) -> tuple[Policy, str]:
     network = _copy(start)
-    shrink_and_perturb(network, keep, noise, generator)
-    return snapshot(network, start.spec), ""
+    shrink_and_perturb(network, generator, keep=keep, noise=noise, observation=states)
+    return Policy(network, start.spec), ""
 
 
-def _beside(start: Policy, generator: torch.Generator, *, assistant: str) -> tuple[Policy, str]:
+def _beside(
+    start: Policy, generator: torch.Generator, states: Tensor | None, *, assistant: str
+) -> tuple[Policy, str]:
     """A new assistant, whose scores are added to those of the policy, which stays as it is."""
     spec = replace(start.spec, network=recipe.load(assistant, Network), parents=())
     network = build_network(spec)
     network.initialise(generator, for_rl=False)
-    return combined([start, snapshot(network, spec)], "sum", name=start.spec.name), "members.0."
+    if states is not None:
+        network.standardise(states)
+    return combined([start, Policy(network, spec)], "sum", name=start.spec.name), "members.0."
 
 
-def _copy(policy: Policy):
-    network = build_network(policy.spec)
-    network.load_state_dict(policy.network.state_dict())
-    return network
+def _copy(policy: Policy) -> PolicyNetwork:
+    return snapshot(policy.network, policy.spec).network
 
 
 CHANGES: dict[str, Callable[..., tuple[Policy, str]]] = {

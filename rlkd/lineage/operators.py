@@ -31,7 +31,7 @@ def ensemble(chain: Chain) -> Iterator[Step]:
 def together(chain: Chain) -> Step:
     """All students of a line as one policy."""
     members = tuple(chain.name(number) for number in chain.numbers)
-    return chain.step(chain.numbers[-1], "combine", members, role="ensemble", change=Part("mean"))
+    return chain.step(chain.numbers[-1], "combine", members, role="ensemble")
 
 
 def reset(chain: Chain, *, mask: str, share: float) -> Iterator[Step]:
