@@ -66,11 +66,11 @@ class Teaching:
                 f"the terms make a '{wanted}' policy of a '{teacher.spec.kind}' teacher, PPO a '{kind}'"
             )
         if self.value_coefficient is not None:
-            mine, its = ((each.network.value, each.network.value_heads or 1) for each in (spec, teacher.spec))
-            if its[0] == "none" or its[1] != mine[1]:
+            wanted_values, there = _values(spec), _values(teacher.spec)
+            if there != wanted_values:
                 raise MismatchError(
-                    f"teacher_value_coefficient needs a teacher with a critic of {mine[1]} value(s), and "
-                    f"{teacher.spec.name} has {its[1] if its[0] != 'none' else 'none'}; leave it out"
+                    f"teacher_value_coefficient needs a teacher with a critic of {wanted_values} value(s), and "
+                    f"{teacher.spec.name} has {there or 'none'}; leave it out"
                 )
 
     @torch.no_grad()
@@ -135,7 +135,7 @@ class Teaching:
         """
         values = None
         if self.value_coefficient is not None:
-            count = self.teacher.spec.network.value_heads or 1
+            count = _values(self.teacher.spec)
             answers, values = answers[:, :-count], answers[:, -count:]
         sample = self.objective.sample(answers, {**known, "head": self.teacher.network.head.weight.detach()})
         targets, weights = self.objective.targets(sample), self.objective.weights(sample)
@@ -168,6 +168,11 @@ class Teaching:
             write_json(path, {"teacher": played.mean, "random": random.mean})
         found: dict[str, float] = read_json(path)
         return found
+
+
+def _values(spec: PolicySpec) -> int:
+    """How many numbers a policy's critic answers."""
+    return 0 if spec.network.value == "none" else spec.network.value_heads or 1
 
 
 def check_values(teacher: Policy, objective: Objective) -> None:

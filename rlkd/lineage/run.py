@@ -22,6 +22,7 @@ from rlkd.errors import StorageError
 from rlkd.evaluation import environment_of, play, play_randomly, result_record, stretch_of
 from rlkd.lineage.line import Lineage, lineage_of
 from rlkd.lineage.making import Made, Seen, make
+from rlkd.lineage.measured import measured
 from rlkd.lineage.step import FIRST, Step
 from rlkd.policy import Policy, as_policy, load_policy
 from rlkd.recipe import ARMS, Distill, Environment, Generations, build, check_request, recipe_hash, to_table
@@ -102,8 +103,9 @@ def evolve(
                 record = _recorded(line, step, made, records[0], policies, seen.random, identity, started)
             else:
                 _check_parents(line.run, step, record, policies)
-            records.append(record)
             policies[step.name] = load_policy(line.run / str(record["path"]))
+            told = measured(step, line, steps, policies, seen, folder_of(line.run, step.name), stop)
+            records.append(record | {"measures": told})
             content = _summary(line, records, steps, seen.random, command)
             storage.write_json(line.run / "run.json", content)
     return content
