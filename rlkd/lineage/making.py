@@ -48,7 +48,7 @@ class Seen:
     def keep(self, played: Played) -> None:
         """Note an evaluation."""
         self.played[played.evaluation.hash] = played
-        for old in list(self.played)[:-RECENT]:
+        for old in list(self.played)[1:-RECENT]:  # the first one is asked for by every line and arm
             del self.played[old]
 
     def baseline(self, line: Lineage, teacher: Policy, stop: metrics.StopSignal) -> Baseline:
