@@ -52,7 +52,8 @@ class Teaching:
         """Of the terms that have one."""
         self.baseline: dict[str, float] | None = None
         """Mean scores of teacher and random play; None where no term has a gate, or nothing was played yet."""
-        here = {"scores", "head"}  # no probabilities: what is averaged over a minibatch is not at hand in its pieces
+        # No probabilities: what is averaged over a minibatch is not at hand in its pieces.
+        here = {"scores"} if teacher.network.last_weights is None else {"scores", "head"}
         if isinstance(agent, Dqn):
             self.objective.check_known(here | {"action", "demonstrated"}, "beside value learners")
             check_values(teacher, self.objective)
@@ -118,7 +119,7 @@ class Teaching:
             known: fields of `Sample` that its learner knows.
             progress: share of the run that lies behind.
         """
-        sample = self.objective.sample(answers, {**known, "head": self.teacher.network.head.weight.detach()})
+        sample = self.objective.sample(answers, {**known, "head": self.teacher.network.last_weights})
         targets, weights = self.objective.targets(sample), self.objective.weights(sample)
         return self.objective.losses(targets, weights, student, progress, self.gate)
 

@@ -12,6 +12,7 @@ from rlkd.policy.rule import PARAMS, Kind, Rule, decide, parse_rule
 from rlkd.policy.spec import Normaliser, PolicySpec
 
 if TYPE_CHECKING:
+    from rlkd.policy.members import combined
     from rlkd.policy.networks import PolicyNetwork, acting_flops, acting_parameters
     from rlkd.policy.output import Output, discrete_logits, unflatten
     from rlkd.policy.policy import Policy
@@ -31,6 +32,7 @@ __all__ = [
     "acting_parameters",
     "as_player",
     "as_policy",
+    "combined",
     "decide",
     "discrete_logits",
     "from_sb3",
@@ -46,6 +48,7 @@ _HOMES = {
     "PolicyNetwork": "rlkd.policy.networks",
     "acting_flops": "rlkd.policy.networks",
     "acting_parameters": "rlkd.policy.networks",
+    "combined": "rlkd.policy.members",
     "discrete_logits": "rlkd.policy.output",
     "unflatten": "rlkd.policy.output",
 }

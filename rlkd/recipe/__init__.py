@@ -6,7 +6,7 @@ from rlkd.recipe.environment import EVALUATION_SEEDS, Emulator, Environment, Pro
 from rlkd.recipe.find import Recipe, Shipped, data_root, dump, load, load_any, resolve, resolve_anywhere, shipped
 from rlkd.recipe.imports import Import, Layout, Score, Statistics, Tensor
 from rlkd.recipe.learn import Dqn, Ppo, Sb3, Stream
-from rlkd.recipe.network import Network
+from rlkd.recipe.network import Combine, Network
 from rlkd.recipe.part import Part, Value
 from rlkd.recipe.read import build, check_request, convert, recipe_hash, suggest, to_table
 from rlkd.recipe.scale import Scale, network_label, scaled, split_scale
@@ -17,6 +17,7 @@ from rlkd.recipe.term import Term
 __all__ = [
     "EVALUATION_SEEDS",
     "Bonus",
+    "Combine",
     "Distill",
     "Dqn",
     "Emulator",

@@ -55,11 +55,14 @@ def split_scale(name: str) -> tuple[str, Scale]:
 def scaled(network: Network, scale: Scale) -> Network:
     """The network with more or fewer units and layers: rounded, a half to the even number, and at least 1 of each.
 
-    Of fewer hidden layers those at even distances stay, of more each is repeated where it stands.
+    Of fewer hidden layers those at even distances stay, of more each is repeated where it stands. A network of members
+    has each of them scaled.
 
     Raises:
         RecipeError: a scale other than 1 changes nothing, or is too much.
     """
+    if network.members is not None:
+        return dataclasses.replace(network, members=tuple(scaled(member, scale) for member in network.members))
     wide = dataclasses.replace(
         network,
         channels=_widths(network.channels, scale.width),
