@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rlkd.policy.networks import PolicyNetwork, acting_flops, acting_parameters
     from rlkd.policy.output import Output, discrete_logits, unflatten
     from rlkd.policy.policy import Policy
+    from rlkd.policy.structure import kels_masks, reset_weights, shrink_and_perturb, slim, wels_masks
 
 __all__ = [
     "PARAMS",
@@ -36,10 +37,15 @@ __all__ = [
     "decide",
     "discrete_logits",
     "from_sb3",
+    "kels_masks",
     "load",
     "load_policy",
     "parse_rule",
+    "reset_weights",
+    "shrink_and_perturb",
+    "slim",
     "unflatten",
+    "wels_masks",
 ]
 
 _HOMES = {
@@ -50,7 +56,12 @@ _HOMES = {
     "acting_parameters": "rlkd.policy.networks",
     "combined": "rlkd.policy.members",
     "discrete_logits": "rlkd.policy.output",
+    "kels_masks": "rlkd.policy.structure",
+    "reset_weights": "rlkd.policy.structure",
+    "shrink_and_perturb": "rlkd.policy.structure",
+    "slim": "rlkd.policy.structure",
     "unflatten": "rlkd.policy.output",
+    "wels_masks": "rlkd.policy.structure",
 }
 
 
