@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rlkd.policy.networks import PolicyNetwork, acting_flops, acting_parameters
     from rlkd.policy.output import Output, discrete_logits, unflatten
     from rlkd.policy.policy import Policy
+    from rlkd.policy.sizes import networks_between
     from rlkd.policy.structure import kels_masks, reset_weights, shrink_and_perturb, slim, wels_masks
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "kels_masks",
     "load",
     "load_policy",
+    "networks_between",
     "parse_rule",
     "reset_weights",
     "shrink_and_perturb",
@@ -57,6 +59,7 @@ _HOMES = {
     "combined": "rlkd.policy.members",
     "discrete_logits": "rlkd.policy.output",
     "kels_masks": "rlkd.policy.structure",
+    "networks_between": "rlkd.policy.sizes",
     "reset_weights": "rlkd.policy.structure",
     "shrink_and_perturb": "rlkd.policy.structure",
     "slim": "rlkd.policy.structure",

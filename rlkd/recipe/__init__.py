@@ -9,7 +9,7 @@ from rlkd.recipe.learn import Dqn, Ppo, Sb3, Stream
 from rlkd.recipe.network import Combine, Network
 from rlkd.recipe.part import Part, Value
 from rlkd.recipe.read import build, check_request, convert, recipe_hash, suggest, to_table
-from rlkd.recipe.scale import Scale, network_label, scaled, split_scale
+from rlkd.recipe.scale import Scale, interpolated, network_label, scaled, split_scale
 from rlkd.recipe.schedule import Points, value_at
 from rlkd.recipe.tasks import Sampling, Tasks
 from rlkd.recipe.term import Term
@@ -50,6 +50,7 @@ __all__ = [
     "convert",
     "data_root",
     "dump",
+    "interpolated",
     "load",
     "load_any",
     "network_label",
