@@ -52,6 +52,8 @@ def check_tasks(
     for name, network in students.items():
         if network.core != "none":
             raise MismatchError(f"student '{name}' is recurrent; students of several games have to be feed-forward")
+        if network.members is not None:
+            raise MismatchError(f"student '{name}' is made of members; students of several games share one encoder")
     states = recipe.tasks.states if recipe.tasks is not None else None
     if states is not None and len(states) != len(teachers):
         raise RecipeError(f"tasks.states has {len(states)} numbers of states for {len(teachers)} games")
@@ -79,6 +81,8 @@ def check_parts(
         raise MismatchError(f"several teachers need one kind of answer and the same actions, these have {told}")
     objective = Objective(recipe.terms, kind, teacher.spec.actions, own_parts, teachers=len(teachers))
     _check_objective(objective, recipe, own_parts or {})
+    if "head" in objective.needs and teacher.network.last_weights is None:
+        raise MismatchError(f"a term reads the teacher's last weights, and {teacher.spec.name} is made of members")
     if "hard_labels" in recipe.controls and not teacher.spec.discrete:
         remedy = """--set 'controls=["shuffled_teacher"]'"""
         raise MismatchError(f"control 'hard_labels' needs discrete actions, the teacher's are '{kind}'; take {remedy}")

@@ -141,7 +141,7 @@ def _students(
                 parts=idle_cores(len(plans)) if where.type == "cpu" else 1,
                 observation_shape=shape,
                 own_parts=own_parts,
-                head=setting.teacher.network.head.weight.detach().float(),
+                head=setting.teacher.network.last_weights,
                 more_teachers=[each.spec for each in setting.more_teachers],
             )
             for place, plan in enumerate(plans)

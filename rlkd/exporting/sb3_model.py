@@ -116,6 +116,7 @@ def _refuse_inexpressible(spec: PolicySpec) -> None:
     network = spec.network
     obstacles = {
         f"a recurrent core ({network.core})": network.core != "none",
+        "several networks that answer together (members)": network.members is not None,
         "a limit of its mean (mean_limit)": network.mean_limit is not None,
         "actions without bounds": not np.isfinite([*spec.action_low, *spec.action_high]).all(),
     }

@@ -54,7 +54,8 @@ class Teaching:
         """Of the difference to the teacher's values; None: they are not asked for."""
         self.baseline: dict[str, float] | None = None
         """Mean scores of teacher and random play; None where no term has a gate, or nothing was played yet."""
-        here = {"scores", "head"}  # no probabilities: what is averaged over a minibatch is not at hand in its pieces
+        # No probabilities: what is averaged over a minibatch is not at hand in its pieces.
+        here = {"scores"} if teacher.network.last_weights is None else {"scores", "head"}
         if isinstance(agent, Dqn):
             self.objective.check_known(here | {"action", "demonstrated"}, "beside value learners")
             check_values(teacher, self.objective)
@@ -137,7 +138,7 @@ class Teaching:
         if self.value_coefficient is not None:
             count = _values(self.teacher.spec)
             answers, values = answers[:, :-count], answers[:, -count:]
-        sample = self.objective.sample(answers, {**known, "head": self.teacher.network.head.weight.detach()})
+        sample = self.objective.sample(answers, {**known, "head": self.teacher.network.last_weights})
         targets, weights = self.objective.targets(sample), self.objective.weights(sample)
         found = self.objective.losses(targets, weights, student, progress, self.gate)
         if values is None or self.value_coefficient is None or student.value is None:

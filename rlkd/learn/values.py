@@ -94,6 +94,8 @@ def value_spec(environment: Environment, agent: Dqn, *, origin: str) -> PolicySp
     network = recipe.load(agent.network, Network)
     if network.core != "none":
         raise RecipeError(f"value learners learn from single steps, and network '{agent.network}' remembers")
+    if network.members is not None:
+        raise RecipeError(f"value learners train one network, and '{agent.network}' is made of members")
     if agent.duelling:
         if not network.hidden:
             raise RecipeError(f"duelling needs a hidden layer, and network '{agent.network}' has none")

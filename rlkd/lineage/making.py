@@ -234,9 +234,7 @@ def _perturb(
     return Policy(network, start.spec), ""
 
 
-def _beside(
-    start: Policy, generator: torch.Generator, states: Tensor | None, *, assistant: str
-) -> tuple[Policy, str]:
+def _beside(start: Policy, generator: torch.Generator, states: Tensor | None, *, assistant: str) -> tuple[Policy, str]:
     """A new assistant, whose scores are added to those of the policy, which stays as it is."""
     spec = replace(start.spec, network=recipe.load(assistant, Network), parents=())
     network = build_network(spec)

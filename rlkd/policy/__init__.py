@@ -12,9 +12,12 @@ from rlkd.policy.rule import PARAMS, Kind, Rule, decide, parse_rule
 from rlkd.policy.spec import Normaliser, PolicySpec
 
 if TYPE_CHECKING:
+    from rlkd.policy.members import combined
     from rlkd.policy.networks import PolicyNetwork, acting_flops, acting_parameters
     from rlkd.policy.output import Output, discrete_logits, unflatten
     from rlkd.policy.policy import Policy
+    from rlkd.policy.sizes import networks_between
+    from rlkd.policy.structure import kels_masks, reset_weights, shrink_and_perturb, slim, wels_masks
 
 __all__ = [
     "PARAMS",
@@ -31,13 +34,20 @@ __all__ = [
     "acting_parameters",
     "as_player",
     "as_policy",
+    "combined",
     "decide",
     "discrete_logits",
     "from_sb3",
+    "kels_masks",
     "load",
     "load_policy",
+    "networks_between",
     "parse_rule",
+    "reset_weights",
+    "shrink_and_perturb",
+    "slim",
     "unflatten",
+    "wels_masks",
 ]
 
 _HOMES = {
@@ -46,8 +56,15 @@ _HOMES = {
     "PolicyNetwork": "rlkd.policy.networks",
     "acting_flops": "rlkd.policy.networks",
     "acting_parameters": "rlkd.policy.networks",
+    "combined": "rlkd.policy.members",
     "discrete_logits": "rlkd.policy.output",
+    "kels_masks": "rlkd.policy.structure",
+    "networks_between": "rlkd.policy.sizes",
+    "reset_weights": "rlkd.policy.structure",
+    "shrink_and_perturb": "rlkd.policy.structure",
+    "slim": "rlkd.policy.structure",
     "unflatten": "rlkd.policy.output",
+    "wels_masks": "rlkd.policy.structure",
 }
 
 

@@ -47,7 +47,7 @@ def read(path: Path) -> tuple[PolicySpec, dict[str, Tensor]]:
         )
     try:
         spec = build(PolicySpec, record, where=str(path))
-    except (RlkdError, TypeError, ValueError) as error:
+    except (RlkdError, TypeError, ValueError, RecursionError) as error:
         raise PolicyFileError(f"{path}: its record is damaged: {error}") from None
     if content_hash(spec, weights) != spec.hash:
         raise PolicyFileError(f"{path}: its content does not match its checksum; it was damaged or altered")

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from rlkd.errors import MismatchError
 from rlkd.losses import NO_NOISE
 from rlkd.policy.compute import Precision, takes_bfloat16
 from rlkd.policy.encoders import ACTIVATIONS, behind_layers, flops, fully_connected, make_encoder, standardise
 from rlkd.policy.output import Output
 from rlkd.policy.rule import PARAMS, Kind
-from rlkd.recipe import Network
+from rlkd.recipe import Combine, Network
 
 CORES: dict[str, type[nn.GRUCell] | type[nn.LSTMCell]] = {"gru": nn.GRUCell, "lstm": nn.LSTMCell}
 LOG_STD_BOUNDS = (NO_NOISE, 2.0)  # of squashed Gaussians, as in SAC (Haarnoja et al. 2018, arXiv:1812.05905)
@@ -26,6 +27,8 @@ class PolicyNetwork(nn.Module):
     """[B, *observation] -> `Output`.
 
     uint8 pixels [B, C, H, W] are scaled to [0, 1]; float pictures and vectors [B, D] pass as they are (whiten before).
+
+    A network of members holds them under `members`, and has neither encoder nor head of its own.
     """
 
     def __init__(self, recipe: Network, observation_shape: Sequence[int], kind: Kind, actions: int) -> None:
@@ -35,19 +38,32 @@ class PolicyNetwork(nn.Module):
         self.pixels = recipe.pixels
         self.state_width = recipe.state_width
         """S, numbers of the recurrent state; 0 of feed-forward networks."""
-        self.encoder, width = make_encoder(recipe, observation_shape)
-        self.core = CORES[recipe.core](width, recipe.core_width) if recipe.core != "none" else None
-        width = recipe.core_width if self.core is not None else width
-        self.core_layers, width = fully_connected(recipe.core_hidden or (), width, behind_layers(recipe))
-        self.branch = _branch(width, recipe) if recipe.branches else None
+        self.core: nn.GRUCell | nn.LSTMCell | None = None
+        self.branch: nn.Sequential | None = None
         self.critic_branch: nn.Sequential | None = None
+        self.log_std: nn.Parameter | None = None
+        self.critic_encoder: nn.Module | None = None
+        self.critic: nn.Linear | None = None
+        self.combine = recipe.combine
+        self.members = nn.ModuleList(
+            PolicyNetwork(member, observation_shape, kind, actions) for member in recipe.members or ()
+        )
+        if self.members:
+            if kind not in ("categorical", "q"):
+                raise MismatchError(f"members answer together about discrete actions, not as a '{kind}' policy")
+            return
+        self.encoder, width = make_encoder(recipe, observation_shape)
+        if recipe.core != "none":
+            self.core, width = CORES[recipe.core](width, recipe.core_width), recipe.core_width
+        self.core_layers, width = fully_connected(recipe.core_hidden or (), width, behind_layers(recipe))
+        if recipe.branches:
+            self.branch = _branch(width, recipe)
         state_independent = kind == "gaussian"  # as in PPO implementations: one log_std per action dimension
         outputs = actions if state_independent else actions * len(PARAMS[kind])
         self.head = nn.Linear(width, outputs)
-        self.log_std = nn.Parameter(torch.zeros(actions)) if state_independent else None
+        if state_independent:
+            self.log_std = nn.Parameter(torch.zeros(actions))
         self.mean_limit = recipe.mean_limit if kind in ("gaussian", "squashed_gaussian") else None
-        self.critic_encoder: nn.Module | None = None
-        self.critic: nn.Linear | None = None
         if recipe.value == "shared":
             self.critic = nn.Linear(width, recipe.value_heads or 1)
             self.critic_branch = _branch(width, recipe) if recipe.branches else None
@@ -62,6 +78,8 @@ class PolicyNetwork(nn.Module):
             observation: [B, *observation_shape], uint8 for pixels, float32 for vectors.
             state: [B, S] recurrent state, zeros at the start of an episode; None for feed-forward networks.
         """
+        if self.members:
+            return self._together(observation)
         x = self._scaled(observation)
         features, state = self._remember(self.encoder(x), state)
         return self._answer(x, features, state)
@@ -77,6 +95,8 @@ class PolicyNetwork(nn.Module):
         Returns:
             Parameters, value and features of [B * T] rows, sequence by sequence; the state [B, S] after the last.
         """
+        if self.members:
+            return self._together(observation.flatten(0, 1))
         x = self._scaled(observation.flatten(0, 1))
         encoded = self.encoder(x).unflatten(0, first.shape)
         by_step = []
@@ -85,6 +105,23 @@ class PolicyNetwork(nn.Module):
             features, state = self._remember(encoded[:, t], state)
             by_step.append(features)
         return self._answer(x, torch.stack(by_step, 1).flatten(0, 1), state)
+
+    @property
+    def parts(self) -> list["PolicyNetwork"]:
+        """The members; the network itself where there are none."""
+        return [member for member in self.members if isinstance(member, PolicyNetwork)] or [self]
+
+    @property
+    def last_weights(self) -> Tensor | None:
+        """[A, F], those of the head; None of a network of members, which have one each."""
+        return None if self.members else self.head.weight.detach()
+
+    def _together(self, observation: Tensor) -> Output:
+        """What the members answer to one batch, as one answer; its parameters alone."""
+        x = self._scaled(observation)  # once for all: what is no bytes passes as it is
+        scores = torch.stack([member(x).flat for member in self.parts])
+        assert self.combine is not None
+        return Output(self.kind, {PARAMS[self.kind][0]: combined_scores(scores, self.kind, self.combine)})
 
     def _remember(self, features: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Features [B, F] through the recurrent core, in full precision, and its state afterwards."""
@@ -129,7 +166,12 @@ class PolicyNetwork(nn.Module):
         Orthogonal with gain sqrt(2) and zero biases; for policy-gradient learning the head starts at gain 0.01,
         so that the first policy is uniform, and the critic at gain 1 (Huang et al. 2022, 37 details of PPO). Behind
         residual branches, which start at gain 0.1, the critic's is 0.01 (Burda et al. 2018, arXiv:1810.12894, code).
+        Members draw one after the other, but for those that are frozen: no weight of theirs requires a gradient.
         """
+        if self.members:
+            for member in self._learning:
+                member.initialise(generator, for_rl=for_rl)
+            return
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.orthogonal_(module.weight, math.sqrt(2), generator=generator)
@@ -152,24 +194,33 @@ class PolicyNetwork(nn.Module):
         Consecutive pictures differ in a few pixels: units drawn without looking answer nearly the same to all states,
         nothing in four of ten cases, and more of them die in the first steps. What pixels and ReLU give on is never
         negative, and what a maximum gives on mostly positive, so weights are centred first: the picture's common
-        brightness then moves no unit, but where one sees zeros around the picture.
+        brightness then moves no unit, but where one sees zeros around the picture. Frozen members stay as they are.
 
         Args:
             observation: [B, *observation_shape] as for `forward`, some hundred states.
 
         Source: data-dependent initialisation of Salimans and Kingma 2016, arXiv:1602.07868, section 3.
         """
+        if self.members:
+            for member in self._learning:
+                member.standardise(observation)
+            return
         standardise(self.encoder, self._scaled(observation), centred=self.pixels)
+
+    @property
+    def _learning(self) -> list["PolicyNetwork"]:
+        return [member for member in self.parts if any(weight.requires_grad for weight in member.parameters())]
 
     def cast_encoder(self, precision: Precision) -> None:
         """Keep the encoder's weights in bfloat16 where its passes are: cast once, not in each of them."""
-        if takes_bfloat16(self.head.weight.device, precision, pixels=self.pixels):
-            self.encoder.to(torch.bfloat16)
+        for part in self.parts:
+            if takes_bfloat16(part.head.weight.device, precision, pixels=self.pixels):
+                part.encoder.to(torch.bfloat16)
 
     def _scaled(self, observation: Tensor) -> Tensor:
         if observation.dtype != torch.uint8:
             return observation
-        device, dtype = observation.device.type, self.head.weight.dtype
+        device, dtype = observation.device.type, self.parts[0].head.weight.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
         # Bytes are put in order before they are cast: a quarter as much is moved. Dividing, not multiplying by 1/255:
@@ -181,6 +232,28 @@ def _branch(width: int, recipe: Network) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, width), ACTIVATIONS[behind_layers(recipe)]())
 
 
+def combined_scores(scores: Tensor, kind: Kind, combine: Combine) -> Tensor:
+    """The scores of K members as those of one policy.
+
+    `sum`: `sum_k z_k`. `mean` of categorical scores: `log(mean_k softmax(z_k))`, normalised; of Q-values `mean_k z_k`:
+    they are no log-probabilities, and a mean of estimates of a return estimates it too (Anschel et al. 2017,
+    arXiv:1611.01929).
+
+    Args:
+        scores: [K, B, A], logits or Q-values.
+        kind: `categorical` or `q`.
+        combine: how.
+
+    Returns:
+        [B, A].
+    """
+    if combine == "sum":
+        return scores.sum(0)
+    if kind == "q":
+        return scores.mean(0)
+    return scores.log_softmax(-1).logsumexp(0) - math.log(len(scores))
+
+
 def acting_parameters(network: PolicyNetwork) -> int:
     """Numbers on the path from observation to action; critics do not count."""
     return sum(p.numel() for name, p in network.named_parameters() if not name.startswith("critic"))
@@ -188,6 +261,8 @@ def acting_parameters(network: PolicyNetwork) -> int:
 
 def acting_flops(network: PolicyNetwork, observation_shape: Sequence[int]) -> int:
     """Floating-point operations of one decision, a multiply-add counted as two, biases and activations left out."""
+    if network.members:
+        return sum(acting_flops(member, observation_shape) for member in network.parts)
     total, _ = flops(network.encoder, tuple(observation_shape))
     if network.core is not None:
         total += 2 * (network.core.weight_ih.numel() + network.core.weight_hh.numel())

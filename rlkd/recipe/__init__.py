@@ -7,10 +7,10 @@ from rlkd.recipe.find import Recipe, Shipped, data_root, dump, load, load_any, r
 from rlkd.recipe.generations import ARMS, Arm, Generations
 from rlkd.recipe.imports import Import, Layout, Score, Statistics, Tensor
 from rlkd.recipe.learn import Dqn, Ppo, Sb3, Stream
-from rlkd.recipe.network import Network
+from rlkd.recipe.network import Combine, Network
 from rlkd.recipe.part import Part, Value
 from rlkd.recipe.read import build, check_request, convert, recipe_hash, suggest, to_table
-from rlkd.recipe.scale import Scale, network_label, scaled, split_scale
+from rlkd.recipe.scale import Scale, interpolated, network_label, scaled, split_scale
 from rlkd.recipe.schedule import Points, ended, value_at
 from rlkd.recipe.tasks import Sampling, Tasks
 from rlkd.recipe.term import Term
@@ -20,6 +20,7 @@ __all__ = [
     "EVALUATION_SEEDS",
     "Arm",
     "Bonus",
+    "Combine",
     "Distill",
     "Dqn",
     "Emulator",

@@ -102,3 +102,4 @@ class Import:
     def __post_init__(self) -> None:
         fits = self.clip is None or self.output == "gaussian"
         require(fits, "clip = 'never' belongs to output = 'gaussian': others are scaled to the bounds, or choices")
+        require(self.network.members is None, "a file's weights are read into one network, not into members")

@@ -1,21 +1,23 @@
 """What a network looks like, as a frozen value. Meanings stand under fields."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from rlkd.recipe.read import require
 
 KERNELS, STRIDES = (8, 4, 3), (4, 2, 1)  # of Mnih et al. 2015
-MAX_BLOCKS = 64  # a damaged record must not build for hours
+MAX_BLOCKS = MAX_MEMBERS = 64  # a damaged record must not build for hours
+Combine = Literal["mean", "sum"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
     """The shape of a network: encoder, optional recurrent core, then one linear head."""
 
-    encoder: Literal["conv", "resnet", "mlp"]
+    encoder: Literal["conv", "resnet", "mlp", "members"]
     """Convolutions over pixels [C, H, W], a residual network over pixels (Espeholt et al. 2018, arXiv:1802.01561,
-    figure 3, right), or a plain multilayer perceptron over a vector."""
+    figure 3, right), or a plain multilayer perceptron over a vector. `members`: several networks that answer together;
+    all keys but `members` and `combine` then stay as they are here, and stand for nothing."""
     channels: tuple[int, ...] = ()
     """Output channels of each convolution, or of each section of a resnet; none for an mlp."""
     kernels: tuple[int, ...] = KERNELS
@@ -49,8 +51,19 @@ class Network:
     the policies of Burda et al. 2018, arXiv:1810.12894. Unset: the features."""
     blocks: int | None = None
     """Residual blocks of each section of a resnet, two convolutions each; unset: 2."""
+    members: tuple["Network", ...] | None = None
+    """encoder = 'members' only: the networks, feed-forward and without critics, that read the same observation."""
+    combine: Combine | None = None
+    """encoder = 'members' only. `mean`: an action's probability is the mean of the members' (an ensemble of
+    generations, Furlanello et al. 2018, arXiv:1805.04770), a Q-value the mean of theirs. `sum`: logits and Q-values are
+    the sums of theirs."""
 
     def __post_init__(self) -> None:
+        if self.encoder == "members":
+            self._check_members()
+            return
+        single = self.members is None and self.combine is None
+        require(single, "members and combine belong to encoder = 'members'")
         if self.encoder == "conv":
             same = len(self.channels) == len(self.kernels) == len(self.strides) > 0
             require(same, "channels, kernels and strides need one entry for each convolution")
@@ -91,6 +104,8 @@ class Network:
     @property
     def pixels(self) -> bool:
         """Whether it reads pictures [C, H, W] rather than vectors [D]."""
+        if self.members is not None:
+            return self.members[0].pixels
         return self.encoder != "mlp"
 
     @property
@@ -102,3 +117,18 @@ class Network:
     def section_blocks(self) -> int:
         """Residual blocks of each section; 0 where there are no sections."""
         return (self.blocks or 2) if self.encoder == "resnet" else 0
+
+    def _check_members(self) -> None:
+        own = {"encoder", "members", "combine"}
+        for field in fields(self):
+            plain = field.name in own or getattr(self, field.name) == field.default
+            require(plain, f"{field.name} belongs to a network by itself, not to one of members")
+        members = self.members or ()
+        require(
+            1 <= len(members) <= MAX_MEMBERS and self.combine is not None,
+            f"encoder = 'members' needs combine and 1 to {MAX_MEMBERS} members, got {len(members)}",
+        )
+        require(all(member.members is None for member in members), "a member cannot be made of members itself")
+        fit = all((member.core, member.value) == ("none", "none") for member in members)
+        require(fit, "members have neither a recurrent core nor a critic")
+        require(len({member.pixels for member in members}) == 1, "members read the same observation: pixels or vectors")

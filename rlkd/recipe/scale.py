@@ -55,11 +55,14 @@ def split_scale(name: str) -> tuple[str, Scale]:
 def scaled(network: Network, scale: Scale) -> Network:
     """The network with more or fewer units and layers: rounded, a half to the even number, and at least 1 of each.
 
-    Of fewer hidden layers those at even distances stay, of more each is repeated where it stands.
+    Of fewer hidden layers those at even distances stay, of more each is repeated where it stands. A network of members
+    has each of them scaled.
 
     Raises:
         RecipeError: a scale other than 1 changes nothing, or is too much.
     """
+    if network.members is not None:
+        return dataclasses.replace(network, members=tuple(scaled(member, scale) for member in network.members))
     wide = dataclasses.replace(
         network,
         channels=_widths(network.channels, scale.width),
@@ -77,10 +80,51 @@ def scaled(network: Network, scale: Scale) -> Network:
     return deep
 
 
+def interpolated(big: Network, small: Network, share: float) -> Network:
+    """The small network with widths on the way from the big one's: `big ** (1 - share) * small ** share`, each layer's.
+
+    Rounded as `scaled` rounds; of a network and one at another width it is the network at a width between. What is no
+    width is the small one's.
+
+    Raises:
+        RecipeError: the two have other layers than each other.
+    """
+    _check_same_layers(big, small)
+
+    def between(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(_times(size, (goal / size) ** share) for size, goal in zip(one, other, strict=True))
+
+    (core_width,) = between((big.core_width,), (small.core_width,))
+    return dataclasses.replace(
+        small,
+        channels=between(big.channels, small.channels),
+        hidden=between(big.hidden, small.hidden),
+        core_width=small.core_width if small.core == "none" else core_width,
+        core_hidden=small.core_hidden and between(big.core_hidden or (), small.core_hidden),
+    )
+
+
 def network_label(name: str) -> str:
     """What tables and files call a network: the last part of its recipe's name, with the scales behind it."""
     base, _ = split_scale(name)
     return Path(base).stem + name[len(base) :].replace(" ", "")
+
+
+def _check_same_layers(big: Network, small: Network) -> None:
+    """RecipeError naming what differs besides widths, activations and critics, which change no shape that acts."""
+    require(big.members is None and small.members is None, "a network of members has no widths of its own")
+    for name in ("channels", "hidden", "core_hidden"):
+        layers = [len(getattr(each, name) or ()) for each in (big, small)]
+        what = "one has {} entries of {name}, the other {}".format(*layers, name=name)
+        require(layers[0] == layers[1], f"nothing lies between networks of different depth: {what}")
+    convolutions = len(small.channels) if small.encoder == "conv" else 0
+    without = {"paddings": (0,) * convolutions, "pools": (1,) * convolutions, "section_blocks": None}
+    for name in ("encoder", "core", "kernels", "strides", "paddings", "pools", "section_blocks", "branches"):
+        values = [getattr(each, name) or without.get(name) for each in (big, small)]
+        require(
+            values[0] == values[1],
+            f"nothing lies between networks with other {name.removeprefix('section_')}: {values[0]} and {values[1]}",
+        )
 
 
 def _times(size: int, scale: float) -> int:
