@@ -69,7 +69,8 @@ def run_games(
     ]
     seconds, clock = {}, time.perf_counter()
     with storage.run_folder(run), metrics.stop_signal() as stop:
-        claim(run, [student for of_game in learners for student in of_game], identity=identity)
+        every = [student for of_game in learners for student in of_game]
+        claim(run, every, identity=identity, precision=settings[0].precision)
         for setting in settings:
             for place, teacher in enumerate((setting.teacher, *setting.more_teachers), 1):
                 teacher.save(teacher_file(run, setting.game, place))
