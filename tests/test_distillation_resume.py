@@ -1,5 +1,5 @@
-"""Tests of `rlkd.distillation`: a run that was stopped or killed ends with the bits of the uninterrupted one, whoever acts,
-and nobody is asked again for what was said already."""
+"""Tests of `rlkd.distillation`: a run that was stopped or killed ends with the bits of the uninterrupted one, whoever
+acts, and nobody is asked again for what was said already."""
 
 import json
 import os

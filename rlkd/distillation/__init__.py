@@ -1,7 +1,7 @@
 """Distillation: a teacher, a replay of its answers, a loss -> students."""
 
+from rlkd.distillation.baseline import measure_baseline
 from rlkd.distillation.command import distill
-from rlkd.distillation.games import measure_baseline
 from rlkd.distillation.record import result_table
 from rlkd.distillation.result import Baseline, Result, StudentResult
 from rlkd.distillation.run import run_distillation

@@ -94,7 +94,7 @@ def evolve(
                 if seen is not None and teacher is parent:
                     baseline = Baseline(seen, random)
                 else:
-                    baseline = _baseline(line, teacher, random, stop)
+                    baseline = _baseline(line, number, teacher, random, stop)
                 record, seen = _breed(line, number, teacher, records, baseline, identity, started)
             elif parent.spec.hash in record["parents"]:
                 seen = None
@@ -164,7 +164,8 @@ def _found(line: Lineage, teacher: Policy, random: Evaluation, identity: str, st
     return record
 
 
-def _baseline(line: Lineage, parent: Policy, random: Evaluation, stop: metrics.StopSignal) -> Baseline:
+def _baseline(line: Lineage, number: int, parent: Policy, random: Evaluation, stop: metrics.StopSignal) -> Baseline:
+    """What a generation is compared with, which a lineage that goes on need not measure again."""
     return measure_baseline(
         parent,
         line.environment,
@@ -173,6 +174,7 @@ def _baseline(line: Lineage, parent: Policy, random: Evaluation, stop: metrics.S
         stretch=stretch_of(parent.recurrent, line.network.core != "none"),
         random=random,
         stop=stop,
+        keep_in=line.run / _folder(number) / "parent.played.safetensors",
     )
 
 
