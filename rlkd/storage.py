@@ -126,7 +126,12 @@ def run_folder(path: Path) -> Iterator[Path]:
         try:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-            for below in ("", "students/", "generations/**/"):  # not deeper: other runs may lie in this folder
+            for below in (
+                "",
+                "students/",
+                "replay/**/",
+                "generations/**/",
+            ):  # not deeper: other runs may lie in this folder
                 for stump in path.glob(below + STUMP):
                     stump.unlink(missing_ok=True)
         except OSError as error:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlkd.distillation.checkpoint import load_students, save_students
+from rlkd.distillation.checkpoint import Found, load_students, save_students
 from rlkd.distillation.lesson import Seen, lots
 from rlkd.distillation.student import Plan, Student
 from rlkd.errors import RecipeError
@@ -72,7 +72,7 @@ def test_earlier_selves_are_in_the_checkpoint(tmp_path: Path) -> None:
     student, replay = student_of(terms)
     learn_alone(student, replay, replay.rows(), 10, "float32")
     learn_alone(student, replay, replay.rows(), 20, "float32", Soon())  # type: ignore[arg-type]  # stands for a signal
-    save_students(tmp_path, [student], identity="x")
+    save_students(tmp_path, [student], identity="x", found=Found())
     other, _ = student_of(terms)
     load_students(tmp_path, [other], identity="x")
     for goal in (0, 10):  # a resumed run goes through its rounds again

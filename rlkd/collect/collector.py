@@ -5,32 +5,24 @@ Everything random comes from one generator, so the same seed gives the same data
 """
 
 import copy
+import hashlib
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rlkd.collect.synthetic import made_by
+from rlkd.collect.acting import Seconds, answering, with_noise
+from rlkd.collect.beside import make_up_beside
+from rlkd.collect.rounds import Again, Round, Tape
 from rlkd.errors import MismatchError
 from rlkd.policy import Policy, decide
-from rlkd.policy.compute import Precision, autocast
+from rlkd.policy.compute import Precision
 from rlkd.recipe import Environment, Source
 from rlkd.replay import Replay
 from rlkd.vector import Stepper, action_bounds, make_halves
-
-
-@dataclass(slots=True)
-class Seconds:
-    """Where a collecting thread's wall time went, in seconds."""
-
-    inference: float = 0.0
-    environment: float = 0.0
-    """Waiting for emulators that were not done yet."""
-    storing: float = 0.0
 
 
 @dataclass(slots=True)
@@ -84,7 +76,7 @@ class Collector:
         """
         self.teacher, self.source, self.precision = teacher, source, precision
         self.teachers = (teacher, *more_teachers)
-        self.make_up = None if source.synthetic is None else made_by(source.synthetic)
+        self.environment = environment.id
         self.bounds = ((), ()) if teacher.spec.discrete else action_bounds(environment)
         # A stream of its own: with the bare seed it would be the one that a student draws its minibatches from.
         self.generator = np.random.default_rng([seed, 3])
@@ -109,13 +101,23 @@ class Collector:
             for half, twin in zip(self.halves, twins, strict=True):
                 half.twin, half.shown = twin, twin.reset()
 
-    def collect(self, replay: Replay, round_number: int, students: Sequence[Policy]) -> None:
+    def collect(
+        self, replay: Replay, round_number: int, students: Sequence[Policy], known: Round | None = None
+    ) -> Round:
         """Play one round: until the replay holds its share of the states.
 
         Args:
             replay: filled up to `states * (round_number + 1) / rounds`.
             round_number: from 0.
             students: environment i is played by student i modulo their number wherever the teacher does not act.
+            known: what was decided in it, where it was played before from the same beginning: nobody is asked, and
+                replay, environments and random stream are at its end as they were then.
+
+        Returns:
+            What was decided in it.
+
+        Raises:
+            StorageError: what is known leads to other observations, beginnings or rewards than it did.
         """
         source = self.source
         total = replay.capacity * source.num_envs
@@ -124,55 +126,75 @@ class Collector:
         share = first + (last - first) * (round_number / max(source.rounds - 1, 1))
         if share < 1 and not students:
             raise ValueError("a teacher_fraction below 1 needs students to act")
-        before = replay.filled[: source.num_envs]
+        before, tape = replay.filled, Tape(len(self.halves))
+        again = None if known is None else Again(known, f"round {round_number} of {self.environment}")
         while self._visited(replay) < target:
-            for half in self.halves:
+            for place, half in enumerate(self.halves):
                 if half.stepper.in_flight:
                     self._receive(half)
+                    tape.lose(place, half.stepper.lost)
                 if self._visited(replay) < target:
-                    self._act(half, replay, share, students)
-        for half in self.halves:
+                    if again is None:
+                        action, said = self._decide(half, share, students)
+                    else:
+                        action, said = again.step(place, int((~half.over).sum()))
+                        half.stepper.lose(again.lost(place))
+                    tape.add(place, action, said)
+                    self._act(half, replay, action, said)
+        for place, half in enumerate(self.halves):
             if half.stepper.in_flight:
                 self._receive(half)
-        if self.make_up is not None:
-            self._make_up(replay, before)
+                tape.lose(place, half.stepper.lost)
+        if known is not None:
+            self._go_on_from(known, students)
+        acted, made = self.generator.bit_generator.state, None
+        if source.synthetic is not None:
+            started, played_before = time.perf_counter(), None if known is None else known.made
+            visited = before[: source.num_envs]
+            made = make_up_beside(replay, visited, source, self.teachers, self.generator, played_before)
+            self.seconds.inference += time.perf_counter() - started
+        seen = self._seen(replay, before)
+        if again is None:
+            return tape.round((acted, self.generator.bit_generator.state), seen, self._memories(), made)
+        again.check(seen)
+        self.generator.bit_generator.state = again.known.generators[1]
+        return again.known
 
     def _visited(self, replay: Replay) -> int:
         return int(replay.filled[: self.source.num_envs].sum())
 
-    def _make_up(self, replay: Replay, before: np.ndarray) -> None:
-        """Put made-up states beside those that were visited since, each in an environment's range of its own.
+    def _seen(self, replay: Replay, before: np.ndarray) -> str:
+        """SHA-256 over what a round has brought: what is kept of it, and what comes next of all environments."""
+        found = hashlib.sha256(replay.digest_since(before).encode())
+        for half in self.halves:
+            for each in (half.observation, half.first, half.earned, half.over):
+                found.update(np.ascontiguousarray(each).data)
+        return found.hexdigest()
 
-        Args:
-            replay: whose first ranges hold what was visited.
-            before: [N], states of each environment when the round began.
-        """
-        assert self.make_up is not None
-        started, envs = time.perf_counter(), np.arange(self.source.num_envs)
-        counts = replay.filled[envs]
-        ranges = [replay.address(np.full(n, env), np.arange(n)) for env, n in zip(envs, counts, strict=True)]
-        every = replay.read(np.concatenate(ranges))[0].numpy()
-        fresh = np.concatenate([rows[start:] for rows, start in zip(ranges, before, strict=True)])
-        owner = np.repeat(envs, counts - before)
-        place = np.concatenate([np.arange(n) for n in counts - before])
-        seen = replay.read(fresh)[0].numpy()
-        copies = self.make_up(np.tile(seen, (self.source.copies, 1)), every, self.generator)
-        for number, made in enumerate(np.split(copies, self.source.copies), 1):
-            said, action = self._asked(made)
-            for step in range(int((counts - before).max())):
-                now = place == step
-                beside = owner[now] + number * len(envs)
-                replay.append(beside, made[now], np.ones(now.sum(), bool), said[torch.from_numpy(now)], action[now])
-        self.seconds.inference += time.perf_counter() - started
+    def _memories(self) -> dict[str, Tensor]:
+        """What recurrent players remember, by half and place."""
+        return {
+            f"{who}.{number}.{place}": state
+            for number, half in enumerate(self.halves)
+            for who, states in (("teacher", half.states), ("student", half.student_states))
+            for place, state in enumerate(states)
+            if state is not None
+        }
 
-    def _asked(self, made: np.ndarray) -> tuple[Tensor, np.ndarray]:
-        """What teachers say to made-up states, [D, P], and what the first of them would do there, [D]."""
-        with torch.inference_mode():
-            outputs = [teacher(made) for teacher in self.teachers]
-        answers = [output.flat.float().cpu() for output in outputs]
-        draws = self.generator.random((len(made), 2 + 2 * self.teacher.spec.actions))
-        action = decide(outputs[0].kind, outputs[0].numpy(), self.teacher.spec.rule, draws)
-        return torch.cat(answers, dim=1), action
+    def _go_on_from(self, known: Round, students: Sequence[Policy]) -> None:
+        """Let random stream and recurrent players be where they were after the last action of a round."""
+        self.generator.bit_generator.state = known.generators[0]
+        for number, half in enumerate(self.halves):
+            for who, players in (("teacher", self.teachers), ("student", students)):
+                found = [known.memories.get(f"{who}.{number}.{place}") for place in range(len(players))]
+                states = [
+                    None if state is None else state.to(player.device)
+                    for state, player in zip(found, players, strict=True)
+                ]
+                if who == "teacher":
+                    half.states = states
+                elif any(state is not None for state in states):
+                    half.student_states = states
 
     def close(self) -> None:
         """Release the environments."""
@@ -181,8 +203,8 @@ class Collector:
             if half.twin is not None:
                 half.twin.close()
 
-    def _act(self, half: _Half, replay: Replay, share: float, students: Sequence[Policy]) -> None:
-        """Ask the teachers, keep state and answers, decide, and start the step."""
+    def _decide(self, half: _Half, share: float, students: Sequence[Policy]) -> tuple[np.ndarray, Tensor]:
+        """Ask the teachers: what is done in all rows, [n] or [n, D], and what they said to the states to be kept."""
         started = time.perf_counter()
         n = len(half.observation)
         draws = self.generator.random((n, 4 + 2 * self.teacher.spec.actions))
@@ -204,10 +226,14 @@ class Collector:
                     seen = np.ones(n, bool) if student.recurrent else rows
                     chosen = self._student_action(student, half, k, seen, draws[seen, 2:])
                     action[rows] = chosen[rows[seen]]
-        action = self._with_noise(action, draws[:, 1], draws[:, -1])
-        answered = time.perf_counter()
-        keep = ~half.over
-        said = torch.cat(answers, dim=1)[torch.from_numpy(keep)]
+        noisy = draws[:, 1] < self.source.epsilon
+        action = with_noise(action, noisy, draws[:, -1], self.teacher.spec, self.bounds, self.generator)
+        self.seconds.inference += time.perf_counter() - started
+        return action, torch.cat(answers, dim=1)[torch.from_numpy(~half.over)]
+
+    def _act(self, half: _Half, replay: Replay, action: np.ndarray, said: Tensor) -> None:
+        """Keep the states with what was said, and start the step."""
+        started, keep = time.perf_counter(), ~half.over
         acted = action[keep] if self.teacher.spec.discrete else None
         replay.append(half.envs[keep], half.observation[keep], half.first[keep], said, acted, half.earned[keep])
         half.earned[keep] = 0
@@ -215,8 +241,7 @@ class Collector:
         if half.twin is not None:
             half.twin.send(self.teacher.to_environment(action))
         self.steps += int(keep.sum())
-        self.seconds.inference += answered - started
-        self.seconds.storing += time.perf_counter() - answered
+        self.seconds.storing += time.perf_counter() - started
 
     def _receive(self, half: _Half) -> None:
         started = time.perf_counter()
@@ -246,25 +271,3 @@ class Collector:
             output = student(half.observation[rows], half.student_states[place], half.first[rows])
         half.student_states[place] = output.state
         return decide(output.kind, output.numpy(), self.teacher.spec.rule, uniforms)
-
-    def _with_noise(self, action: np.ndarray, chance: np.ndarray, draw: np.ndarray) -> np.ndarray:
-        """Replace an action by a uniformly random one with probability epsilon."""
-        noisy = chance < self.source.epsilon
-        if not noisy.any():
-            return action
-        spec = self.teacher.spec
-        if spec.discrete:
-            return np.where(noisy, (draw * spec.actions).astype(np.int64), action)
-        low, high = (np.array(bound, np.float32) for bound in self.bounds)
-        random = self.generator.random(action.shape).astype(np.float32)
-        random = 2 * random - 1 if spec.kind == "squashed_gaussian" else low + random * (high - low)
-        return np.where(noisy[:, None], random, action)
-
-
-def answering(policy: Policy, precision: Precision) -> AbstractContextManager[object]:
-    """How a policy computes its answers where states are collected.
-
-    Q-values stay in float32: their differences are smaller than what bfloat16 resolves at their size.
-    """
-    kept = "float32" if policy.spec.kind == "q" else precision
-    return autocast(policy.device, kept, pixels=policy.spec.network.pixels)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rlkd.collect.collector import Seconds, answering
+from rlkd.collect.acting import Seconds, answering
 from rlkd.policy import Policy, decide, discrete_logits
 from rlkd.policy.compute import Precision
 from rlkd.policy.rule import Params

@@ -1,7 +1,7 @@
 """Distillation: a teacher, a replay of its answers, a loss -> students."""
 
+from rlkd.distillation.baseline import keep_baseline, measure_baseline
 from rlkd.distillation.command import distill
-from rlkd.distillation.games import measure_baseline
 from rlkd.distillation.record import result_table
 from rlkd.distillation.result import Baseline, Result, StudentResult
 from rlkd.distillation.run import run_distillation
@@ -13,6 +13,7 @@ __all__ = [
     "Result",
     "StudentResult",
     "distill",
+    "keep_baseline",
     "measure_baseline",
     "result_table",
     "run_distillation",

@@ -1,40 +1,76 @@
 """What a stopped distillation run needs to go on: all students' weights, optimisers and random streams, in one file.
 
-The replay is not kept: a teacher-driven one is collected again from the same seeds, bit by bit.
+The replay is not kept: its rounds are played again (`rlkd.collect.rounds`). The checkpoint names, by checksum, those
+that were played before it was written, and they have to be there as they were. From a later round no student in it has
+learnt, and all who would act in it are in it: such a round may as well be collected anew.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
-from rlkd import storage
+from rlkd import metrics, storage
 from rlkd.data import JsonDict
 from rlkd.distillation.student import Student
 from rlkd.errors import StorageError
-from rlkd.policy.tensors import below, put_back, tensors_of
+from rlkd.policy.compute import Precision, takes_bfloat16
+from rlkd.policy.tensors import below, digest, put_back, tensors_of
 from rlkd.recipe import recipe_hash
 
 FILE = "students.checkpoint.safetensors"
 
 
-def claim(run: Path, students: Sequence[Student], *, identity: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a checkpoint says besides what it puts into the students."""
+
+    rounds: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By game, the checksum of each round that was played, in order; none where the states came from elsewhere."""
+    under: Mapping[str, str] = field(default_factory=dict)
+    """Circumstances in which the run went on to here."""
+
+
+def circumstances(students: Sequence[Student], precision: Precision) -> dict[str, str]:
+    """What bits depend on besides the run: versions, device, instructions of the processor, precision.
+
+    Threads do not count: each role has one, and in how many parts a minibatch is learnt is the checkpoint's.
+    """
+    device = students[0].device
+    halved = any(takes_bfloat16(device, precision, pixels=student.network.pixels) for student in students)
+    return storage.versions() | {
+        "device": device.type,
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "precision": "bfloat16" if halved else "float32",
+    }
+
+
+def claim(run: Path, students: Sequence[Student], *, identity: str, precision: Precision) -> None:
     """Make a folder this run's before anything else is written there, or put the state in it into the students.
+
+    One line is printed where the run was begun in other circumstances: it goes on, but not bit by bit as it would have
+    done there.
 
     Raises:
         StorageError: the folder holds another run, or a damaged one; nothing in it was touched.
     """
     storage.refuse_other_kinds(run, "distill")
-    if (run / FILE).exists():
-        load_students(run, students, identity=identity)
-    else:
-        save_students(run, students, identity=identity)
+    under = circumstances(students, precision)
+    if not (run / FILE).exists():
+        save_students(run, students, identity=identity, found=Found(under=under))
+        return
+    before = load_students(run, students, identity=identity).under
+    changed = [f"{name} {before.get(name)}, now {now}" for name, now in under.items() if before.get(name) != now]
+    if changed:
+        metrics.say(f"{run} was begun under {'; '.join(changed)}: it goes on, but not to the same bits")
 
 
-def save_students(run: Path, students: Sequence[Student], *, identity: str) -> None:
+def save_students(run: Path, students: Sequence[Student], *, identity: str, found: Found) -> None:
     """Write the checkpoint of a run folder, whole or not at all."""
     tensors: dict[str, Tensor] = {}
     records = []
@@ -48,6 +84,9 @@ def save_students(run: Path, students: Sequence[Student], *, identity: str) -> N
                 "network": recipe_hash(student.plan.network),
                 "steps": student.steps,
                 "losses": student.losses,
+                "total": float(student.total),
+                "summed": student.summed,
+                "parts": student.parts,
                 "seconds": student.seconds,
                 "goal": student.own.goal,
                 "generator": student.generator.bit_generator.state,
@@ -55,23 +94,31 @@ def save_students(run: Path, students: Sequence[Student], *, identity: str) -> N
         )
     # Copies: students of several games share tensors, which the format refuses.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    record = json.dumps({"identity": identity, "students": records})
-    storage.write_bytes(run / FILE, safetensors.torch.save(plain, metadata={"record": record}))
+    about = {"identity": identity, "rounds": dict(found.rounds), "under": dict(found.under)}
+    record = json.dumps(about | {"students": records})
+    metadata = {"record": record, "digest": digest(record, plain)}
+    storage.write_bytes(run / FILE, safetensors.torch.save(plain, metadata=metadata))
 
 
-def load_students(run: Path, students: Sequence[Student], *, identity: str) -> None:
+def load_students(run: Path, students: Sequence[Student], *, identity: str) -> Found:
     """Put a stopped run's state into freshly made students; nothing happens where there is no checkpoint.
+
+    Returns:
+        What else it says.
 
     Raises:
         StorageError: damaged, or of another run.
     """
     path = run / FILE
     if not path.exists():
-        return
+        return Found()
     try:
         with safetensors.safe_open(str(path), framework="pt") as opened:
-            record = json.loads((opened.metadata() or {})["record"])
+            metadata = opened.metadata() or {}
+            record = json.loads(metadata["record"])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a mapping
+        if digest(metadata["record"], tensors) != metadata["digest"]:
+            raise ValueError("the checksum differs")
         held = [(entry["name"], entry["network"]) for entry in record["students"]]
         wanted = [(student.plan.label, recipe_hash(student.plan.network)) for student in students]
         if record["identity"] != identity or held != wanted:
@@ -81,6 +128,7 @@ def load_students(run: Path, students: Sequence[Student], *, identity: str) -> N
             )
         for place, (student, entry) in enumerate(zip(students, record["students"], strict=True)):
             _restore(student, entry, below(tensors, f"{place}."))
+        return Found(record["rounds"], record["under"])
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
         raise StorageError(f"{path}: damaged; delete it to start this run afresh") from None
 
@@ -92,4 +140,6 @@ def _restore(student: Student, entry: JsonDict, tensors: dict[str, Tensor]) -> N
     student.steps = int(entry["steps"])
     student.seconds = float(entry["seconds"])
     student.losses = list(entry["losses"])
+    student.total.fill_(float(entry["total"]))
+    student.summed, student.parts = int(entry["summed"]), int(entry["parts"])
     student.generator.bit_generator.state = entry["generator"]

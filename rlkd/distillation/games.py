@@ -15,16 +15,17 @@ from pathlib import Path
 from rlkd import metrics, storage
 from rlkd.collect import Collector, Searcher
 from rlkd.data import Evaluation
+from rlkd.distillation.baseline import measure_baseline
 from rlkd.distillation.checkpoint import claim
 from rlkd.distillation.checks import check_normalisable
 from rlkd.distillation.learning import Game, Setting, learn_rounds
 from rlkd.distillation.result import Baseline, Result, StudentResult
 from rlkd.distillation.student import Plan, Student
 from rlkd.distillation.views import compared, pupil_of
-from rlkd.evaluation import agreement, mean_kl, play, play_randomly
-from rlkd.policy import PARAMS, Policy
+from rlkd.evaluation import agreement, mean_kl, play
+from rlkd.policy import PARAMS
 from rlkd.policy.compute import idle_cores, one_thread_per_role, pick_device
-from rlkd.recipe import Environment, Sampling, View
+from rlkd.recipe import Sampling, View
 from rlkd.replay import Kept, Replay, check_memory, path_of, replay_bytes, take
 from rlkd.terms import Parts, reported_temperatures
 from rlkd.vector import spaces
@@ -69,17 +70,14 @@ def run_games(
     ]
     seconds, clock = {}, time.perf_counter()
     with storage.run_folder(run), metrics.stop_signal() as stop:
-        claim(run, [student for of_game in learners for student in of_game], identity=identity)
+        every = [student for of_game in learners for student in of_game]
+        claim(run, every, identity=identity, precision=settings[0].precision)
         for setting in settings:
             for place, teacher in enumerate((setting.teacher, *setting.more_teachers), 1):
                 teacher.save(teacher_file(run, setting.game, place))
         baselines = [baseline or _baseline(setting, episodes, stop) for setting in settings]
         more = [
-            tuple(
-                play(other, each.environment, episodes=episodes, title=other.spec.name, stop=stop).evaluation
-                for other in each.more_teachers
-            )
-            for each in settings
+            _more(setting, found.random, episodes, stop) for setting, found in zip(settings, baselines, strict=True)
         ]
         seconds["evaluate teacher and random play"], clock = time.perf_counter() - clock, time.perf_counter()
         games: list[Game] = []
@@ -196,6 +194,7 @@ def teacher_file(run: Path, game: str, place: int = 1) -> Path:
 
 def _baseline(setting: Setting, episodes: int | None, stop: metrics.StopSignal) -> Baseline:
     """What a game's students are compared with; MismatchError where there is nothing to normalise by."""
+    file = teacher_file(setting.run, setting.game)
     found = measure_baseline(
         setting.teacher,
         setting.teacher_environment or setting.environment,
@@ -203,30 +202,28 @@ def _baseline(setting: Setting, episodes: int | None, stop: metrics.StopSignal) 
         keep_states=setting.recipe.held_out_states,
         stretch=setting.stretch,
         stop=stop,
+        keep_in=file.with_suffix(".played.safetensors"),
     )
     check_normalisable(found.teacher.evaluation, found.random)
     return found
 
 
-def measure_baseline(
-    teacher: Policy,
-    environment: Environment,
-    *,
-    episodes: int | None,
-    keep_states: int,
-    stretch: int = 1,
-    random: Evaluation | None = None,
-    stop: metrics.StopSignal | None = None,
-) -> Baseline:
-    """Play teacher and random actions on the protocol's episodes; `keep_states` of the teacher's are kept, `stretch` of
-    them in a row each.
-
-    Random play is not repeated where its scores are given; `Stopped` is raised where `stop` is set.
-    """
-    played = play(
-        teacher, environment, episodes=episodes, keep_states=keep_states, stretch=stretch, title="teacher", stop=stop
+def _more(
+    setting: Setting, random: Evaluation, episodes: int | None, stop: metrics.StopSignal
+) -> tuple[Evaluation, ...]:
+    """Scores of the teachers beside the first one."""
+    return tuple(
+        measure_baseline(
+            other,
+            setting.environment,
+            episodes=episodes,
+            keep_states=0,
+            random=random,
+            stop=stop,
+            keep_in=teacher_file(setting.run, setting.game, place).with_suffix(".played.safetensors"),
+        ).teacher.evaluation
+        for place, other in enumerate(setting.more_teachers, 2)
     )
-    return Baseline(played, random or play_randomly(environment, episodes=episodes, stop=stop))
 
 
 def measure(student: Student, setting: Setting, episodes: int | None, stop: metrics.StopSignal) -> StudentResult:

@@ -17,9 +17,10 @@ from torch import Tensor
 from rlkd import metrics, storage
 from rlkd.collect import Collector, Searcher
 from rlkd.data import JsonDict
-from rlkd.distillation.checkpoint import load_students, save_students
+from rlkd.distillation.checkpoint import Found, circumstances, load_students, save_students
 from rlkd.distillation.familiarity import Familiarity
 from rlkd.distillation.lesson import Seen, advantages
+from rlkd.distillation.playing import play_round
 from rlkd.distillation.steps import learn, steps_of
 from rlkd.distillation.student import Student
 from rlkd.evaluation import agreement, mean_kl
@@ -120,6 +121,29 @@ class Game:
     """[N] each: states of each environment at the end of each round."""
     seen: Seen | None = None
     """What the rounds so far have brought."""
+    digests: list[str] = field(default_factory=list)
+    """Checksum of each round that was played and lies in the run's folder."""
+
+    def play(self, number: int, students: Sequence[Policy], identity: str) -> None:
+        """Fill the replay up to the end of a round.
+
+        A search is made anew when a run goes on: it is the teacher's alone, and comes to the same.
+        """
+        if isinstance(self.states, Searcher):
+            self.states.collect(self.replay, number, students)
+        elif isinstance(self.states, Collector):
+            known = self.digests[number] if number < len(self.digests) else None
+            digest = play_round(
+                self.states,
+                self.replay,
+                number,
+                students,
+                folder=self.setting.run / "replay" / self.setting.game,
+                about={"identity": identity, "game": self.setting.game},
+                named=known,
+            )
+            if known is None:
+                self.digests.append(digest)
 
     def count(self, *, weigh: bool) -> None:
         """Take note of what the round that is over has brought, and keep it after the last one."""
@@ -153,12 +177,17 @@ def learn_rounds(
     run, recipe = setting.run, setting.recipe
     networks = list(zip(*(game.students for game in games), strict=True))
     students = [student for game in games for student in game.students]
-    load_students(run, students, identity=identity)
+    found = load_students(run, students, identity=identity)
+    under = circumstances(students, setting.precision)
     for game in games:
+        game.digests = list(found.rounds.get(game.setting.game, ()))
         if recipe.novelty is not None:
             shape = game.students[0].spec.observation_shape
             game.weigher = Familiarity(recipe, shape, game.replay, seed=setting.seed)
-    recorded = steps_of(networks[0])
+    # A point of the curves is of a whole round: what a stopped run learnt of another one has none yet.
+    taken = min(steps_of(network) for network in networks)
+    ends = [steps_after(number, recipe) for number in range(recipe.source.rounds + 1)]
+    recorded = max(end for end in ends if end <= taken)
     recorder = metrics.Recorder(run, resume_step=recorded + 1 if recorded else 0)
     total = recipe.gradient_steps * len(networks)
     try:
@@ -169,13 +198,12 @@ def learn_rounds(
             metrics.bar("collect and learn, gradient steps", total) as bar,
         ):
             saved = time.monotonic()
-            for number in range(recipe.source.rounds + 1):
+            for number, goal in enumerate(ends):
                 pending: list[Future[None]] = []
                 for game in games:
                     if number < recipe.source.rounds and not isinstance(game.states, Kept):
                         acting = [student.snapshot() for student in game.students if student.plan.control == "none"]
-                        pending.append(collecting.submit(game.states.collect, game.replay, number, acting))
-                goal = steps_after(number, recipe)
+                        pending.append(collecting.submit(game.play, number, acting, identity))
                 seen = [game.seen for game in games if game.seen is not None]
                 if seen:
                     pending += [
@@ -190,14 +218,15 @@ def learn_rounds(
                 if number < recipe.source.rounds:
                     for game in games:
                         game.count(weigh=not stop.asked)
-                if number and steps_of(networks[0]) > recorded:  # a signal may have come before its first step
-                    recorded = steps_of(networks[0])
+                if goal > recorded and all(steps_of(network) >= goal for network in networks):
+                    recorded = goal
                     recorder.write(recorded, {tag: value for game in games for tag, value in _curves(game).items()})
-                if stop.asked or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                # Last, so that all it counts on is there: the rounds' files, the points of the curves.
+                if stop.asked or number == recipe.source.rounds or time.monotonic() - saved > CHECKPOINT_SECONDS:
                     saved = time.monotonic()
-                    save_students(run, students, identity=identity)
+                    found = Found({game.setting.game: game.digests for game in games}, under)
+                    save_students(run, students, identity=identity, found=found)
                 stop.check(f"run {run} is saved; the same command goes on")
-            save_students(run, students, identity=identity)
     finally:
         recorder.close()
     busy: dict[str, float] = {}

@@ -50,19 +50,19 @@ def learn(
         first.network.standardise(torch.cat(looks))
     lessons = [student.begin(each, goal, fresh=fresh) for student, each in pairs]
     shares = shares_of([len(each.rows) for each in seen], sampling)
-    totals = [torch.zeros((), device=first.device) for _ in students]
     with ThreadPoolExecutor(first.parts) as pool:
-        while taken < goal and not (stop and stop.asked):
+        # The first step is taken in any case: a run that goes on would standardise its network once more before it.
+        while taken < goal and not (stop and stop.asked and taken):
             game, progress = turn(taken, shares), taken / first.recipe.gradient_steps
-            totals[game] += students[game].step(lessons[game], precision, progress, pool)
+            students[game].total += students[game].step(lessons[game], precision, progress, pool)
             for student in students:  # what they share has moved for all of them
                 student.own.follow(student.network)
             taken += 1
     seconds = (time.perf_counter() - started) / max(1, taken - sum(before))
-    for student, total, previous in zip(students, totals, before, strict=True):
-        if student.steps > previous:
-            student.losses.append(float(total) / (student.steps - previous))
-            student.seconds += seconds * (student.steps - previous)
+    for student, previous in zip(students, before, strict=True):
+        student.seconds += seconds * (student.steps - previous)
+        if taken >= goal:
+            student.end_round()
 
 
 def steps_of(students: Sequence[Student]) -> int:

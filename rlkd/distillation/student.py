@@ -121,7 +121,11 @@ class Student:
         self.steps = 0
         """Gradient steps taken on minibatches of its game."""
         self.losses: list[float] = []
-        """Mean loss of each round, nats or squared units."""
+        """Mean loss of each round that is over, nats or squared units."""
+        self.total = torch.zeros((), device=device)
+        """Sum of the losses of the steps since then."""
+        self.summed = 0
+        """Steps that were taken until then."""
         self.seconds = 0.0
         """Wall seconds of those steps."""
 
@@ -192,6 +196,12 @@ class Student:
             optimiser.step()
         self.steps += 1
         return torch.stack(losses).sum()
+
+    def end_round(self) -> None:
+        """Take note of the mean loss of a round, if any step was taken in it."""
+        if self.steps > self.summed:
+            self.losses.append(float(self.total) / (self.steps - self.summed))
+        self.total, self.summed = torch.zeros_like(self.total), self.steps
 
     def _minibatch(
         self, seen: Seen, picks: np.ndarray, shuffled: np.ndarray, precision: Precision = "float32"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rlkd import metrics, recipe
 from rlkd.data import Evaluation, JsonDict
-from rlkd.distillation import Baseline, measure_baseline, run_distillation
+from rlkd.distillation import Baseline, keep_baseline, measure_baseline, run_distillation
 from rlkd.distillation.steps import FIRST_LOOK
 from rlkd.evaluation import Played, play, stretch_of
 from rlkd.learn.ppo import train_ppo
@@ -33,40 +33,63 @@ from rlkd.recipe import Network, Part, recipe_hash
 
 VALIDATION = 500_000
 """Added to the protocol's first seed: on these episodes policies are chosen, and no score is reported."""
-RECENT = 3  # whose visited states are kept: 115 MB each on Atari
+RECENT = 4  # whose visited states are kept: 115 MB each on Atari
 
 
 @dataclass(slots=True)
 class Seen:
-    """What evaluations of this call have brought, so that nobody is measured twice; states of the last few alone."""
+    """What evaluations have brought: in the folder of each policy, and of the last few at hand."""
 
+    line: Lineage
+    """Where policies play, and for how long."""
     random: Evaluation
     """Random play."""
-    played: dict[str, Played] = field(default_factory=dict)
+    recent: dict[str, Played] = field(default_factory=dict)
     """By the policy's hash."""
 
-    def keep(self, played: Played) -> None:
-        """Note an evaluation."""
-        self.played[played.evaluation.hash] = played
-        for old in list(self.played)[1:-RECENT]:  # the first one is asked for by every line and arm
-            del self.played[old]
+    def keep(self, name: str, policy: Policy, played: Played) -> None:
+        """Note a step's evaluation."""
+        states = self.line.distilling.held_out_states
+        keep_baseline(
+            self._file(name),
+            Baseline(played, self.random),
+            policy,
+            self.line.environment,
+            episodes=self.line.episodes,
+            keep_states=states,
+        )
+        self._remember(played)
 
-    def baseline(self, line: Lineage, teacher: Policy, stop: metrics.StopSignal) -> Baseline:
-        """A teacher's scores and states, measured if they are not there."""
-        stretch = stretch_of(teacher.recurrent, line.network.core != "none")
-        found = self.played.get(teacher.spec.hash)
+    def baseline(self, name: str, policy: Policy, stop: metrics.StopSignal) -> Baseline:
+        """A step's policy on the protocol's episodes: its scores and states, played only if they are not there."""
+        line, stretch = self.line, stretch_of(policy.recurrent, self.line.network.core != "none")
+        found = self.recent.get(policy.spec.hash)
         if found is None or found.stretch != stretch:
             found = measure_baseline(
-                teacher,
+                policy,
                 line.environment,
                 episodes=line.episodes,
                 keep_states=line.distilling.held_out_states,
                 stretch=stretch,
                 random=self.random,
                 stop=stop,
+                keep_in=self._file(name),
             ).teacher
-            self.keep(found)
+            self._remember(found)
         return Baseline(found, self.random)
+
+    def _file(self, name: str) -> Path:
+        return folder_of(self.line.run, name) / "played.safetensors"
+
+    def _remember(self, played: Played) -> None:
+        self.recent[played.evaluation.hash] = played
+        for old in list(self.recent)[:-RECENT]:
+            del self.recent[old]
+
+
+def folder_of(run: Path, name: str) -> Path:
+    """Of a step."""
+    return run / "generations" / name
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,29 +104,25 @@ class Made:
     """What its record says besides."""
 
 
-def make(
-    step: Step, line: Lineage, policies: Mapping[str, Policy], seen: Seen, folder: Path, stop: metrics.StopSignal
-) -> Made:
+def make(step: Step, policies: Mapping[str, Policy], seen: Seen, stop: metrics.StopSignal) -> Made:
     """Do a step.
 
     Args:
         step: whose parents are there.
-        line: what all steps share.
         policies: of the steps before, by name.
-        seen: evaluations so far.
-        folder: of the step.
+        seen: evaluations so far, and what all steps share.
         stop: when set, `Stopped` is raised after saving.
     """
-    parents = [policies[name] for name in step.parents]
     if step.how == "distil":
-        return _distil(step, line, policies, seen, folder, stop)
+        return _distil(step, policies, seen, stop)
+    line, parents = seen.line, [policies[name] for name in step.parents]
     told: JsonDict = {}
     if step.how == "train":
         assert line.training is not None
         policy = train_ppo(
             line.environment,
             line.training,
-            run=folder / "train",
+            run=folder_of(line.run, step.name) / "train",
             seed=step.seed,
             device=line.device,
             start=policies[step.start] if step.start else None,
@@ -120,19 +139,7 @@ def make(
     else:
         assert step.change is not None
         policy = slim(parents[0], float(step.change.values["share"]))  # type: ignore[arg-type]  # a number
-    found = seen.played.get(policy.spec.hash)
-    keep, stretch = line.distilling.held_out_states, stretch_of(policy.recurrent, line.network.core != "none")
-    if found is None or found.stretch != stretch:
-        found = play(
-            policy,
-            line.environment,
-            episodes=line.episodes,
-            keep_states=keep,
-            stretch=stretch,
-            title=step.name,
-            stop=stop,
-        )
-    return Made(policy, found, told)
+    return Made(policy, seen.baseline(told.get("chosen", step.name), policy, stop).teacher, told)
 
 
 def _validated(policy: Policy, line: Lineage, stop: metrics.StopSignal) -> float:
@@ -143,12 +150,10 @@ def _validated(policy: Policy, line: Lineage, stop: metrics.StopSignal) -> float
     return played.evaluation.mean
 
 
-def _distil(
-    step: Step, line: Lineage, policies: Mapping[str, Policy], seen: Seen, folder: Path, stop: metrics.StopSignal
-) -> Made:
-    teacher, name = policies[step.parents[0]], step.name
+def _distil(step: Step, policies: Mapping[str, Policy], seen: Seen, stop: metrics.StopSignal) -> Made:
+    line, teacher, name = seen.line, policies[step.parents[0]], step.name
     assert step.network is not None
-    baseline = seen.baseline(line, teacher, stop)
+    baseline = seen.baseline(step.parents[0], teacher, stop)
     network, starts, frozen = step.network, {}, ""
     if step.start:
         start = policies[step.start]
@@ -165,7 +170,7 @@ def _distil(
         teacher,
         {name: network},
         rule,
-        run=folder / "distill",
+        run=folder_of(line.run, name) / "distill",
         seed=step.seed - 1000 * (step.number - 1) if step.same_data else step.seed,
         student_seed=step.seed if step.same_data else None,
         environment=line.environment,

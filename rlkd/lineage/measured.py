@@ -1,13 +1,11 @@
 """What a lineage's policies have of their parents, measured once each and kept beside their records."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from rlkd import metrics, storage
 from rlkd.data import JsonDict
 from rlkd.evaluation import inheritance
-from rlkd.lineage.line import Lineage
-from rlkd.lineage.making import Seen
+from rlkd.lineage.making import Seen, folder_of
 from rlkd.lineage.step import FIRST, Step
 from rlkd.policy import Policy
 
@@ -15,13 +13,7 @@ FILE = "measures.json"
 
 
 def measured(
-    step: Step,
-    line: Lineage,
-    steps: Sequence[Step],
-    policies: Mapping[str, Policy],
-    seen: Seen,
-    folder: Path,
-    stop: metrics.StopSignal,
+    step: Step, steps: Sequence[Step], policies: Mapping[str, Policy], seen: Seen, stop: metrics.StopSignal
 ) -> JsonDict:
     """What `inheritance` says of a finished step's policy, from its file if it was asked before.
 
@@ -30,21 +22,20 @@ def measured(
 
     Args:
         step: which one.
-        line: what all steps share.
         steps: all of the plan.
         policies: of all finished steps, by name.
-        seen: evaluations so far: who is in there is not played again.
-        folder: of the step.
+        seen: evaluations so far, and what all steps share.
         stop: when set, `Stopped` is raised.
     """
-    path = folder / FILE
+    path = folder_of(seen.line.run, step.name) / FILE
     if path.exists():
         found: JsonDict = storage.read_json(path)
         return found
     if step.how == "select":
         return {}
-    parent, child = policies[(step.parents or (step.start,))[0]], policies[step.name]
-    theirs, own = (seen.baseline(line, each, stop).teacher for each in (parent, child))
+    before = (step.parents or (step.start,))[0]
+    parent, child = policies[before], policies[step.name]
+    theirs, own = (seen.baseline(name, policies[name], stop).teacher for name in (before, step.name))
     if theirs.stretch != own.stretch:
         return {"skipped": {"all": "parent and child remember differently: their states are not of one kind"}}
     alike = (step.number, step.arm, step.role)

@@ -19,9 +19,9 @@ from rlkd.data import Evaluation, JsonDict
 from rlkd.distillation.checks import check_normalisable
 from rlkd.distillation.command import default_recipe
 from rlkd.errors import StorageError
-from rlkd.evaluation import environment_of, play, play_randomly, result_record, stretch_of
+from rlkd.evaluation import environment_of, play_randomly, result_record
 from rlkd.lineage.line import Lineage, lineage_of
-from rlkd.lineage.making import Made, Seen, make
+from rlkd.lineage.making import Made, Seen, folder_of, make
 from rlkd.lineage.measured import measured
 from rlkd.lineage.step import FIRST, Step
 from rlkd.policy import Policy, as_policy, load_policy
@@ -90,30 +90,24 @@ def evolve(
     identity = line.identity(founder)
     with storage.run_folder(line.run), metrics.stop_signal() as stop:
         storage.refuse_other_kinds(line.run, "evolve")
-        seen = Seen(_random_play(line, identity, stop))
-        records = [_finished(line.run, FIRST, identity) or _found(line, founder, seen, identity, stop)]
+        seen = Seen(line, _random_play(line, identity, stop))
+        records = [_finished(line.run, FIRST, identity) or _found(founder, seen, identity, stop)]
         policies = {FIRST: founder}
         for step in steps:
             stop.check(f"all before {step.name} is saved in {line.run}; the same command goes on")
             record = _finished(line.run, step.name, identity)
             if record is None:
                 started = time.monotonic()
-                made = make(step, line, policies, seen, folder_of(line.run, step.name), stop)
-                seen.keep(made.played)
-                record = _recorded(line, step, made, records[0], policies, seen.random, identity, started)
+                made = make(step, policies, seen, stop)
+                record = _recorded(step, made, records[0], policies, seen, identity, started)
             else:
                 _check_parents(line.run, step, record, policies)
             policies[step.name] = load_policy(line.run / str(record["path"]))
-            told = measured(step, line, steps, policies, seen, folder_of(line.run, step.name), stop)
+            told = measured(step, steps, policies, seen, stop)
             records.append(record | {"measures": told})
             content = _summary(line, records, steps, seen.random, command)
             storage.write_json(line.run / "run.json", content)
     return content
-
-
-def folder_of(run: Path, name: str) -> Path:
-    """Of a step."""
-    return run / "generations" / name
 
 
 def _random_play(line: Lineage, identity: str, stop: metrics.StopSignal) -> Evaluation:
@@ -159,22 +153,13 @@ def _of_whom(step: Step) -> tuple[str, ...]:
     return (*step.parents, *([step.start] if step.start and step.start not in step.parents else []))
 
 
-def _found(line: Lineage, founder: Policy, seen: Seen, identity: str, stop: metrics.StopSignal) -> JsonDict:
+def _found(founder: Policy, seen: Seen, identity: str, stop: metrics.StopSignal) -> JsonDict:
     """Generation 0: the teacher, measured under the lineage's protocol."""
-    started = time.monotonic()
+    started, line = time.monotonic(), seen.line
     path = folder_of(line.run, FIRST) / "policy.safetensors"
     founder.save(path)
-    played = play(
-        founder,
-        line.environment,
-        episodes=line.episodes,
-        keep_states=line.distilling.held_out_states,
-        stretch=stretch_of(founder.recurrent, line.network.core != "none"),
-        title="generation 0",
-        stop=stop,
-    )
+    played = seen.baseline(FIRST, founder, stop).teacher
     check_normalisable(played.evaluation, seen.random)
-    seen.keep(played)
     record = result_record(played.evaluation, random=seen.random, path=path) | {
         "name": FIRST,
         "number": 0,
@@ -200,19 +185,21 @@ def _found(line: Lineage, founder: Policy, seen: Seen, identity: str, stop: metr
 
 
 def _recorded(
-    line: Lineage,
     step: Step,
     made: Made,
     first: JsonDict,
     policies: dict[str, Policy],
-    random: Evaluation,
+    seen: Seen,
     identity: str,
     started: float,
 ) -> JsonDict:
     """Save and record what a step came to; the record is written last."""
+    line, random = seen.line, seen.random
     folder, policy, evaluation = folder_of(line.run, step.name), made.policy, made.played.evaluation
     path = folder / "policy.safetensors"
     policy.save(path)
+    if step.how != "select":  # who was chosen is kept where it was made
+        seen.keep(step.name, policy, made.played)
     normalised = normalised_score([evaluation.scores], first["scores"], random.scores)
     names = _of_whom(step)
     record = result_record(evaluation, random=random, path=path) | {

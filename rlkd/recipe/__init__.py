@@ -54,6 +54,7 @@ __all__ = [
     "data_root",
     "dump",
     "ended",
+    "interpolated",
     "load",
     "load_any",
     "network_label",

@@ -6,6 +6,7 @@ takes no more (distillation) or goes round as a ring, whose last frames are kept
 that the window reads stacks over the turn like any other.
 """
 
+import hashlib
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
@@ -191,6 +192,19 @@ class Replay:
                 ahead = 0.0 if begins[row + 1] else discount * ahead
                 found[row], unseen[row] = behind, ahead
         return found, unseen
+
+    def digest_since(self, per_env: np.ndarray) -> str:
+        """SHA-256 over frames, beginnings and rewards of the states behind the first `per_env[i]` of each environment;
+        answers and actions do not enter."""
+        found = hashlib.sha256()
+        for first, start, end in zip(self._first_rows, per_env, self.filled, strict=True):
+            rows = slice(first + start, first + end)
+            frames = self._frames[first + self.stack - 1 + start : first + self.stack - 1 + end]
+            found.update(frames.cpu().numpy().data)
+            found.update((self._age[rows] == 0).data)
+            if self._rewards is not None:
+                found.update(self._rewards[rows].numpy().data)
+        return found.hexdigest()
 
     def tensors(self) -> dict[str, Tensor]:
         """All that `fill` needs, by name; not copied."""

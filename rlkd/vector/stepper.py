@@ -1,5 +1,6 @@
 """One convention for stepping and resetting, whatever vectorised environment lies below."""
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -110,6 +111,16 @@ class Stepper:
         self._enter(info, first)
         self._over = ended if self.next_step else np.zeros(self.num_envs, bool)
         return Step(observation, arrived, reward, terminated, truncated, life_lost, valid, first, broken)
+
+    @property
+    def lost(self) -> dict[int, int]:
+        """Rows whose worker process died or froze in the last step, and the seeds of the episodes that began there."""
+        return dict(getattr(self.env, "lost", {}))
+
+    def lose(self, rows: Mapping[int, int]) -> None:
+        """Let the next step come out as one that lost some rows, [row: seed]; only where worker processes play."""
+        if rows:
+            cast(Any, self.env).lose(rows)
 
     def step(self, actions: np.ndarray) -> Step:
         """`send` and `receive` in one call."""

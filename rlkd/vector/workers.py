@@ -77,6 +77,9 @@ class WorkerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.histories = Histories(num_envs, action_space)
         self.counter = Counter(num_envs, workers)
         self._over = np.zeros(num_envs, bool)
+        self.lost: dict[int, int] = {}
+        """Rows whose worker was lost in the last step, and the seeds of the episodes that began in them."""
+        self._losing: dict[int, int] = {}
         self._late = np.zeros(num_envs, bool)  # broken in a reset of other rows, not reported yet
         self._under_way = False
         layout = Layout(
@@ -144,8 +147,15 @@ class WorkerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.block.seed[:] = UNSEEDED
         for row in np.flatnonzero(~self._late).tolist():
             self.histories.act(row, self.block.action[row], over=bool(self._over[row]))
+        for row, seed in self._losing.items():
+            self.block.todo[row], self.block.seed[row] = RESET, seed
+            self.histories.reset(row, seed)
         self._go()
         self._under_way = True
+
+    def lose(self, rows: Mapping[int, int]) -> None:
+        """Let the next step come out as one in which the workers of some rows were lost: from which seeds, by row."""
+        self._losing = dict(rows)
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Wait for the step: observations, rewards, terminated, truncated, infos.
@@ -162,6 +172,10 @@ class WorkerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         for worker, reason in failed:
             self._recover(worker, reason, {})
             broken[list(worker.rows)] = True
+        seeds = ((row, self.histories.seeds[row]) for worker, _ in failed for row in worker.rows)
+        self.lost = {row: seed for row, seed in seeds if seed is not None}
+        broken[list(self._losing)] = True
+        self._losing = {}
         block = self.block
         self._over = block.terminated | block.truncated
         lost = {worker.index for worker, _ in failed}
