@@ -2,10 +2,13 @@
 
 from rlkd.evaluation.agreement import agreement, answers, mean_kl, stretch_of
 from rlkd.evaluation.check import Check, check, import_policy, standard_errors
+from rlkd.evaluation.inheritance import inheritance
 from rlkd.evaluation.play import Played, environment_of, evaluate, play, play_randomly
+from rlkd.evaluation.reading import READING
 from rlkd.evaluation.record import evaluate_files, result_record, results_table
 
 __all__ = [
+    "READING",
     "Check",
     "Played",
     "agreement",
@@ -15,6 +18,7 @@ __all__ = [
     "evaluate",
     "evaluate_files",
     "import_policy",
+    "inheritance",
     "mean_kl",
     "play",
     "play_randomly",

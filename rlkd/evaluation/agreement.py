@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from rlkd.losses import forward_kl, gaussian_kl
-from rlkd.policy import Policy, discrete_logits, unflatten
+from rlkd.policy import Kind, Policy, discrete_logits, unflatten
 
 BATCH = 64  # fast on one core for every network
 SEQUENCE = 32
@@ -20,7 +20,12 @@ def stretch_of(*recurrent: bool) -> int:
 
 
 def answers(policy: Policy, states: np.ndarray, stretch: int = 1) -> Tensor:
-    """[S, P]: the policy's flat outputs in float32, without the burn-in of each stretch.
+    """[S, P]: the policy's flat outputs in float32; arguments and what is left out as in `answers_and_features`."""
+    return answers_and_features(policy, states, stretch)[0]
+
+
+def answers_and_features(policy: Policy, states: np.ndarray, stretch: int = 1) -> tuple[Tensor, Tensor]:
+    """[S, P] and [S, F]: the policy's flat outputs and its head's inputs in float32, without each stretch's burn-in.
 
     Args:
         policy: who answers; a recurrent one starts afresh on every stretch.
@@ -28,17 +33,21 @@ def answers(policy: Policy, states: np.ndarray, stretch: int = 1) -> Tensor:
         stretch: states in each; 1 for single states.
     """
     by_stretch = states.reshape(-1, stretch, *states.shape[1:])
-    parts = []
+    told, seen = [], []
     with torch.inference_mode():
         for k in range(0, len(by_stretch), BATCH):
             part = by_stretch[k : k + BATCH]
-            state, rows = policy.initial_state(len(part)), []
+            state, rows, features = policy.initial_state(len(part)), [], []
             for t in range(stretch):
                 output = policy(part[:, t], state)
                 state = output.state
-                rows.append(output.flat.detach().float().cpu())
-            parts.append(torch.stack(rows[0 if stretch == 1 else BURN_IN :], 1).flatten(0, 1))
-    return torch.cat(parts)
+                assert output.features is not None  # a network's own answers have them
+                rows.append(output.flat.float().cpu())
+                features.append(output.features.float().cpu())
+            first = 0 if stretch == 1 else BURN_IN
+            told.append(torch.stack(rows[first:], 1).flatten(0, 1))
+            seen.append(torch.stack(features[first:], 1).flatten(0, 1))
+    return torch.cat(told), torch.cat(seen)
 
 
 def agreement(
@@ -50,8 +59,13 @@ def agreement(
     saw these states in another way, [S, P].
     """
     own, other = _both(policy, teacher, states, stretch, told)
-    if teacher.spec.discrete:
-        same = discrete_logits(policy.spec.kind, own).argmax(-1) == discrete_logits(teacher.spec.kind, other).argmax(-1)
+    return agreement_of_answers(policy.spec.kind, own, teacher.spec.kind, other)
+
+
+def agreement_of_answers(kind: Kind, own: dict[str, Tensor], teacher: Kind, other: dict[str, Tensor]) -> float:
+    """`agreement` of a policy's and its teacher's parameters by name, and the kinds of both."""
+    if "mean" not in other:
+        same = discrete_logits(kind, own).argmax(-1) == discrete_logits(teacher, other).argmax(-1)
         return float(same.double().mean())
     error = (own["mean"] - other["mean"]).square().mean()
     spread = other["mean"].var(0, correction=0).mean()
