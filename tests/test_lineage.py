@@ -79,7 +79,10 @@ def test_each_generation_learns_from_the_one_before(whole: JsonDict) -> None:
     for parent, entry in zip([first, *students], students, strict=False):
         assert set(RECORDED) <= entry.keys()
         assert entry["parents"] == [parent["hash"]]
-        assert json.loads((run / entry["path"]).with_name("record.json").read_text()) == entry
+        told = json.loads((run / entry["path"]).with_name("record.json").read_text())
+        measures = json.loads((run / entry["path"]).with_name("measures.json").read_text())
+        assert told | {"measures": measures} == entry
+        assert measures["parent"]["agreement_teacher_states"] == entry["agreement"]
         found = load_policy(run / entry["path"])
         assert (found.spec.hash, list(found.spec.parents)) == (entry["hash"], entry["parents"])
         assert (found.spec.parameters, entry["parameters"]) == (114, 114)
@@ -118,7 +121,7 @@ def test_random_play_is_measured_once(agent: str, tmp_path: Path, monkeypatch: p
         played.append(where)
         return play_randomly(where, **named)
 
-    for module in (lineage.run, distillation.games):
+    for module in (lineage.run, distillation.baseline):
         monkeypatch.setattr(module, "play_randomly", counted)
     evolve(teacher(), agent, run=tmp_path, episodes=2)
     assert played == [CARTPOLE]

@@ -24,8 +24,8 @@ import torch
 
 from benchmarks.common import Record, machine, store
 from rlkd import recipe as recipes
+from rlkd.evaluation import noise_observation
 from rlkd.exporting.graph import onnx_bytes
-from rlkd.exporting.latency import noise_observation
 from rlkd.exporting.sb3_model import make_model
 from rlkd.policy import Acting, Policy, PolicyNetwork, PolicySpec, Rule, load_policy
 from rlkd.policy.compute import one_thread_per_role

@@ -1,7 +1,7 @@
 """What happens from one generation to the next: what a child has of its parent and of the first teacher.
 
 Only states that are passed in are looked at; nothing plays. How long a decision takes is measured elsewhere
-(`rlkd.exporting.latency.decision_seconds`): it depends on the machine, not on states.
+(`rlkd.evaluation.decision_seconds`): it depends on the machine, not on states.
 
 Shapes: S states, A discrete actions, F features. Statistics in float64.
 """

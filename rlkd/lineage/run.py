@@ -13,13 +13,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 from rlkd import metrics, recipe, storage
 from rlkd.data import Evaluation, JsonDict
 from rlkd.distillation.checks import check_normalisable
 from rlkd.distillation.command import default_recipe
 from rlkd.errors import StorageError
-from rlkd.evaluation import environment_of, play_randomly, result_record
+from rlkd.evaluation import decision_seconds, environment_of, play_randomly, result_record
 from rlkd.lineage.line import Lineage, lineage_of
 from rlkd.lineage.making import Made, Seen, folder_of, make
 from rlkd.lineage.measured import measured
@@ -28,6 +29,9 @@ from rlkd.policy import Policy, as_policy, load_policy
 from rlkd.recipe import ARMS, Distill, Environment, Generations, build, check_request, recipe_hash, to_table
 from rlkd.stats import normalised_score
 from rlkd.vector import as_recipe
+
+DECISIONS = 100
+"""Single decisions that are timed of each policy, on one thread."""
 
 
 def evolve(
@@ -174,6 +178,7 @@ def _found(founder: Policy, seen: Seen, identity: str, stop: metrics.StopSignal)
         "recipe_hash": None,
         "structure": to_table(founder.spec.network),
         "flops": founder.spec.flops,
+        "decision_seconds": median(decision_seconds(founder, DECISIONS)),
         "normalised": 1.0,
         "normalised_ci95": [1.0, 1.0],
         "identity": identity,
@@ -215,6 +220,7 @@ def _recorded(
         "seed": step.seed,
         "structure": to_table(policy.spec.network),
         "flops": policy.spec.flops,
+        "decision_seconds": median(decision_seconds(policy, DECISIONS)),
         "normalised": normalised.point,
         "normalised_ci95": [normalised.low, normalised.high],
         "identity": identity,

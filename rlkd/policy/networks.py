@@ -117,11 +117,14 @@ class PolicyNetwork(nn.Module):
         return None if self.members else self.head.weight.detach()
 
     def _together(self, observation: Tensor) -> Output:
-        """What the members answer to one batch, as one answer; its parameters alone."""
+        """What the members answer to one batch, as one answer; features are those of all, side by side."""
         x = self._scaled(observation)  # once for all: what is no bytes passes as it is
-        scores = torch.stack([member(x).flat for member in self.parts])
+        told: list[Output] = [member(x) for member in self.parts]
+        scores = torch.stack([each.flat for each in told])
         assert self.combine is not None
-        return Output(self.kind, {PARAMS[self.kind][0]: combined_scores(scores, self.kind, self.combine)})
+        params = {PARAMS[self.kind][0]: combined_scores(scores, self.kind, self.combine)}
+        features = [each.features for each in told if each.features is not None]
+        return Output(self.kind, params, None, torch.cat(features, dim=-1))
 
     def _remember(self, features: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Features [B, F] through the recurrent core, in full precision, and its state afterwards."""
