@@ -119,21 +119,28 @@ def end_of(game: Played, recipe: Distill, run: Path, monkeypatch: pytest.MonkeyP
 
 def stopped(stop: int | str, go: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a signal come when a round is over, or while students learn, and the run end with it."""
-    count, step = Game.count, Student.step
+    count, look, step = Game.count, Student.look, Student.step
 
     def after_a_round(game: Game, **named: Any) -> None:
         count(game, **named)
         if len(game.counts) - 1 == stop:
             os.kill(os.getpid(), signal.SIGTERM)
 
+    def before_the_first_step(student: Student, *given: Any) -> Tensor:
+        if stop == "look":
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)  # until the signal is heard
+        return look(student, *given)
+
     def within_a_round(student: Student, *given: Any) -> Tensor:
         if f"step {student.steps}" == stop and student.plan.control == "none":
             os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(0.1)  # until the signal is heard
+            time.sleep(0.1)
         return step(student, *given)
 
     with monkeypatch.context() as patch:
         patch.setattr(Game, "count", after_a_round)
+        patch.setattr(Student, "look", before_the_first_step)
         patch.setattr(Student, "step", within_a_round)
         with pytest.raises(Stopped):
             go()
@@ -181,7 +188,7 @@ def test_stopped_again_and_again_it_ends_with_the_bits_of_the_uninterrupted_run(
     whole = end_of(games[name], recipe, tmp_path / "whole", monkeypatch)
     once = sorted(asked)
     asked.clear()
-    stops = (0, "step 1", 1, "step 25", 0, 3) if name == "cartpole" else (1, "step 25", 0)
+    stops = (0, "look", 1, "step 25", 0, 3) if name == "cartpole" else (1, "step 25", 0)
     for stop in stops:  # the last 0: while rounds are played again
         stopped(stop, lambda: end_of(games[name], recipe, tmp_path / "run", monkeypatch), monkeypatch)
     assert end_of(games[name], recipe, tmp_path / "run", monkeypatch).same(whole)
@@ -284,7 +291,7 @@ def test_other_circumstances_are_told_in_one_line_and_parts_are_the_checkpoints(
     capsys.readouterr()
     again = end_of(games["pong"], recipe, tmp_path / "run", monkeypatch)
     changed = f"torch {versions['torch']}, now 3.0; numpy {versions['numpy']}, now 4.1"
-    told = f"{tmp_path / 'run'} was begun under {changed}: it goes on, but not to the same bits\n"
+    told = f"{tmp_path / 'run'} was begun under {changed}: it goes on, but bits may differ\n"
     assert capsys.readouterr().err == told
     assert again.record[0].pop("under")["torch"] == "3.0"
     whole.record[0].pop("under")

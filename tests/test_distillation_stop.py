@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -264,21 +263,3 @@ def test_a_damaged_checkpoint_is_named(damage: str, tmp_path: Path) -> None:
         distilled(tmp_path, small())
     (tmp_path / FILE).unlink()
     distilled(tmp_path, small())
-
-
-def test_a_run_with_acting_students_goes_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its data are not the same again, because the students that act know more; but it finishes."""
-    source = Source(states=800, rounds=4, num_envs=8, teacher_fraction=(1.0, 0.0))
-    recipe, begin = replace(small(source=source), gradient_steps=200), Student.begin
-
-    def interrupted(student: Student, *given: Any, **named: Any) -> Lesson:
-        if student.steps:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return begin(student, *given, **named)
-
-    monkeypatch.setattr(Student, "begin", interrupted)
-    with pytest.raises(Stopped):
-        distilled(tmp_path, recipe)
-    monkeypatch.undo()
-    result = distilled(tmp_path, recipe)
-    assert (result.states, result.students[0].gradient_steps) == (800, 200)

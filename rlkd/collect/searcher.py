@@ -2,6 +2,8 @@
 
 A copy holds the emulator's luck too: equal actions give equal frames, so what tells continuations apart is what was
 done in them.
+
+A run that goes on searches anew: only the teacher acts, so that the same seeds give the same.
 """
 
 import time

@@ -67,7 +67,7 @@ def claim(run: Path, students: Sequence[Student], *, identity: str, precision: P
     before = load_students(run, students, identity=identity).under
     changed = [f"{name} {before.get(name)}, now {now}" for name, now in under.items() if before.get(name) != now]
     if changed:
-        metrics.say(f"{run} was begun under {'; '.join(changed)}: it goes on, but not to the same bits")
+        metrics.say(f"{run} was begun under {'; '.join(changed)}: it goes on, but bits may differ")
 
 
 def save_students(run: Path, students: Sequence[Student], *, identity: str, found: Found) -> None:

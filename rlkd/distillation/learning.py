@@ -3,6 +3,9 @@
 The lag is exactly one round, students and collector have random streams of their own, and rows of the replay are read
 only after their round is over: the result does not depend on which thread is faster. Of several games, each has a
 replay of its own, filled one after the other.
+
+A run that goes on passes through the rounds that it has behind it once more: they are played again from their files
+(`rlkd.distillation.playing`), and nothing is learnt from them.
 """
 
 import time

@@ -45,8 +45,10 @@ def run_distillation(
         teacher: any policy.
         students: networks by name, at least one; controls copy the first.
         recipe: source, terms and budget.
-        run: folder; one that was stopped is taken up again: data are collected anew from the same seeds, learning goes
-            on where it was.
+        run: folder; one that was stopped or killed is taken up again, and ends with the bits of a run that was not:
+            rounds of collecting are played again from what was decided in them, with nobody asked, and learning goes on
+            where it was. Under other versions, on another kind of processor or device, one line says that bits may
+            differ. A search is made anew, and two views are compared anew.
         seed: of collection, weights and minibatches; the evaluation's episodes are the protocol's.
         environment: where; None takes the teacher's own.
         episodes: per evaluation; None takes the protocol's.
@@ -69,7 +71,8 @@ def run_distillation(
         MismatchError: teacher, environment and terms do not fit, or the teacher plays as random play does.
         RecipeError: the recipe names parts or numbers that there are not.
         MemoryBudgetError: the replay cannot fit.
-        StorageError: the folder holds another run, is in use or full.
+        StorageError: the folder holds another run, is in use or full; a round that students have learnt from is
+            damaged or gone; the environment does not give what it gave.
         Stopped: on SIGINT or SIGTERM, after saving.
     """
     environment = environment_of(teacher, environment)
