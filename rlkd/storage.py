@@ -1,7 +1,8 @@
 """Files that are whole or not there, and run folders.
 
 A file appears under its final name only after its bytes are on the disk: temporary name, fsync, rename, fsync
-of the folder. A crash at any point leaves the previous file or the new one. Checksums detect damage, not
+of the folder, and of those above it that were made for it. A crash at any point leaves the previous file or the new
+one. Checksums detect damage, not
 malice.
 """
 
@@ -42,7 +43,7 @@ def whole(path: Path, size: int) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         try:
             if shutil.disk_usage(path.parent).free < size:  # said before gigabytes are written
                 raise OSError(errno.ENOSPC, "the disk is full")
@@ -112,7 +113,7 @@ def run_folder(path: Path) -> Iterator[Path]:
         StorageError: another process writes there, or the folder cannot be made.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        _make_folder(path)
         descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise StorageError(_explain(error, path, 0)) from None
@@ -146,6 +147,14 @@ def refuse_other_kinds(run: Path, kind: str) -> None:
     for other, files in MARKS.items():
         if other != kind and any((run / file).exists() for file in files):
             raise StorageError(f"{run} holds a run of `rlkd {other}`; name another --run")
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it; a power loss would take along all that was saved in one that is not synced."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        _sync_folder(made.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -113,6 +113,25 @@ def test_a_write_makes_the_folders_above_and_replaces_what_was_there(tmp_path: P
     assert [child.name for child in path.parent.iterdir()] == ["file"]
 
 
+def test_folders_that_are_made_for_a_file_are_on_the_disk_before_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    sync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        sync(descriptor)
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+    monkeypatch.setattr(os, "fsync", noted)
+    storage.write_bytes(tmp_path / "a" / "b" / "file", NEW)
+    assert set(synced[:2]) == {tmp_path, tmp_path / "a"}
+    assert synced[-1] == tmp_path / "a" / "b"
+    synced.clear()
+    with storage.run_folder(tmp_path / "runs" / "one"):
+        assert set(synced) == {tmp_path, tmp_path / "runs"}
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(OLD)
     with pytest.raises(StorageError, match=r"file/below: (Not a directory|File exists)"):

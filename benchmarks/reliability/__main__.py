@@ -1,0 +1,171 @@
+"""What rlkd promises about crashes, power loss, full disks, signals and second writers, each beside a control.
+
+    make bench NAME=reliability
+    python -m benchmarks.reliability --quick          a few minutes
+    python -m benchmarks.reliability --times 4        200 kills of each kind, and so on
+
+A row whose control did not fail proves nothing, and says so. Zero failures in n trials still allow a rate of about
+3 / n at 95 %; rows on a model of the disk try all that there is in it. Kills are timed by what a run has acknowledged:
+a line of its metrics, a checkpoint, a record.
+"""
+
+import argparse
+import dataclasses
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.common import Record, machine, store
+from benchmarks.reliability.commands import put_recipes, put_teacher, workplace
+from benchmarks.reliability.crashes import power_lost, process_killed
+from benchmarks.reliability.curves import one_curve
+from benchmarks.reliability.full import disk_full
+from benchmarks.reliability.kills import generations_killed
+from benchmarks.reliability.outcome import Outcome, table
+from benchmarks.reliability.stops import signals_heard
+from benchmarks.reliability.versions import versions_told
+from benchmarks.reliability.writers import one_writer
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """How often each thing is tried."""
+
+    kills: int
+    """Of `rlkd evolve`, on each kind of states."""
+    control_kills: int
+    """Of the save loop."""
+    reorderings: int
+    """Of the sectors of a write that power loss hits."""
+    versions: int
+    """Packages of which there is another version."""
+    points: int
+    """Bytes of each file after which the disk is full."""
+    signals: int
+    """To each of `rlkd train` and `rlkd distill`."""
+    control_signals: int
+    """To each of them with the default handlers."""
+    second_signals: int
+    """To a command that does not come to a boundary."""
+    writers: int
+    """Pairs of writers."""
+    commands: int
+    """Pairs of real commands on one folder."""
+    resumes: int
+    """Of what writes metrics."""
+    control_resumes: int
+    """Of what cuts nothing back."""
+
+    def times(self, factor: int) -> "Counts":
+        """More of everything but versions."""
+        return Counts(
+            **{
+                field.name: getattr(self, field.name) * (1 if field.name == "versions" else factor)
+                for field in dataclasses.fields(self)
+            }
+        )
+
+
+QUICK = Counts(
+    kills=3,
+    control_kills=3,
+    reorderings=2,
+    versions=1,
+    points=10,
+    signals=3,
+    control_signals=1,
+    second_signals=2,
+    writers=5,
+    commands=1,
+    resumes=3,
+    control_resumes=2,
+)
+WHOLE = Counts(
+    kills=25,
+    control_kills=15,
+    reorderings=20,
+    versions=3,
+    points=50,
+    signals=20,
+    control_signals=3,
+    second_signals=4,
+    writers=30,
+    commands=2,
+    resumes=20,
+    control_resumes=4,
+)
+PACKAGES = ("torch", "numpy", "gymnasium")
+
+
+def rows(work: Path, counts: Counts, draws: random.Random) -> dict[str, Callable[[], Sequence[Outcome]]]:
+    """What tries the promises of each row."""
+    return {
+        "1": lambda: generations_killed(work, kills=counts.kills, control_kills=counts.control_kills, draws=draws),
+        "2": lambda: [process_killed(work)],
+        "3": lambda: [power_lost(work, reorderings=counts.reorderings, draws=draws)],
+        "5": lambda: [versions_told(work, packages=PACKAGES[: counts.versions])],
+        "10": lambda: [disk_full(work, points=counts.points)],
+        "11": lambda: [
+            signals_heard(
+                work,
+                signals=counts.signals,
+                controls=counts.control_signals,
+                seconds=counts.second_signals,
+                draws=draws,
+            )
+        ],
+        "17": lambda: [one_writer(work, trials=counts.writers, commands=counts.commands)],
+        "21": lambda: [
+            one_curve(work, resumes=counts.resumes, control_resumes=counts.control_resumes, draws=draws),
+        ],
+    }
+
+
+def main() -> int:
+    """Try all rows, and store the table; 1 where a promise was broken or nothing was proved."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a few minutes")
+    parser.add_argument("--times", type=int, default=1, help="so many times the trials")
+    parser.add_argument("--seed", type=int, default=0, help="of moments and bytes that are drawn")
+    parser.add_argument("--rows", nargs="+", help="only these; nothing is stored")
+    chosen = parser.parse_args()
+    counts = (QUICK if chosen.quick else WHOLE).times(chosen.times)
+    begun = time.monotonic()
+    outcomes: list[Outcome] = []
+    with workplace() as work:
+        put_teacher(work)
+        put_recipes(work)
+        for row, tried in rows(work, counts, random.Random(chosen.seed)).items():
+            if chosen.rows and row not in chosen.rows:
+                continue
+            start = time.monotonic()
+            found = tried()
+            outcomes += [dataclasses.replace(each, seconds=time.monotonic() - start) for each in found]
+            for each in found:
+                print(f"row {each.row}: {each.trials}; {each.verdict}", file=sys.stderr, flush=True)
+    minutes = (time.monotonic() - begun) / 60
+    size = f"{'Quick' if chosen.quick else 'Whole'} sizes x {chosen.times}, seed {chosen.seed}, {minutes:.1f} minutes"
+    bound = "At most: the chance of a failure that these trials still allow at 95 % (Clopper and Pearson)"
+    lines = [f"{size}. {bound}.", "", *table(outcomes)]
+    record: Record = {
+        "machine": machine(),
+        "seed": chosen.seed,
+        "quick": chosen.quick,
+        "counts": dataclasses.asdict(counts),
+        "minutes": round(minutes, 1),
+        "rows": [each.record for each in outcomes],
+    }
+    if chosen.rows:
+        print("\n".join(lines))
+    else:
+        store(FOLDER, record, lines)
+    return 0 if all(each.verdict == "met" for each in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""Tests of the benchmark `reliability`: a few cases of each row, each beside the control that must fail."""
+
+import random
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.reliability import curves, full, kills, stops, versions, writers
+from benchmarks.reliability.__main__ import QUICK, WHOLE, rows
+from benchmarks.reliability.commands import LINE, lines_of, put_recipes, put_teacher, workplace
+from benchmarks.reliability.crashes import emptied, tried
+from benchmarks.reliability.disk import Disk, Step, cuts, killed, powerless
+from benchmarks.reliability.outcome import Outcome, Trials, table, upper_bound
+from benchmarks.reliability.saves import FILES, WAYS, Saved
+from benchmarks.reliability.watch import traced, watched
+from rlkd.lineage import evolve
+
+POLICY, RECORD = FILES[0], FILES[-1]
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder in which fsync is quick."""
+    with workplace() as folder:
+        yield folder
+
+
+def names(saved: Saved) -> str:
+    return saved.name
+
+
+def test_zero_failures_in_n_trials_still_allow_about_three_in_n() -> None:
+    for n in (50, 200, 1000):
+        assert upper_bound(0, n) == pytest.approx(1 - 0.05 ** (1 / n))
+        assert upper_bound(0, n) == pytest.approx(3 / n, rel=0.05)
+    # By the definition: with this chance, so few failures come up in 5 % of all such trials.
+    p = upper_bound(1, 20)
+    assert (1 - p) ** 20 + 20 * p * (1 - p) ** 19 == pytest.approx(0.05)
+    assert upper_bound(0, 0) == upper_bound(4, 4) == 1
+
+
+def outcome(failures: int, *controls: int, n: int = 10, exhaustive: bool = False) -> Outcome:
+    return Outcome(
+        row="7",
+        promise="holds",
+        trials=Trials("kills", n, failures),
+        controls=tuple(Trials("none", 10, each) for each in controls),
+        exhaustive=exhaustive,
+    )
+
+
+def test_a_row_whose_control_does_not_fail_proves_nothing() -> None:
+    assert outcome(0, 3).verdict == "met"
+    assert outcome(1, 3).verdict == "MISSED"
+    assert outcome(0, 3, 0).verdict == outcome(1, 0).verdict == "proves nothing"
+    assert outcome(0).verdict == outcome(0, 3, n=0).verdict == "proves nothing"
+    text = "\n".join(table([outcome(0, 3), outcome(0, 3, exhaustive=True)]))
+    assert "| 10 kills | 0 | 25.89% | none: 3 of 10 | 0 | met |" in text
+    assert "| all points of the model |" in text
+
+
+def test_larger_counts_are_counts_of_all_rows_that_draw() -> None:
+    assert (QUICK.times(3).kills, QUICK.times(3).versions) == (3 * QUICK.kills, QUICK.versions)
+    assert list(rows(Path(), WHOLE, random.Random(0))) == ["1", "2", "3", "5", "10", "11", "17", "21"]
+
+
+def test_a_killed_process_leaves_every_prefix_of_its_steps_and_a_power_loss_what_was_not_synced_in_any_order() -> None:
+    before = Disk({"file": 1}, {1: b"old"})
+    steps = [Step("create", "new", 2), Step("write", file=2, content=b"abc"), Step("rename", "new", 2, to="file")]
+    left = [disk.files() for _, disk in killed(before, steps)]
+    old = {"file": b"old"}
+    torn = [old | {"new": content} for content in (b"", b"", b"a", b"ab", b"abc")]
+    assert left == [old, *torn, {"file": b"abc"}]
+    draws = random.Random(0)
+    after = [disk.files() for over, disk in powerless(before, steps, reorderings=0, draws=draws) if over == 3]
+    for content in (b"", b"a", b"ab", b"abc", bytes(3)):
+        assert {"file": content} in after  # the rename is there, and only so much of what was written
+        assert old | {"new": content} in after
+    assert old in after
+    synced = [*steps[:2], Step("sync", file=2), steps[2], Step("sync folder", ".")]
+    assert [disk.files() for over, disk in powerless(before, synced, reorderings=0, draws=draws) if over == 5] == [
+        {"file": b"abc"}
+    ]
+
+
+def test_a_write_breaks_off_between_sectors_and_beside_its_ends() -> None:
+    assert cuts(1300) == [0, 1, 512, 1024, 1299]
+    assert cuts(0) == []
+
+
+def test_all_is_seen_that_a_save_does_and_what_is_not_is_an_error(memory: Path) -> None:
+    with watched(memory) as steps, (memory / "file").open("xb") as file:
+        file.write(b"abc")
+    assert [(step.kind, step.content) for step in steps] == [("create", b""), ("write", b"abc")]
+    with pytest.raises(RuntimeError, match="not all was seen"):
+        traced(memory, lambda: subprocess.run(["touch", str(memory / "unseen")], check=True))
+
+
+@pytest.mark.parametrize("saved", FILES, ids=names)
+def test_a_save_survives_a_kill_at_any_step(saved: Saved, memory: Path) -> None:
+    found = tried(memory, saved, "as it is")
+    assert found.n > 30
+    assert found.failures == 0
+
+
+@pytest.mark.parametrize("saved", [POLICY, RECORD], ids=names)
+def test_a_save_survives_a_power_loss_at_any_step_and_lasts_once_it_is_over(saved: Saved, memory: Path) -> None:
+    found = tried(memory, saved, "as it is", power=True, reorderings=1, draws=random.Random(0))
+    assert found.n > 60
+    assert found.failures == 0
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "as it is"])
+def test_other_ways_of_saving_do_not(way: str, memory: Path) -> None:
+    assert tried(memory, RECORD, way, power=True).failures > 0
+    of_kills = tried(memory, RECORD, way).failures
+    assert (of_kills == 0) == way.startswith("no fsync")
+
+
+@pytest.mark.parametrize("saved", [POLICY, RECORD], ids=names)
+def test_a_disk_that_is_full_after_some_bytes_keeps_the_old_file(saved: Saved, memory: Path) -> None:
+    assert full.after_some_bytes(memory / "run", saved, 5) == Trials(saved.what, 5, 0)
+
+
+def test_torch_save_loses_it(memory: Path) -> None:
+    assert full.torch_save(memory / "run", 4).failures == 4
+
+
+def test_a_disk_that_really_fills_up(memory: Path) -> None:
+    with full.small_disk(memory) as disk:
+        if disk is None:
+            pytest.skip("needs the right to mount a small disk")
+        found = full.on_a_small_disk(disk, POLICY)
+    assert found.n > 2
+    assert found.failures == 0
+
+
+def test_a_second_writer_is_refused_and_without_the_lock_it_is_not(memory: Path) -> None:
+    assert writers.second_refused_third_let_in(emptied(memory / "held"))
+    assert writers.both_write(emptied(memory / "unlocked"))
+
+
+def test_metrics_are_one_curve_after_a_kill_and_two_where_nothing_is_cut_back(memory: Path) -> None:
+    found = curves.written(emptied(memory / "curves"), 1, random.Random(0))
+    assert (found.kills, found.lost, found.single) == (1, 0, True)
+    assert not curves.written(emptied(memory / "blind"), 1, random.Random(0), mode="blind").single
+
+
+@pytest.fixture
+def work(memory: Path) -> Path:
+    """A folder with the teacher and the recipes of small runs."""
+    put_teacher(memory)
+    put_recipes(memory, rounds=4, gradient_steps=100, generations=1)
+    return memory
+
+
+def test_a_lineage_that_was_killed_comes_to_the_same_bits(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+    evolve("teacher.safetensors", LINE, run="whole", episodes=4)
+    found = kills.killed_lineage(work, LINE, 1, random.Random(1))
+    assert (found.kills, found.lost) == (1, 0)
+    assert found.left == kills.left_by(work / "whole")
+    assert found.left.keys() >= {"generations/001/policy.safetensors", "generations/001/distill/metrics.jsonl"}
+
+
+@pytest.mark.parametrize("first", ["", stops.DEAF], ids=["as it is", "default handlers"])
+def test_a_signal_loses_no_line_and_one_that_nobody_hears_does(
+    first: str, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(stops.LINES, "distill", 4)
+    found = stops.stopped(work, "distill", 1, random.Random(0), first=first)
+    assert (found.signals, found.wrong) == (1, bool(first))
+    assert len(lines_of(work / stops.RUN / "metrics.jsonl")) >= 4
+
+
+def test_a_version_counts_as_told_where_it_or_its_package_is_named() -> None:
+    assert versions.names("going on under torch 0.0.1, begun under 2.13.0", "torch")
+    assert versions.names("another version, 0.0.1", "torch")
+    assert not versions.names("pytorch_thing: 12 of 20 steps", "torch")
+    assert not versions.names("", "torch")
