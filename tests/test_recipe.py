@@ -355,9 +355,9 @@ def test_the_hash_is_of_the_sorted_table_and_nothing_else() -> None:
 
 
 def test_the_hash_tells_values_and_kinds_apart() -> None:
-    one = Generations(operator="fresh", distill="a")
+    one = Generations(operator=Part("fresh"), distill="a")
     assert recipe.recipe_hash(one) != recipe.recipe_hash(dataclasses.replace(one, generations=4))
-    assert recipe.recipe_hash(one) == recipe.recipe_hash(Generations(operator="fresh", distill="a", generations=3))
+    assert recipe.recipe_hash(one) == recipe.recipe_hash(Generations(operator=Part("fresh"), distill="a", generations=3))
 
 
 @pytest.mark.parametrize(("given_value", "same"), [(2, 2.0), (-0.0, 0.0), (0, 0.0)])
