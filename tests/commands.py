@@ -38,7 +38,9 @@ def _files() -> dict[str, bytes]:
         student_file(folder, "tiny", TINY)
         small = small_distillation(controls=("hard_labels", "shuffled_teacher"))
         (folder / "small.toml").write_text(recipe.dump(small))
-        rule = recipe.Generations(operator=recipe.Part("fresh"), distill="small.toml", student="tiny.toml", generations=1)
+        rule = recipe.Generations(
+            operator=recipe.Part("fresh"), distill="small.toml", student="tiny.toml", generations=1
+        )
         (folder / "line.toml").write_text(recipe.dump(rule))
         assert pong.emulator is not None
         eighteen = replace(pong, emulator=replace(pong.emulator, action_set="full"))

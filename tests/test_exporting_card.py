@@ -95,7 +95,9 @@ def test_a_run_of_other_policies_is_not_believed(run: Path, tmp_path: Path) -> N
 def test_a_generation_names_its_parents(tmp_path: Path) -> None:
     where = handmade.environment("cartpole", frame_cap=100, episodes=SHORT)
     (tmp_path / "small.toml").write_text(rlkd.recipe.dump(handmade.small_distillation()))
-    rule = rlkd.recipe.Generations(operator=rlkd.recipe.Part("fresh"), distill=str(tmp_path / "small.toml"), generations=2)
+    rule = rlkd.recipe.Generations(
+        operator=rlkd.recipe.Part("fresh"), distill=str(tmp_path / "small.toml"), generations=2
+    )
     (tmp_path / "line.toml").write_text(rlkd.recipe.dump(rule))
     teacher = handmade.cartpole_teacher(rule="sampled", recipe=where)
     record = evolve(teacher, str(tmp_path / "line.toml"), run=tmp_path / "line", episodes=SHORT, device="cpu")

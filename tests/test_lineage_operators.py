@@ -12,6 +12,7 @@ import torch
 from rlkd import recipe
 from rlkd.cli import main
 from rlkd.data import JsonDict
+from rlkd.distillation import run_distillation
 from rlkd.errors import MismatchError, RecipeError, Stopped
 from rlkd.evaluation import play
 from rlkd.evaluation.agreement import agreement
@@ -46,7 +47,7 @@ def agent(folder: Path, operator: Any, **changes: Any) -> str:
     """The file of a generations recipe with a distillation of a second."""
     distill = replace(small(), **({"gradient_steps": 60} | changes.pop("distill", {})))
     (folder / "distill.toml").write_text(recipe.dump(distill))
-    given = {"distill": str(folder / "distill.toml"), "generations": 2} | changes
+    given: dict[str, Any] = {"distill": str(folder / "distill.toml"), "generations": 2} | changes
     rule = Generations(operator=operator if isinstance(operator, Part) else Part(operator), **given)
     (folder / "agent.toml").write_text(recipe.dump(rule))
     return str(folder / "agent.toml")
@@ -164,16 +165,13 @@ def test_smoothed_labels_have_the_entropy_of_the_teachers_answers() -> None:
 
 
 def test_an_arm_of_smoothed_labels_learns_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rlkd.lineage import making
-
     learnt: list[tuple[Term, ...]] = []
-    run_distillation = making.run_distillation
 
     def watched(*given: Any, **named: Any) -> Any:
         learnt.append(given[2].terms)
         return run_distillation(*given, **named)
 
-    monkeypatch.setattr(making, "run_distillation", watched)
+    monkeypatch.setattr("rlkd.lineage.making.run_distillation", watched)
     rule = agent(tmp_path, "fresh", arms=("smoothed", "confidence"), generations=1)
     evolve(teacher(), rule, run=tmp_path / "run", episodes=2)
     main, smoothed, confidence = (terms[0] for terms in learnt)

@@ -357,7 +357,9 @@ def test_the_hash_is_of_the_sorted_table_and_nothing_else() -> None:
 def test_the_hash_tells_values_and_kinds_apart() -> None:
     one = Generations(operator=Part("fresh"), distill="a")
     assert recipe.recipe_hash(one) != recipe.recipe_hash(dataclasses.replace(one, generations=4))
-    assert recipe.recipe_hash(one) == recipe.recipe_hash(Generations(operator=Part("fresh"), distill="a", generations=3))
+    assert recipe.recipe_hash(one) == recipe.recipe_hash(
+        Generations(operator=Part("fresh"), distill="a", generations=3)
+    )
 
 
 @pytest.mark.parametrize(("given_value", "same"), [(2, 2.0), (-0.0, 0.0), (0, 0.0)])
@@ -399,8 +401,8 @@ def test_the_names_in_shipped_recipes_are_shipped(entry: recipe.Shipped) -> None
     if isinstance(loaded, Generations):
         if loaded.distill is not None:
             recipe.load(loaded.distill, Distill)
-        if loaded.explore is not None:
-            recipe.load(loaded.explore, Ppo)
+        if loaded.train is not None:
+            recipe.load(loaded.train, Ppo)
         if loaded.student != "same":
             recipe.load(loaded.student, Network)
 

@@ -55,7 +55,7 @@ def put_recipes(folder: Path, *, rounds: int = 6, gradient_steps: int = 240, gen
             controls=(),
             held_out_states=64,
         )
-        rule = Generations(operator="fresh", distill=name, student="mlp_16", generations=generations)
+        rule = Generations(operator=Part("fresh"), distill=name, student="mlp_16", generations=generations)
         storage.write_bytes(folder / name, recipe.dump(how).encode())
         storage.write_bytes(folder / line, recipe.dump(rule).encode())
 

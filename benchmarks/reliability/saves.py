@@ -72,7 +72,7 @@ def load_learner(run: Path) -> str:
 
 def save_student(run: Path, version: int) -> None:
     """A checkpoint of a distillation run with one student."""
-    students_file.save_students(run, [_trained(version)], identity="CartPole")
+    students_file.save_students(run, [_trained(version)], identity="CartPole", found=students_file.Found())
 
 
 def load_student(run: Path) -> str:
