@@ -35,6 +35,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=RUN, help="folder of the training run")
     parser.add_argument("--command", default=COMMAND, help="the command that it was started with, and goes on with")
+    parser.add_argument("--where", default="this machine", help="where it was trained")
     chosen = parser.parse_args()
     curve = [line for line in read_metrics(chosen.run) if "time/frames" in line]
     if not curve:
@@ -42,7 +43,7 @@ def main() -> int:
     last = curve[-1]
     reached = f"{last['step']:,.0f} agent steps, {last['time/frames']:,.0f} frames, {last['time/hours']:.1f} hours"
     lines = [
-        f"{reached}, one seed.",
+        f"{reached}, one seed, on {chosen.where}.",
         f"It goes on with: `{chosen.command}`",
         "",
         f"| agent steps | {' | '.join(title for title, _ in COLUMNS.values())} |",
@@ -51,7 +52,7 @@ def main() -> int:
     for line in thinned(curve, ROWS):
         cells = [f"{line[tag]:,.{digits}f}" if tag in line else "" for tag, (_, digits) in COLUMNS.items()]
         lines.append(f"| {line['step']:,.0f} | {' | '.join(cells)} |")
-    record: Record = {"machine": machine(), "command": chosen.command, "curve": []}
+    record: Record = {"machine": machine(), "command": chosen.command, "trained": chosen.where, "curve": []}
     for line in thinned(curve, POINTS):
         record["curve"].append({tag: line[tag] for tag in ("step", *COLUMNS) if tag in line})
     finished = chosen.run / "run.json"
