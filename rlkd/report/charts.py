@@ -59,7 +59,7 @@ def score_against_size(teacher: Entry, students: Sequence[Entry], random_mean: f
         x_words=words.size,
         y_words=words.count,
     )
-    parts += level(area, teacher.mean, "", teacher.ci95) + _random(area, random_mean, near)
+    parts += level(area, teacher.mean, "", teacher.ci95) + random_level(area, random_mean, near)
     margins = [(0.0, 0.0, area.left, 290.0), (0.0, area.bottom - 2, float(WIDTH), 290.0), (0.0, 0.0, 240.0, FONT + 2)]
     labels = Labels(WIDTH, [_box(area, random_mean if near else area.y.low), *margins])
     labels.taken.append((area.left, area.y(teacher.mean) - 1, area.right, area.y(teacher.mean) + 1))
@@ -107,8 +107,8 @@ def dots(rows: Sequence[Entry], controls: Sequence[Entry]) -> str:
         shown_name = shorten(words.plain(name) if dim else name, LETTERS)
         parts.append(text(2, y - 2, shown_name, "label", name))
         parts.append(text(2, y + FONT, figures, "tick"))
-        parts.append(line(x(interval[0]), y, x(interval[1]), y, _stroke("interval", style, dim)))
-        parts += [line(x(edge), y - 5, x(edge), y + 5, _stroke("cap", style, dim)) for edge in interval]
+        parts.append(line(x(interval[0]), y, x(interval[1]), y, stroke("interval", style, dim)))
+        parts += [line(x(edge), y - 5, x(edge), y + 5, stroke("cap", style, dim)) for edge in interval]
         parts.append(marker(x(point), y, style, f"{name}: {figures}", dim))
     parts.append(line(x.start, bottom, x.end, bottom, "axis"))
     parts.append(text(WIDTH - 14, bottom + 6 + 2 * FONT, "teacher-normalised score", "title end"))
@@ -158,7 +158,7 @@ def curves(
     for one, end in zip(series, ends, strict=True):
         points = [(area.x(x), area.y(y)) for x, y in zip(one.x, one.y, strict=True)]
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-        parts.append(tag("path", {"d": f"M{path}", "class": _stroke("curve", one.style, one.dim)}))
+        parts.append(tag("path", {"d": f"M{path}", "class": stroke("curve", one.style, one.dim)}))
         marked = points if len(points) <= 12 else points[-1:]
         parts += [marker(x, y, one.style, f"{one.name}: {value:.4g}", one.dim) for (x, y), value in _named(marked, one)]
         if labels:
@@ -182,7 +182,7 @@ def generations(entries: Sequence[Entry], random_mean: float) -> str:
         x_at=range(0, len(entries), max(1, len(entries) // 12)),
     )
     parts += level(area, first.mean, "generation 0", first.ci95)
-    parts += _random(area, random_mean, near)
+    parts += random_level(area, random_mean, near)
     points = [(area.x(place), area.y(entry.mean)) for place, entry in enumerate(entries)]
     path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
     parts.append(tag("path", {"d": f"M{path}", "class": "curve dim"}))
@@ -222,11 +222,12 @@ def _named(marked: Sequence[tuple[float, float]], one: Series) -> list[tuple[tup
 
 def _upright(x: float, low: float, high: float, style: int, dim: bool) -> list[str]:
     """An upright interval with caps."""
-    caps = [line(x - 5, y, x + 5, y, _stroke("cap", style, dim)) for y in (low, high)]
-    return [line(x, low, x, high, _stroke("interval", style, dim)), *caps]
+    caps = [line(x - 5, y, x + 5, y, stroke("cap", style, dim)) for y in (low, high)]
+    return [line(x, low, x, high, stroke("interval", style, dim)), *caps]
 
 
-def _stroke(part: str, style: int, dim: bool) -> str:
+def stroke(part: str, style: int, dim: bool) -> str:
+    """Classes of a part of a series: `curve`, `interval` or `cap`."""
     number = style % STYLES
     return f"{part} dim dash{number}" if dim else f"{part} line{number} dash{number}"
 
@@ -238,7 +239,7 @@ def _with_random(scores: Sequence[float], random_mean: float) -> tuple[float, fl
     return (*padded([low, high, random_mean], 0.04), True) if near else (low, high, False)
 
 
-def _random(area: Plot, random_mean: float, near: bool) -> list[str]:
+def random_level(area: Plot, random_mean: float, near: bool) -> list[str]:
     """Random play's reference line, or a word on where it is."""
     if near:
         return level(area, random_mean, "random play")
