@@ -17,6 +17,7 @@ from rlkd.lineage.lines import Group, groups
 from rlkd.lineage.wording import (
     ARMS,
     ASSISTANT,
+    BEST,
     CHAIN,
     CHANGES,
     ENSEMBLE,
@@ -100,7 +101,7 @@ def _beyond_the_teacher(found: Sequence[Group], scale: _Scale, operator: str) ->
         return []
     number = _fullest(main)
     last = main[number]
-    told = [_against_first("last generation", f"Generation {number}", last, scale, _all)]
+    told = [_against_first("last generation", FIRST_TEACHER, f"Generation {number}", last, scale, _all)]
     if len(main) > 1 and all(len(row["scores"]) > 1 for row in last.values()):
         told.append(_best(main, scale))
     told += _share_above(number, last)
@@ -168,7 +169,12 @@ def _at_last(
 
 
 def _against_first(
-    comparison: str, who: str, rows: ByLine, scale: _Scale, scores: Callable[[JsonDict], Sequence[float]]
+    comparison: str,
+    words: Words,
+    who: str,
+    rows: ByLine,
+    scale: _Scale,
+    scores: Callable[[JsonDict], Sequence[float]],
 ) -> JsonDict:
     """TN less 1. The first teacher is one policy, measured on some episodes, whose noise all lines share: Welch's
     interval counts it once. What random play's noise adds is of second order near 1."""
@@ -179,18 +185,18 @@ def _against_first(
     else:
         means = [float(np.mean(each)) for each in played]
         found = scale.normalise(seed_difference(means, scale.teacher))
-    return _line(OUTPERFORM, f"first teacher, {comparison}", found, len(played), FIRST_TEACHER, who)
+    return _line(OUTPERFORM, f"first teacher, {comparison}", found, len(played), words, who)
 
 
 def _best(main: Mapping[int, ByLine], scale: _Scale) -> JsonDict:
     """Each line's best generation. Whoever is chosen by a score looks too good by it: half of the episodes choose, the
-    other half is what counts."""
+    other half is what counts. That one of several seeds is a lucky one remains, and is said."""
     chosen: dict[int, JsonDict] = {}
     for line in main[_fullest(main)]:
         rows = [rows[line] for _, rows in sorted(main.items()) if line in rows]
         chosen[line] = max(rows, key=lambda row: float(np.mean(row["scores"][0::2])))
-    who = "The best generation of each line (half of the episodes choose it, the other half count)"
-    return _against_first("best generation", who, chosen, scale, lambda row: row["scores"][1::2])
+    who = f"The best of {len(main)} generations of each line (half of the episodes choose it, the other half count)"
+    return _against_first("best generation", BEST, who, chosen, scale, lambda row: row["scores"][1::2])
 
 
 def _all(row: JsonDict) -> Sequence[float]:

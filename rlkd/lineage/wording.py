@@ -52,6 +52,12 @@ FIRST_TEACHER = Words(
     same="no difference is seen",
     worse="something is lost",
 )
+BEST = Words(
+    what="{} against the first teacher",
+    better="it is better, as the luckiest of as many seeds may be",
+    same="no difference is seen",
+    worse="something is lost even so",
+)
 LONGER = Words(
     what="Generation {} against a student of the first teacher with as many gradient steps in all",
     better="it is not training longer that makes the last one better",

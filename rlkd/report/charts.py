@@ -59,7 +59,7 @@ def score_against_size(teacher: Entry, students: Sequence[Entry], random_mean: f
         x_words=words.size,
         y_words=words.count,
     )
-    parts += level(area, teacher.mean, "", teacher.ci95) + random_level(area, random_mean, near)
+    parts += level(area, teacher.mean, "", teacher.ci95) + _random(area, random_mean, near)
     margins = [(0.0, 0.0, area.left, 290.0), (0.0, area.bottom - 2, float(WIDTH), 290.0), (0.0, 0.0, 240.0, FONT + 2)]
     labels = Labels(WIDTH, [_box(area, random_mean if near else area.y.low), *margins])
     labels.taken.append((area.left, area.y(teacher.mean) - 1, area.right, area.y(teacher.mean) + 1))
@@ -182,7 +182,7 @@ def generations(entries: Sequence[Entry], random_mean: float) -> str:
         x_at=range(0, len(entries), max(1, len(entries) // 12)),
     )
     parts += level(area, first.mean, "generation 0", first.ci95)
-    parts += random_level(area, random_mean, near)
+    parts += _random(area, random_mean, near)
     points = [(area.x(place), area.y(entry.mean)) for place, entry in enumerate(entries)]
     path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
     parts.append(tag("path", {"d": f"M{path}", "class": "curve dim"}))
@@ -239,7 +239,7 @@ def _with_random(scores: Sequence[float], random_mean: float) -> tuple[float, fl
     return (*padded([low, high, random_mean], 0.04), True) if near else (low, high, False)
 
 
-def random_level(area: Plot, random_mean: float, near: bool) -> list[str]:
+def _random(area: Plot, random_mean: float, near: bool) -> list[str]:
     """Random play's reference line, or a word on where it is."""
     if near:
         return level(area, random_mean, "random play")

@@ -6,7 +6,7 @@ from html import escape
 
 from rlkd.report import words
 from rlkd.report.axes import Plot, axes, level, plot
-from rlkd.report.charts import random_level, stroke
+from rlkd.report.charts import stroke
 from rlkd.report.svg import (
     FONT,
     LETTER,
@@ -57,7 +57,6 @@ def by_generation(curves: Sequence[Curve]) -> str:
     edges = (min(points) - CLIP * spread_, max(points) + CLIP * spread_)
     ends = [min(max(end, edges[0]), edges[1]) for one in curves for pair in one.intervals for end in pair]
     low, high = padded([*points, *ends], 0.04)
-    low -= 0.1 * (high - low) * (low > 0)  # room for a word on where random play is
     last = max(number for one in curves for number in one.numbers)
     widest = max(len(shorten(one.name, LETTERS)) for one in curves)
     area = plot((0.5, last + 0.5), (low, high), height=300, left=50, right=16 + widest * LETTER)
@@ -69,7 +68,11 @@ def by_generation(curves: Sequence[Curve]) -> str:
         y_words=words.count,
         x_at=range(1, last + 1, max(1, -(-last // 12))),
     )
-    parts += level(area, 1.0, "first teacher" if len(curves) < 3 else "") + random_level(area, 0.0, low <= 0 <= high)
+    parts += level(area, 1.0, "first teacher" if len(curves) < 3 else "")
+    if low <= 0 <= high:
+        parts += level(area, 0.0, "random play")
+    else:  # below the axis, where no interval crosses it
+        parts.append(text(2, area.bottom + 6 + 2 * FONT, "↓ random play at 0", "tick"))
     names = spread([area.y(one.means[-1]) for one in curves], FONT + 2, area.top, area.bottom)
     step = min(0.7 / max(len(curves), 1), 0.13)
     for place, (one, end) in enumerate(zip(curves, names, strict=True)):
