@@ -25,6 +25,7 @@ from rlkd.lineage.line import Lineage, lineage_of
 from rlkd.lineage.making import Made, Seen, folder_of, make
 from rlkd.lineage.measured import measured
 from rlkd.lineage.step import FIRST, Step
+from rlkd.lineage.verdicts import verdicts
 from rlkd.policy import Policy, as_policy, load_policy
 from rlkd.recipe import ARMS, Distill, Environment, Generations, build, check_request, recipe_hash, to_table
 from rlkd.stats import normalised_score
@@ -110,6 +111,7 @@ def evolve(
             told = measured(step, steps, policies, seen, stop)
             records.append(record | {"measures": told})
             content = _summary(line, records, steps, seen.random, command)
+            content["verdicts"] = verdicts(content)
             storage.write_json(line.run / "run.json", content)
     return content
 

@@ -4,10 +4,16 @@ from rich.table import Table
 
 from rlkd.data import JsonDict
 from rlkd.evaluation.record import WIDE, terminal_table
+from rlkd.lineage.lines import CONTROLS, Group, groups
+from rlkd.stats import Estimate, seed_interval
 
 
 def lineage_table(record: JsonDict, *, width: int = WIDE) -> Table:
-    """A lineage for the terminal, `width` characters wide: one row a generation, and whom it learned from."""
+    """A lineage for the terminal, `width` characters wide: one row a generation, and whom it learned from; of several
+    lines or arms one row an arm and generation, with means over lines."""
+    steps = record.get("steps", [])
+    if any(row["line"] or row["arm"] is not None or row["role"] in CONTROLS for row in steps):
+        return _by_arm(record, width)
     table = terminal_table(f"{record['environment']['id']}, {record['operator']}, {record['status']}")
     headers = ["generation", "parent", "score [95 %]", "TN to the first [95 %]", "agrees", "parameters", "hash"]
     if width < WIDE:
@@ -29,3 +35,48 @@ def lineage_table(record: JsonDict, *, width: int = WIDE) -> Table:
         }
         table.add_row(*(cells[header] for header in headers))
     return table
+
+
+def _by_arm(record: JsonDict, width: int) -> Table:
+    lines = max(row["line"] for row in record["steps"]) + 1
+    over = f"means over {lines} lines, Student's intervals" if lines > 1 else "one line, intervals over episodes"
+    table = terminal_table(f"{record['environment']['id']}, {record['operator']}, {record['status']}", over)
+    table.add_column("arm", overflow="fold")
+    headers = ["generation", "lines", "score [95 %]", "TN to the first [95 %]", "agrees", "parameters"]
+    if width < WIDE:
+        headers = ["generation", "TN to the first [95 %]", "agrees", "parameters"]
+    for header in headers:
+        table.add_column(header, justify="right")
+    before = ""
+    for group in groups(record["steps"]):
+        if group.role and group.role not in CONTROLS:
+            continue
+        cells = {
+            "generation": str(group.number),
+            "lines": str(len(group.records)),
+            "score [95 %]": _spoken(_score(group), 1),
+            "TN to the first [95 %]": _spoken(group.normalised, 3),
+            "agrees": _agrees(group),
+            "parameters": f"{group.records[0]['parameters']:,}",
+        }
+        table.add_row(group.name if group.name != before else "", *(cells[header] for header in headers))
+        before = group.name
+    return table
+
+
+def _score(group: Group) -> Estimate:
+    if len(group.records) == 1:
+        return Estimate(group.records[0]["mean"], *group.records[0]["ci95"])
+    return seed_interval([row["mean"] for row in group.records])
+
+
+def _spoken(found: Estimate, digits: int) -> str:
+    fewer = min(digits, 2)
+    return f"{found.point:.{digits}f} [{found.low:.{fewer}f}, {found.high:.{fewer}f}]"
+
+
+def _agrees(group: Group) -> str:
+    """Mean agreement with their own teachers; nothing where it was not measured of all."""
+    found = [row.get("agreement") for row in group.records]
+    known = [float(value) for value in found if value is not None]
+    return f"{sum(known) / len(known):.1%}" if known and len(known) == len(found) else ""

@@ -107,8 +107,8 @@ def dots(rows: Sequence[Entry], controls: Sequence[Entry]) -> str:
         shown_name = shorten(words.plain(name) if dim else name, LETTERS)
         parts.append(text(2, y - 2, shown_name, "label", name))
         parts.append(text(2, y + FONT, figures, "tick"))
-        parts.append(line(x(interval[0]), y, x(interval[1]), y, _stroke("interval", style, dim)))
-        parts += [line(x(edge), y - 5, x(edge), y + 5, _stroke("cap", style, dim)) for edge in interval]
+        parts.append(line(x(interval[0]), y, x(interval[1]), y, stroke("interval", style, dim)))
+        parts += [line(x(edge), y - 5, x(edge), y + 5, stroke("cap", style, dim)) for edge in interval]
         parts.append(marker(x(point), y, style, f"{name}: {figures}", dim))
     parts.append(line(x.start, bottom, x.end, bottom, "axis"))
     parts.append(text(WIDTH - 14, bottom + 6 + 2 * FONT, "teacher-normalised score", "title end"))
@@ -158,7 +158,7 @@ def curves(
     for one, end in zip(series, ends, strict=True):
         points = [(area.x(x), area.y(y)) for x, y in zip(one.x, one.y, strict=True)]
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-        parts.append(tag("path", {"d": f"M{path}", "class": _stroke("curve", one.style, one.dim)}))
+        parts.append(tag("path", {"d": f"M{path}", "class": stroke("curve", one.style, one.dim)}))
         marked = points if len(points) <= 12 else points[-1:]
         parts += [marker(x, y, one.style, f"{one.name}: {value:.4g}", one.dim) for (x, y), value in _named(marked, one)]
         if labels:
@@ -222,11 +222,12 @@ def _named(marked: Sequence[tuple[float, float]], one: Series) -> list[tuple[tup
 
 def _upright(x: float, low: float, high: float, style: int, dim: bool) -> list[str]:
     """An upright interval with caps."""
-    caps = [line(x - 5, y, x + 5, y, _stroke("cap", style, dim)) for y in (low, high)]
-    return [line(x, low, x, high, _stroke("interval", style, dim)), *caps]
+    caps = [line(x - 5, y, x + 5, y, stroke("cap", style, dim)) for y in (low, high)]
+    return [line(x, low, x, high, stroke("interval", style, dim)), *caps]
 
 
-def _stroke(part: str, style: int, dim: bool) -> str:
+def stroke(part: str, style: int, dim: bool) -> str:
+    """Classes of a part of a series: `curve`, `interval` or `cap`."""
     number = style % STYLES
     return f"{part} dim dash{number}" if dim else f"{part} line{number} dash{number}"
 

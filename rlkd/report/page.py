@@ -8,7 +8,7 @@ from typing import Any
 
 from rlkd import recipe
 from rlkd.errors import RecipeError
-from rlkd.recipe import Distill, Dqn, Environment, Ppo, Recipe, Sb3, build
+from rlkd.recipe import Distill, Dqn, Environment, Generations, Ppo, Recipe, Sb3, build
 from rlkd.report.record import Entry, Run, table_of
 from rlkd.report.verdict import Verdict
 
@@ -43,10 +43,14 @@ def document(run: Run, title: str, body: Iterable[str], *, script: bool) -> str:
 
 def header(run: Run, above: str, headline: str, verdicts: Sequence[Verdict] = ()) -> str:
     """The first screen: what this is, the main sentence, what speaks for and against it."""
-    items = "".join(f"<li>{mark(verdict)}<span>{escape(verdict.sentence)}</span></li>" for verdict in verdicts)
-    listed = f'<ul class="verdicts">{items}</ul>' if items else ""
     words = f"{above} · run {run.name}"
-    return f'<header><p class="quiet">{escape(words)}</p><h1>{escape(headline)}</h1>{listed}</header>'
+    return f'<header><p class="quiet">{escape(words)}</p><h1>{escape(headline)}</h1>{listed(verdicts)}</header>'
+
+
+def listed(verdicts: Sequence[Verdict]) -> str:
+    """Verdicts as a list; nothing where there are none."""
+    items = "".join(f"<li>{mark(verdict)}<span>{escape(verdict.sentence)}</span></li>" for verdict in verdicts)
+    return f'<ul class="verdicts">{items}</ul>' if items else ""
 
 
 def mark(verdict: Verdict) -> str:
@@ -131,6 +135,8 @@ def provenance(run: Run, entries: Sequence[tuple[str, Entry]], extra: Iterable[t
         "How to make it again",
         facts(known),
         _recipe("distillation recipe", table_of(record, "recipe"), (Distill, Ppo, Dqn, Sb3)),
+        _recipe("generations recipe", table_of(record, "rule"), (Generations,)),
+        _recipe("training recipe", table_of(record, "training"), (Ppo,)),
         _recipe("agent recipe", table_of(record, "agent"), (Ppo, Dqn, Sb3, Distill)),
         *(
             _recipe("environment recipe", table_of(each.record, "environment"), (Environment,))

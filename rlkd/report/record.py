@@ -86,6 +86,8 @@ class Entry:
     """Of a generation; 0 is the first teacher."""
     parents: tuple[str, ...] = ()
     """Hashes of the policies it learned from."""
+    parent_names: tuple[str, ...] = ()
+    """Their names in a lineage."""
     recipe_hash: str | None = None
     """Of the recipe it was made with."""
     seed: int | None = None

@@ -42,9 +42,41 @@ def drawing(height: float, title: str, parts: Iterable[str]) -> str:
     return tag("svg", attributes, *parts)
 
 
+def wide_drawing(width: float, height: float, title: str, parts: Iterable[str]) -> str:
+    """A drawing of its own width, which scrolls sideways on a narrow screen; else as `drawing`."""
+    size: Attributes = {"viewBox": f"0 0 {width:g} {height:g}", "width": width, "height": height}
+    inside = tag("svg", {**size, "role": "img", "aria-label": title, "class": "chart wide"}, *parts)
+    return f'<div class="scroll" tabindex="0">{inside}</div>'
+
+
 def shorten(words: str, letters: int) -> str:
     """At most so many letters, the last an ellipsis where some had to go."""
     return words if len(words) <= letters else words[: letters - 1] + "…"
+
+
+def legend(items: Iterable[tuple[str, int, str]], y: float, width: float) -> tuple[list[str], float]:
+    """What marks mean, in as many rows as they take from y down; and the height of these rows.
+
+    Args:
+        items: of each mark its kind (`box` and `pill`, outlined; `fill`; `solid` and `dashed`, lines), style and words.
+        y: upper edge.
+        width: of the drawing.
+    """
+    parts, x, row, tall = [], 2.0, 0, FONT + 8.0
+    for kind, style, words in items:
+        wide = 30 + len(words) * LETTER + 14
+        if x > 2 and x + wide > width:
+            x, row = 2.0, row + 1
+        middle = y + row * tall + tall / 2
+        if kind in ("solid", "dashed"):
+            parts.append(line(x, middle, x + 24, middle, f"edge{' start' if kind == 'dashed' else ''} line{style}"))
+        else:
+            filled = f"fill{style}" if kind == "fill" else f"node line{style}{' aside' if kind == 'pill' else ''}"
+            box = {"x": x + 1, "y": middle - 6, "width": 22, "height": 12, "rx": 6 if kind == "pill" else 2}
+            parts.append(tag("rect", {**box, "class": filled}))
+        parts.append(text(x + 30, middle + 0.35 * FONT, words, "tick"))
+        x += wide
+    return parts, (row + 1) * tall
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,90 @@
+"""Sections of a lineage's page that bring several lines, arms and roles together."""
+
+from collections.abc import Sequence
+
+from rlkd.lineage.lines import CONTROLS, Group, groups
+from rlkd.report import words
+from rlkd.report.family import Member, spoken_role
+from rlkd.report.lineage_charts import Curve, by_generation
+from rlkd.report.page import figure, section, table
+from rlkd.report.record import Run
+from rlkd.report.tree import family_tree, style_of
+from rlkd.stats import Estimate, seed_interval
+
+COLUMNS = ("who", "generation", "lines", "TN to the first [95 %]", "score [95 %]", "agrees", "parameters")
+
+
+def tree(run: Run, everybody: Sequence[Member]) -> str:
+    """The family tree; nothing where nobody's parents are told by name."""
+    if len(everybody) < 2:
+        return ""
+    drawn = family_tree(everybody, str(run.record.get("operator")))
+    caption = (
+        "Each box is a policy with its teacher-normalised score, generations from left to right. Lines end at who was "
+        "made; a pointer over a box shows its name and interval."
+    )
+    return section("Family tree", figure(drawn, caption))
+
+
+def arms_chart(run: Run) -> str:
+    """Scores by generation, a curve an arm; controls are single points."""
+    by_name: dict[str, list[Group]] = {}
+    for group in groups(run.record["steps"]):
+        if not group.role or group.role in CONTROLS:
+            by_name.setdefault(group.name, []).append(group)
+    curves, controls = [], 0
+    for name, found in by_name.items():
+        told = [group.normalised for group in found]
+        dim = bool(found[0].role)
+        curves.append(
+            Curve(
+                name,
+                tuple(group.number for group in found),
+                tuple(estimate.point for estimate in told),
+                tuple((estimate.low, estimate.high) for estimate in told),
+                controls if dim else style_of(found[0].arm),
+                dim,
+            )
+        )
+        controls += dim
+    return figure(by_generation(curves), f"{_caption(run)} An interval without a cap goes on beyond the chart.")
+
+
+def arms_table(run: Run) -> str:
+    """The same figures in words, and those of everybody on the way."""
+    rows: list[tuple[str, list[str]]] = []
+    before = ""
+    for group in groups(run.record["steps"]):
+        name = spoken_role(group.role) or group.name
+        estimate, raw = group.normalised, _score(group)
+        cells = [
+            name if name != before else "",
+            str(group.number),
+            str(len(group.records)),
+            words.normalised(estimate.point, (estimate.low, estimate.high)),
+            words.score(raw.point, (raw.low, raw.high)),
+            _agreement(group),
+            f"{group.records[0]['parameters']:,}",
+        ]
+        rows.append(("" if name == before or not rows else "rule", cells))
+        before = name
+    return section("Every arm and generation", table(COLUMNS, rows), f'<p class="quiet">{_caption(run)}</p>')
+
+
+def _caption(run: Run) -> str:
+    lines = len({row["line"] for row in run.record["steps"]})
+    if lines == 1:
+        return "One line: intervals are over episodes, and one seed shows nothing about seeds."
+    return f"Means over {lines} lines of descent with Student’s 95 % intervals; a line counts once."
+
+
+def _score(group: Group) -> Estimate:
+    if len(group.records) == 1:
+        return Estimate(group.records[0]["mean"], *group.records[0]["ci95"])
+    return seed_interval([row["mean"] for row in group.records])
+
+
+def _agreement(group: Group) -> str:
+    """Mean over lines; nothing where it was not measured of all."""
+    found = [float(row["agreement"]) for row in group.records if isinstance(row.get("agreement"), int | float)]
+    return words.share(sum(found) / len(found), 1) if len(found) == len(group.records) else ""
