@@ -147,6 +147,7 @@ def test_lines_differ_by_their_seeds_and_arms_share_states_of_the_first_teacher(
         parents = [steps[parent]["hash"] for parent in entry["parent_names"]]
         assert entry["parents"][: len(parents)] == parents, name
         assert list(policy_of(record, name).spec.parents) == entry["parents"], name
+    assert steps["001"]["data_hash"] == steps["001-permuted"]["data_hash"] != steps["001-line1"]["data_hash"]
     assert steps["002-ensemble"]["parameters"] == 2 * steps["001"]["parameters"]
     assert verify(run)["problems"] == []
     more = evolve(teacher(), rule, run=run, lines=1, generations=3, episodes=3)
@@ -189,6 +190,7 @@ def test_knowledge_evolves_on_the_same_answers_from_what_is_kept(mask: str, tmp_
     steps = steps_of(record)
     assert [entry["parent_names"] for entry in record["generations"][1:]] == [["000"], ["000", "001"], ["000", "002"]]
     assert len(list((tmp_path / "run" / "replay").iterdir())) == 1
+    assert len({entry["data_hash"] for entry in record["generations"][1:]}) == 1
     assert ("003-slim" in steps) == (mask == "kels")
     if mask == "kels":
         assert steps["003-slim"]["parameters"] < steps["003"]["parameters"] / 2

@@ -12,6 +12,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from rlkd import metrics, storage
 from rlkd.collect import Collector, Searcher
 from rlkd.data import Evaluation
@@ -111,6 +113,7 @@ def run_games(
             controls=tuple(measured[len(students) :]),
             states=len(game.replay),
             steps=game.states.steps,
+            data_hash=game.replay.digest_since(np.zeros_like(game.replay.filled)),
             seconds=seconds | busy,
         )
         for game, found, others, measured in zip(games, baselines, more, results, strict=True)

@@ -54,6 +54,7 @@ def game_record(result: Result, environment: Environment, *, seed: int) -> JsonD
         "controls": [_student(entry, result, seed, environment) for entry in result.controls],
         "states": result.states,
         "steps": result.steps,
+        "data_hash": result.data_hash,
         "frames": result.steps * environment.frame_skip * played,
     }
 

@@ -74,5 +74,7 @@ class Result:
     """Distinct states in the replay."""
     steps: int
     """Agent steps that were played to collect them."""
+    data_hash: str
+    """SHA-256 over states, beginnings of episodes and rewards of the replay."""
     seconds: Mapping[str, float]
     """Wall seconds by phase, and busy seconds of the roles that overlap."""

@@ -184,6 +184,7 @@ def _distil(step: Step, policies: Mapping[str, Policy], seen: Seen, stop: metric
     student = result.students[0]
     told = {
         "recipe_hash": recipe_hash(rule),
+        "data_hash": result.data_hash,
         "agreement": student.agreement,
         "kl_teacher_states": student.kl_teacher_states,
         "kl_student_states": student.kl_student_states,

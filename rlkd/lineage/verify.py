@@ -79,10 +79,11 @@ def _holds_policy(file: Path, problems: list[str]) -> bool:
             metadata = opened.metadata() or {}
             if "rlkd" in metadata:
                 return True
-            if "sha256" in metadata:
+            told = metadata.get("sha256", metadata.get("digest"))
+            if told is not None:
                 record = metadata.get("progress", metadata.get("record", ""))
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a mapping
-                if digest(record, tensors) != metadata["sha256"]:
+                if digest(record, tensors) != told:
                     problems.append(f"{file}: its content does not match its checksum; it was damaged or altered")
     except (safetensors.SafetensorError, OSError) as error:
         problems.append(f"{file}: truncated or damaged ({error})")
