@@ -225,6 +225,24 @@ def test_a_finished_generation_that_was_altered_is_refused(agent: str, bred: Pat
     assert not (bred / "generations" / "002").exists()
 
 
+def test_a_finished_generation_without_its_policy_is_refused(agent: str, bred: Path) -> None:
+    (bred / "generations" / "001" / "policy.safetensors").unlink()
+    with pytest.raises(StorageError, match=r"policy\.safetensors is missing, and 001 was finished; delete"):
+        evolve(teacher(), agent, run=bred, generations=1, episodes=3)
+
+
+def test_a_lineage_that_was_begun_under_other_versions_says_so_and_goes_on(
+    agent: str, bred: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evolve(teacher(), agent, run=bred, generations=1, episodes=3)
+    assert "begun under" not in capsys.readouterr().err
+    now = storage.versions()
+    monkeypatch.setattr(storage, "versions", lambda: now | {"torch": "99.0"})
+    record = evolve(teacher(), agent, run=bred, generations=1, episodes=3)
+    assert f"was begun under torch {now['torch']}, now 99.0: it goes on" in capsys.readouterr().err
+    assert record["generations"][1]["versions"] == now
+
+
 def test_a_generation_whose_parent_is_another_now_is_refused(agent: str, bred: Path) -> None:
     evolve(teacher(), agent, run=bred, generations=2, episodes=3)
     record = bred / "generations" / "002" / "record.json"

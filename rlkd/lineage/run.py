@@ -97,6 +97,7 @@ def evolve(
         storage.refuse_other_kinds(line.run, "evolve")
         seen = Seen(line, _random_play(line, identity, stop))
         records = [_finished(line.run, FIRST, identity) or _found(founder, seen, identity, stop)]
+        _tell_versions(line.run, records[0])
         policies = {FIRST: founder}
         for step in steps:
             stop.check(f"all before {step.name} is saved in {line.run}; the same command goes on")
@@ -140,10 +141,21 @@ def _finished(run: Path, name: str, identity: str) -> JsonDict | None:
     record: JsonDict = storage.read_json(path)
     if record.get("identity") != identity:
         raise StorageError(f"{path} belongs to another lineage; name another --run")
+    if not (run / str(record["path"])).exists():
+        folder = folder_of(run, name)
+        raise StorageError(f"{run / str(record['path'])} is missing, and {name} was finished; delete {folder}")
     found = load_policy(run / str(record["path"])).spec.hash
     if found != record["hash"]:
         raise StorageError(f"{run / str(record['path'])} was replaced: its hash is {found[:12]}, not as recorded")
     return record
+
+
+def _tell_versions(run: Path, record: JsonDict) -> None:
+    """One line where a lineage was begun under other versions: what comes now may differ in its bits from then."""
+    then, now = record["versions"], storage.versions()
+    changed = [f"{name} {then.get(name)}, now {version}" for name, version in now.items() if then.get(name) != version]
+    if changed:
+        metrics.say(f"{run} was begun under {'; '.join(changed)}: it goes on, and each record says under which")
 
 
 def _check_parents(run: Path, step: Step, record: JsonDict, policies: dict[str, Policy]) -> None:
