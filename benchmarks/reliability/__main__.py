@@ -11,6 +11,7 @@ a line of its metrics, a checkpoint, a record.
 
 import argparse
 import dataclasses
+import os
 import random
 import sys
 import time
@@ -150,8 +151,9 @@ def main() -> int:
                 print(f"row {each.row}: {each.trials}; {each.verdict}", file=sys.stderr, flush=True)
     minutes = (time.monotonic() - begun) / 60
     size = f"{'Quick' if chosen.quick else 'Whole'} sizes x {chosen.times}, seed {chosen.seed}, {minutes:.1f} minutes"
+    load = f"load average at the end {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
     bound = "At most: the chance of a failure that these trials still allow at 95 % (Clopper and Pearson)"
-    lines = [f"{size}. {bound}.", "", *table(outcomes)]
+    lines = [f"{size}, {load}. {bound}.", "", *table(outcomes)]
     record: Record = {
         "machine": machine(),
         "seed": chosen.seed,

@@ -93,7 +93,11 @@ def python(program: str, folder: Path, *arguments: str) -> subprocess.Popen[str]
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Wait for its end: exit code, and what it said on stderr."""
-    _, said = process.communicate(timeout=PATIENCE)
+    try:
+        _, said = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        killed(process)
+        raise RuntimeError(f"{process.args!r} did not end in {PATIENCE:.0f} s") from None
     return process.returncode, said
 
 

@@ -38,7 +38,7 @@ def versions_told(work: Path, *, packages: tuple[str, ...]) -> Outcome:
         promise=f"going on under another version of {' or '.join(packages)}: refused, or a line that names it",
         trials=added("resumes", parts),
         controls=(Trials("the same versions, nothing is said", len(same), same.count(True)),),
-        note="nothing was said: " + "; ".join(map(str, parts)),
+        note=f"nothing was said by {'; '.join(map(str, parts))}; other threads, another Python were not tried",
     )
 
 

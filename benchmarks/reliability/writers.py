@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.reliability.commands import ended, killed, python, started, until
 from benchmarks.reliability.crashes import emptied
 from benchmarks.reliability.outcome import Outcome, Trials, added
-from benchmarks.reliability.stops import LONG, RUN
+from benchmarks.reliability.stops import COMMANDS, LONG, RUN
 from rlkd import storage
 from rlkd.errors import StorageError
 from rlkd.storage import STUMP, read_json
@@ -45,7 +45,7 @@ def one_writer(work: Path, *, trials: int, commands: int) -> Outcome:
             [Trials("", len(small), small.count(False)), Trials("", len(real), real.count(False))],
         ),
         controls=(Trials("no lock, both write", len(unlocked), unlocked.count(True)),),
-        note=f"{len(real)} of them two `rlkd train`, the others loops that save",
+        note=f"{len(real)} with two `rlkd train`, the others with loops that save",
     )
 
 
@@ -61,7 +61,7 @@ def second_refused_third_let_in(folder: Path) -> bool:
     writes = said(first) == "writes\n"
     second = python(WRITER, folder, str(folder))
     refusal = said(second)
-    ended(second)
+    killed(second)
     was_there = killed(first)
     third = python(WRITER, folder, str(folder))
     taken = said(third) == "writes\n"
@@ -76,7 +76,7 @@ def command_refused(work: Path) -> bool:
     run = emptied(work / RUN)
     first = started(LONG, work)
     until((run / "metrics.jsonl").exists, first)
-    code, complaint = ended(started(LONG, work))
+    code, complaint = ended(started(COMMANDS["train"], work))
     was_there = killed(first)
     return was_there and code == 2 and f"in use by process {first.pid};" in complaint
 
