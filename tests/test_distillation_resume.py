@@ -127,7 +127,7 @@ def stopped(stop: int | str, go: Callable[[], object], monkeypatch: pytest.Monke
             os.kill(os.getpid(), signal.SIGTERM)
 
     def before_the_first_step(student: Student, *given: Any) -> Tensor:
-        if stop == "look":
+        if stop == "look" and student.plan.control == "none":
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.1)  # until the signal is heard
         return look(student, *given)
@@ -185,10 +185,13 @@ def test_stopped_again_and_again_it_ends_with_the_bits_of_the_uninterrupted_run(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    stops: Sequence[int | str] = (0, "look", 1, "step 25", 0, 3)
+    if name == "pong":  # smaller, because emulators take their time to start
+        source = replace(recipe.source, states=160)
+        recipe, stops = replace(recipe, source=source, gradient_steps=20, controls=()), (1, "step 9", 0)
     whole = end_of(games[name], recipe, tmp_path / "whole", monkeypatch)
     once = sorted(asked)
     asked.clear()
-    stops = (0, "look", 1, "step 25", 0, 3) if name == "cartpole" else (1, "step 25", 0)
     for stop in stops:  # the last 0: while rounds are played again
         stopped(stop, lambda: end_of(games[name], recipe, tmp_path / "run", monkeypatch), monkeypatch)
     assert end_of(games[name], recipe, tmp_path / "run", monkeypatch).same(whole)
@@ -232,6 +235,7 @@ def test_a_round_that_students_have_learnt_from_has_to_be_as_it_was(
         return end_of(games["cartpole"], MIXED, tmp_path, monkeypatch)
 
     stopped(2, go, monkeypatch)
+    stopped(0, go, monkeypatch)  # while the first one is played again: the others are counted on all the same
     path = round_file(tmp_path / "replay", 1)
     content = path.read_bytes()
     others: dict[str, list[bytes | None]] = {
