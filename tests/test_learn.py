@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 
 from rlkd import recipe as recipes
+from rlkd import storage
 from rlkd.errors import NotFiniteError, StorageError
 from rlkd.learn import train
 from rlkd.learn.checkpoint import FILE
@@ -211,6 +212,21 @@ def damaged(content: bytes, how: str) -> bytes:
             how, json.dumps(json.loads(progress) | {"steps": "many"})
         )
     return safetensors.torch.save(tensors, metadata={} if progress is None else {"progress": progress})
+
+
+def test_a_run_that_was_saved_under_other_versions_says_so_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ("network='mlp_16'", "num_envs=4", "rollout_steps=32")
+    train("cartpole", "rl/ppo_classic", run=tmp_path, frames=256, overrides=small)
+    train("cartpole", "rl/ppo_classic", run=tmp_path, frames=512, overrides=small)
+    assert "was saved under" not in capsys.readouterr().err
+    now = storage.versions()
+    monkeypatch.setattr(storage, "versions", lambda: now | {"numpy": "9.0"})
+    train("cartpole", "rl/ppo_classic", run=tmp_path, frames=768, overrides=small)
+    assert f"was saved under numpy {now['numpy']}, now 9.0: it goes on" in capsys.readouterr().err
+    train("cartpole", "rl/ppo_classic", run=tmp_path, frames=1024, overrides=small)
+    assert "was saved under" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors
@@ -40,6 +40,8 @@ class Progress:
     """Rooms seen in any finished episode, in order of their numbers."""
     best: float | None = None
     """Highest mean of `scores` so far."""
+    under: dict[str, str] = field(default_factory=dict)
+    """Versions of what the last checkpoint depends on."""
     chunks: tuple[str, ...] = ()
     """`STEP RECIPE_HASH` for each recipe that the run was trained with, from which agent step on."""
 

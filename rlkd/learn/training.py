@@ -230,6 +230,7 @@ def training_run(
     with storage.run_folder(run), metrics.stop_signal() as stop:
         storage.refuse_other_kinds(run, "train")
         progress, tensors = load_checkpoint(run, identity=identity, seed=seed)
+        tell_versions(run, progress)
         start_chunk(progress, recipe_hash(replace(agent, checkpoint_seconds=1.0)))
         recorder = metrics.Recorder(run, resume_step=progress.steps + 1)
         try:
@@ -249,6 +250,15 @@ def training_run(
                 yield training, tensors
         finally:
             recorder.close()
+
+
+def tell_versions(run: Path, progress: Progress) -> None:
+    """One line where the checkpoint was written under other versions: the run goes on, but bits may differ."""
+    now = storage.versions()
+    changed = [f"{name} {then}, now {now.get(name)}" for name, then in progress.under.items() if now.get(name) != then]
+    if changed:
+        metrics.say(f"{run} was saved under {'; '.join(changed)}: it goes on, but bits may differ")
+    progress.under = now
 
 
 def start_chunk(progress: Progress, recipe: str) -> None:
