@@ -120,7 +120,7 @@ def test_random_play_is_measured_once(agent: str, tmp_path: Path, monkeypatch: p
         played.append(where)
         return play_randomly(where, **named)
 
-    for module in (lineage.run, distillation.games):
+    for module in (lineage.run, distillation.baseline):
         monkeypatch.setattr(module, "play_randomly", counted)
     evolve(teacher(), agent, run=tmp_path, episodes=2)
     assert played == [CARTPOLE]
