@@ -84,9 +84,14 @@ CASES = {
     "continuous": Case(PENDULUM, [made(PENDULUM, kind="gaussian")], SOURCE),
     "minigrid": Case(GRID, [made(GRID, TINY_GRID)], MIXED, [made(GRID, TINY_GRID, seed=1)]),
     "pong": Case(
-        PONG, [made(PONG, TINY_PIXELS)], replace(MIXED, states=160, rounds=2), [made(PONG, TINY_PIXELS, seed=1)]
+        PONG,
+        [made(PONG, TINY_PIXELS)],
+        replace(MIXED, states=80, rounds=2, num_envs=2),
+        [made(PONG, TINY_PIXELS, seed=1)],
     ),
-    "worker processes": Case(IN_PYTHON, [made(IN_PYTHON, TINY_PIXELS)], replace(SOURCE, states=60, rounds=2)),
+    "worker processes": Case(
+        IN_PYTHON, [made(IN_PYTHON, TINY_PIXELS)], replace(SOURCE, states=60, rounds=2, num_envs=2)
+    ),
     "two views": Case(POSITIONS, [cartpole_teacher(recipe=SHOWN, rule="sampled")], SOURCE, shown=SHOWN),
     "made up": Case(
         CARTPOLE,

@@ -187,7 +187,7 @@ def test_stopped_again_and_again_it_ends_with_the_bits_of_the_uninterrupted_run(
 ) -> None:
     stops: Sequence[int | str] = (0, "look", 1, "step 25", 0, 3)
     if name == "pong":  # smaller, because emulators take their time to start
-        source = replace(recipe.source, states=160)
+        source = replace(recipe.source, states=80, num_envs=2)
         recipe, stops = replace(recipe, source=source, gradient_steps=20, controls=()), (1, "step 9", 0)
     whole = end_of(games[name], recipe, tmp_path / "whole", monkeypatch)
     once = sorted(asked)
@@ -283,7 +283,7 @@ def test_a_later_round_that_is_damaged_is_collected_anew_and_one_line_says_so(
 def test_other_circumstances_are_told_in_one_line_and_parts_are_the_checkpoints(
     games: dict[str, Played], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = replace(TEACHER.source, states=160, rounds=2)
+    source = replace(TEACHER.source, states=80, rounds=2, num_envs=2)
     recipe = replace(TEACHER, source=source, batch_size=128, gradient_steps=4, controls=())
     monkeypatch.setattr(games_module, "idle_cores", lambda _: 2)
     whole = end_of(games["pong"], recipe, tmp_path / "whole", monkeypatch)

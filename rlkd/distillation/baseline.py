@@ -21,7 +21,7 @@ from rlkd.policy import Policy
 from rlkd.policy.tensors import digest
 from rlkd.recipe import Environment, build, recipe_hash, to_table
 
-FASTEST = 1  # of zlib's levels: pictures shrink to a fortieth all the same
+FASTEST = 1  # of zlib's levels: what matters is that 4,096 stacks of pictures are not kept as 115 MB
 
 
 def measure_baseline(
