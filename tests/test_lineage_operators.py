@@ -150,8 +150,11 @@ def test_lines_differ_by_their_seeds_and_arms_share_states_of_the_first_teacher(
     assert steps["001"]["data_hash"] == steps["001-permuted"]["data_hash"] != steps["001-line1"]["data_hash"]
     assert steps["002-ensemble"]["parameters"] == 2 * steps["001"]["parameters"]
     assert verify(run)["problems"] == []
-    more = evolve(teacher(), rule, run=run, lines=1, generations=3, episodes=3)
-    assert {"003", "003-permuted", "003-ensemble"} <= set(steps_of(more))
+    more = evolve(teacher(), rule, run=run, lines=1, generations=3, episodes=3, overrides=("arms=[]",))
+    assert set(steps_of(more)) == {*steps, "003"}  # what is there already stays in the record
+    assert [entry["name"] for entry in more["generations"]] == ["000", "001", "002", "003"]
+    assert more["lines"] == 2
+    assert all(steps_of(more)[name].get("measures") == entry.get("measures") for name, entry in steps.items())
 
 
 def test_smoothed_labels_have_the_entropy_of_the_teachers_answers() -> None:

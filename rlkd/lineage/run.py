@@ -23,6 +23,7 @@ from rlkd.errors import StorageError
 from rlkd.evaluation import decision_seconds, environment_of, play_randomly, result_record
 from rlkd.lineage.line import Lineage, lineage_of
 from rlkd.lineage.making import Made, Seen, folder_of, make
+from rlkd.lineage.measured import FILE as MEASURES
 from rlkd.lineage.measured import measured
 from rlkd.lineage.step import FIRST, Step
 from rlkd.lineage.verdicts import verdicts
@@ -98,7 +99,7 @@ def evolve(
         seen = Seen(line, _random_play(line, identity, stop))
         records = [_finished(line.run, FIRST, identity) or _found(founder, seen, identity, stop)]
         _tell_versions(line.run, records[0])
-        policies = {FIRST: founder}
+        policies, beside = {FIRST: founder}, _beside(line.run, steps, identity)
         for step in steps:
             stop.check(f"all before {step.name} is saved in {line.run}; the same command goes on")
             record = _finished(line.run, step.name, identity)
@@ -111,7 +112,7 @@ def evolve(
             policies[step.name] = load_policy(line.run / str(record["path"]))
             told = measured(step, steps, policies, seen, stop)
             records.append(record | {"measures": told})
-            content = _summary(line, records, steps, seen.random, command)
+            content = _summary(line, records, beside, len(records) > len(steps), seen.random, command)
             content["verdicts"] = verdicts(content)
             storage.write_json(line.run / "run.json", content)
     return content
@@ -148,6 +149,18 @@ def _finished(run: Path, name: str, identity: str) -> JsonDict | None:
     if found != record["hash"]:
         raise StorageError(f"{run / str(record['path'])} was replaced: its hash is {found[:12]}, not as recorded")
     return record
+
+
+def _beside(run: Path, steps: Sequence[Step], identity: str) -> list[JsonDict]:
+    """What earlier calls have finished in the same lineage and this one does not ask for: more generations, or arms."""
+    asked = {FIRST, *(step.name for step in steps)}
+    found = []
+    for path in sorted(run.glob("generations/*/record.json")):
+        record = None if path.parent.name in asked else _finished(run, path.parent.name, identity)
+        if record is not None:
+            measures = path.with_name(MEASURES)
+            found.append(record | {"measures": storage.read_json(measures) if measures.exists() else {}})
+    return sorted(found, key=lambda record: (int(record["line"]), str(record["arm"] or ""), int(record["number"])))
 
 
 def _tell_versions(run: Path, record: JsonDict) -> None:
@@ -247,16 +260,22 @@ def _recorded(
 
 
 def _summary(
-    line: Lineage, records: Sequence[JsonDict], steps: Sequence[Step], random: Evaluation, command: str
+    line: Lineage,
+    records: Sequence[JsonDict],
+    beside: Sequence[JsonDict],
+    done: bool,
+    random: Evaluation,
+    command: str,
 ) -> JsonDict:
-    main = {step.name for step in steps if step.main and not step.line} | {FIRST}
+    everyone = [*records, *beside]
+    main = [each for each in everyone if not each["role"] and each["arm"] is None and not each["line"]]
     return {
         "kind": "evolve",
-        "status": "done" if len(records) > len(steps) else "running",
+        "status": "done" if done else "running",
         "run": str(line.run),
         "command": command,
         "seed": line.seed,
-        "lines": max(step.line for step in steps) + 1,
+        "lines": 1 + max(int(each["line"]) for each in everyone),
         "operator": line.rule.operator.name,
         "rule": to_table(line.rule),
         "recipe": to_table(line.distilling),
@@ -265,7 +284,7 @@ def _summary(
         "environment": to_table(line.environment),
         "teacher": records[0],
         "random": {"mean": random.mean, "scores": list(random.scores)},
-        "generations": [record for record in records if record["name"] in main],
-        "steps": list(records),
+        "generations": sorted(main, key=lambda each: int(each["number"])),
+        "steps": everyone,
         "versions": storage.versions(),
     }

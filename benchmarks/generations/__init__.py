@@ -1,0 +1,1 @@
+"""Generations on Pong and Breakout."""
