@@ -21,9 +21,11 @@ from rlkd.storage import read_json
 FOLDER = Path(__file__).parent
 TEACHERS = {"pong": "policy:pong_dqn", "breakout": "policy:breakout"}
 LINES, GENERATIONS, MAIN_GENERATIONS = 3, 3, 5
-KEPT = ("name", "number", "arm", "role", "line", "parent_names", "seed", "mean", "ci95", "normalised", "normalised_ci95",
-        "agreement", "kl_teacher_states", "kl_student_states", "gradient_steps", "parameters", "weight_bytes", "flops",
-        "decision_seconds", "seconds", "phases", "hash", "data_hash", "recipe_hash", "scores", "measures")  # fmt: skip
+KEPT = (
+    *("name", "number", "arm", "role", "line", "parent_names", "seed", "mean", "ci95", "normalised", "normalised_ci95"),
+    *("agreement", "kl_teacher_states", "kl_student_states", "gradient_steps", "parameters", "weight_bytes", "flops"),
+    *("decision_seconds", "seconds", "phases", "hash", "data_hash", "recipe_hash", "scores", "measures"),
+)
 """Of each record; the rest is the same for all."""
 
 
@@ -68,11 +70,12 @@ def table(found: Record) -> list[str]:
     """Arms and generations as rows, then what each question's answer is."""
     first = found["teacher"]
     low, high = first["ci95"]
+    score = f"{first['mean']:.1f} [{low:.1f}, {high:.1f}] over {first['episodes']} episodes"
     lines = [
-        f"First teacher: {first['mean']:.1f} [{low:.1f}, {high:.1f}] over {first['episodes']} episodes, random play "
-        f"{found['random']['mean']:.1f}. Means over lines with Student's 95 % intervals; of one line over episodes.",
+        f"First teacher: {score}, random play {found['random']['mean']:.1f}.",
+        "Means over lines with Student's 95 % intervals; of one line over episodes.",
         "",
-        "| arm | generation | lines | score | TN to the first teacher | agrees | KL, teacher's states | KL, own states |",
+        "| arm | generation | lines | score | TN to the first | agrees | KL, teacher's states | KL, own states |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for group in groups(found["steps"]):
