@@ -76,7 +76,7 @@ def test_effective_rank_counts_directions() -> None:
 
 
 def test_nearest_distances_are_the_slow_ones_and_those_of_known_states_are_zero() -> None:
-    known, x = noise(1, 40, 5) + 1000, noise(2, ROWS + 10, 5) + 1000
+    known, x = noise(1, 40, 5) + 1e7, noise(2, ROWS + 10, 5) + 1e7  # far off: squares alone would not tell them apart
     x[3] = known[7]
     found = nearest_distances(x, known)
     assert found.tolist() == pytest.approx(reference.nearest_distances(x.numpy(), known.numpy()), rel=1e-9, abs=1e-9)

@@ -21,7 +21,8 @@ def linear_cka(features: Tensor, others: Tensor) -> float:
 
     `|Y^T X|^2 / (|X^T X| |Y^T Y|)` in Frobenius norms, X and Y less their means over states; NaN where one of them does
     not vary. Independent features are above 0 by about the number of directions that they fill over S: compare
-    on many more states than that.
+    on many more states than that. Squares are compared, so a few states that are far from all others decide: of
+    networks of random weights on Pong, a few states in a thousand move it from 0.5 to 0.2.
 
     Args:
         features: [S, F1].

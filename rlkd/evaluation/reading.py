@@ -1,4 +1,4 @@
-"""How to read the numbers of `inheritance`, for who sees them for the first time. The report prints these."""
+"""How to read the numbers of `inheritance`, for who sees them for the first time and for a report to print."""
 
 READING = {
     "temperature": "What its Q-values or logits are divided by before they become probabilities; every number made of "
@@ -9,7 +9,8 @@ READING = {
     "finds all alike.",
     "entropy_student_states": "The same where it plays itself; more than where its teacher plays says that it gets to "
     "places it is unsure of.",
-    "effective_rank": "How many directions its last features fill; a fall over generations says that they lose room.",
+    "effective_rank": "How many directions its last features fill; a fall over generations says that they use less of "
+    "their room.",
     "disagreement": "Share of states on which two siblings prefer other actions; 0 is copies, which gain nothing from "
     "a vote.",
     "jensen_shannon": "How different the probabilities of two siblings are, in nats: 0 is equal, 0.69 (log 2) has "
@@ -26,12 +27,12 @@ READING = {
     "nll_sampled": "The same for one action drawn from the teacher in each state; it differs from `nll` by luck alone.",
     "calibration_error": "How far the child's confidence is from how often the teacher would do the same; 0 is honest, "
     "0.1 is ten points off.",
-    "calibration_error_sampled": "The same for one drawn action in each state; never quite 0, since luck does not "
+    "calibration_error_sampled": "The same for one drawn action in each state; seldom 0, since luck does not "
     "cancel inside a bin.",
     "feature_cka": "How alike the inputs of both last layers are, but for turning and scaling; 1 is the same, near 0 "
     "is unrelated.",
-    "layer_cka": "The same layer by layer, first to last; where it drops is where the child began to see in its own "
-    "way.",
+    "layer_cka": "The same layer by layer, first to last, on at most 1,024 of the teacher's states; where "
+    "it drops is where the child began to see in its own way.",
     "cka": "How alike both networks' answers of this layer are; as for the last features.",
     "gradient_variance_hard": "Noise of a sample's push on the child's outputs when it learns from one drawn action; "
     "less learns faster.",
@@ -44,7 +45,7 @@ READING = {
     "knowledge_rescaling": "Share of it that tells in which states the teacher is less sure.",
     "knowledge_relation": "Share of it that tells which other actions are nearly as good, the dark knowledge.",
     "novelty_quarters": "The child's own states in four parts, from those most like the teacher's states to the least "
-    "like; agreement that falls says that it copied places, not a rule.",
+    "like; agreement that falls from first to last hints that what it learnt does not carry over to new places.",
     "distance": "How far, on average, the teacher's features of these states are from its nearest on its own states; "
     "only an order, it has no unit.",
     "agreement": "Share of these states on which both prefer the same action.",
