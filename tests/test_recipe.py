@@ -403,6 +403,8 @@ def test_the_names_in_shipped_recipes_are_shipped(entry: recipe.Shipped) -> None
             recipe.load(loaded.distill, Distill)
         if loaded.train is not None:
             recipe.load(loaded.train, Ppo)
+        if "assistant" in loaded.operator.values:
+            recipe.load(str(loaded.operator.values["assistant"]), Network)
         if loaded.student != "same":
             recipe.load(loaded.student, Network)
 
