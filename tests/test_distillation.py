@@ -153,11 +153,12 @@ def test_several_students_share_one_replay_and_the_teacher_is_asked_once(
     asked, rounds, collecting = 0, 0, False
     collect = Collector.collect
 
-    def counted(*arguments: Any) -> None:
+    def counted(*arguments: Any) -> Any:
         nonlocal rounds, collecting
         rounds, collecting = rounds + 1, True
-        collect(*arguments)
+        played = collect(*arguments)
         collecting = False
+        return played
 
     monkeypatch.setattr(Collector, "collect", counted)
     questions = []

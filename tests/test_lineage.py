@@ -80,7 +80,7 @@ def test_each_generation_learns_from_the_one_before(whole: JsonDict) -> None:
         assert set(RECORDED) <= entry.keys()
         assert entry["parents"] == [parent["hash"]]
         told = json.loads((run / entry["path"]).with_name("record.json").read_text())
-        measures = json.loads((run / entry["path"]).with_name("measures.json").read_text())
+        measures = json.loads((run / entry["path"]).with_name("measures.json").read_text())["measures"]
         assert told | {"measures": measures} == entry
         assert measures["parent"]["agreement_teacher_states"] == entry["agreement"]
         found = load_policy(run / entry["path"])
@@ -288,7 +288,7 @@ def test_a_teacher_that_plays_like_random_play_founds_nothing(agent: str, tmp_pa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"generations": 0}, "generations must be at least 1, got 0"),
+        ({"generations": 0}, "generations must be at least 1 and below 100, got 0"),
         ({"seed": -1}, "seed must be at least 0"),
         ({"agent": "classic"}, "is a recipe of kind 'distill', wanted 'generations'"),
         ({"episodes": 0}, "episodes must be at least 1, got 0"),

@@ -13,7 +13,7 @@ from rlkd import recipe
 from rlkd.cli import main
 from rlkd.data import JsonDict
 from rlkd.distillation import run_distillation
-from rlkd.errors import MismatchError, RecipeError, Stopped
+from rlkd.errors import MismatchError, RecipeError, Stopped, StorageError
 from rlkd.evaluation import play
 from rlkd.evaluation.agreement import agreement
 from rlkd.learn import ppo, train
@@ -22,9 +22,10 @@ from rlkd.lineage import evolve, verify
 from rlkd.lineage.arms import smoothing_of
 from rlkd.lineage.operators import OPERATORS, operator_of, plan
 from rlkd.lineage.step import FIRST, Chain
-from rlkd.policy import Policy, load_policy
+from rlkd.policy import Policy, combined, load_policy
 from rlkd.recipe import Bonus, Generations, Network, Part, Ppo, Term
-from tests.handmade import TINY, cartpole_teacher, environment, student_file
+from rlkd.report import write_report
+from tests.handmade import TINY, cartpole_teacher, environment, policy, student_file
 from tests.handmade import small_distillation as small
 
 CARTPOLE = environment("cartpole", frame_cap=200, episodes=6)
@@ -44,10 +45,12 @@ def chain(operator: str, **changes: Any) -> Chain:
 
 
 def agent(folder: Path, operator: Any, **changes: Any) -> str:
-    """The file of a generations recipe with a distillation of a second."""
-    distill = replace(small(), **({"gradient_steps": 60} | changes.pop("distill", {})))
-    (folder / "distill.toml").write_text(recipe.dump(distill))
-    given: dict[str, Any] = {"distill": str(folder / "distill.toml"), "generations": 2} | changes
+    """The file of a generations recipe with a distillation of a second; `distill=None` names none."""
+    changed = changes.pop("distill", {})
+    given: dict[str, Any] = {"generations": 2} | changes
+    if changed is not None:
+        (folder / "distill.toml").write_text(recipe.dump(replace(small(), **({"gradient_steps": 60} | changed))))
+        given["distill"] = str(folder / "distill.toml")
     rule = Generations(operator=operator if isinstance(operator, Part) else Part(operator), **given)
     (folder / "agent.toml").write_text(recipe.dump(rule))
     return str(folder / "agent.toml")
@@ -78,8 +81,9 @@ def test_steps_stand_behind_whom_they_are_made_of_and_have_names_of_their_own(na
         assert all(step.name.endswith("line1") == bool(line) for step in steps)
         assert all((step.network is not None) == (step.how == "distil") for step in steps)
     seeds = [{(step.number, step.seed) for step in plan(replace(chain(name), line=line))} for line in (0, 1)]
-    assert len(dict(seeds[0])) == len(seeds[0])  # one a generation
-    assert len({seed for line in seeds for _, seed in line}) == 6
+    assert not {seed for _, seed in seeds[0]} & {seed for _, seed in seeds[1]}
+    for number in (1, 2, 3):  # one a generation, and one of who learns from rewards
+        assert len({seed for each, seed in seeds[0] if each == number}) == 1 + (name in ("improve", "follow"))
 
 
 def test_arms_are_lines_of_their_own_from_the_first_teacher_with_the_main_lines_seeds() -> None:
@@ -109,7 +113,9 @@ def test_an_assistant_chain_and_its_control_take_the_same_gradient_steps() -> No
         (Part("reset", {"mask": "kels"}), "operator 'reset': missing key 'share'"),
         (Part("fresh", {"share": 0.5}), "operator 'fresh': unknown key 'share'; it takes none"),
         (Part("reset", {"mask": "kel", "share": 0.5}), "mask must be 'kels' or 'wels', got 'kel'"),
-        (Part("select", {"shares": (0.5, 0.5)}), "shares must be different numbers above 0"),
+        (Part("select", {"shares": (0.5, 0.503)}), "shares must be two or more above 0 that differ by a hundredth"),
+        (Part("reset", {"mask": "kels", "share": 1.5}), "share must be above 0 and below 1"),
+        (Part("residual", {"assistant": "nature_16k"}), "nature_16k"),
     ],
 )
 def test_operators_that_cannot_be_are_refused(part: Part, message: str, tmp_path: Path) -> None:
@@ -132,12 +138,12 @@ def test_every_shipped_recipe_names_an_operator_with_its_numbers() -> None:
 
 def test_lines_differ_by_their_seeds_and_arms_share_states_of_the_first_teacher(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    rule = agent(tmp_path, "fresh", arms=("permuted", "ensemble"))
+    rule = agent(tmp_path, "fresh", arms=("confidence", "ensemble"))
     record = evolve(teacher(), rule, run=run, lines=2, episodes=3)
     steps = steps_of(record)
     assert list(steps) == [
-        *("000", "001", "002", "001-permuted", "002-permuted", "002-ensemble"),
-        *("001-line1", "002-line1", "001-permuted-line1", "002-permuted-line1", "002-ensemble-line1"),
+        *("000", "001", "002", "001-confidence", "002-confidence", "002-ensemble"),
+        *("001-line1", "002-line1", "001-confidence-line1", "002-confidence-line1", "002-ensemble-line1"),
     ]
     assert [entry["name"] for entry in record["generations"]] == ["000", "001", "002"]
     assert record["status"] == "done"
@@ -147,7 +153,7 @@ def test_lines_differ_by_their_seeds_and_arms_share_states_of_the_first_teacher(
         parents = [steps[parent]["hash"] for parent in entry["parent_names"]]
         assert entry["parents"][: len(parents)] == parents, name
         assert list(policy_of(record, name).spec.parents) == entry["parents"], name
-    assert steps["001"]["data_hash"] == steps["001-permuted"]["data_hash"] != steps["001-line1"]["data_hash"]
+    assert steps["001"]["data_hash"] == steps["001-confidence"]["data_hash"] != steps["001-line1"]["data_hash"]
     assert steps["002-ensemble"]["parameters"] == 2 * steps["001"]["parameters"]
     assert verify(run)["problems"] == []
     more = evolve(teacher(), rule, run=run, lines=1, generations=3, episodes=3, overrides=("arms=[]",))
@@ -192,6 +198,7 @@ def test_knowledge_evolves_on_the_same_answers_from_what_is_kept(mask: str, tmp_
     record = evolve(teacher(), rule, run=tmp_path / "run", episodes=2)
     steps = steps_of(record)
     assert [entry["parent_names"] for entry in record["generations"][1:]] == [["000"], ["000", "001"], ["000", "002"]]
+    assert steps["003-longer"]["gradient_steps"] == sum(entry["gradient_steps"] for entry in record["generations"][1:])
     assert len(list((tmp_path / "run" / "replay").iterdir())) == 1
     assert len({entry["data_hash"] for entry in record["generations"][1:]}) == 1
     assert ("003-slim" in steps) == (mask == "kels")
@@ -237,6 +244,8 @@ def test_of_early_stopped_students_the_best_by_other_episodes_teaches_the_next(t
         entry = steps[f"00{number}"]
         assert entry["chosen"] == max(entry["validation"], key=entry["validation"].__getitem__)
         assert entry["hash"] == steps[entry["chosen"]]["hash"]
+        assert entry["measures"] == steps[entry["chosen"]]["measures"] != {}
+        assert entry["kl_teacher_states"] == steps[entry["chosen"]]["kl_teacher_states"]
         assert steps[f"00{number}-stop010"]["gradient_steps"] == 6
     assert steps["002-stop100"]["parents"] == [steps["001"]["hash"]]
 
@@ -276,6 +285,7 @@ def test_generations_explore_from_their_parents_weights_and_leave_the_bonus_behi
         given = {name: value for name, value in parent.network.state_dict().items() if not name.startswith("critic")}
         assert given
         assert all(torch.equal(weights[name], value) for name, value in given.items())
+        assert weights["critic.weight"].shape[0] == 2  # of game and bonus, where the parent has one value or none
     for number, before in ((1, "000"), (2, "001")):
         explorer = policy_of(record, f"00{number}-trained")
         assert explorer.spec.parents == (steps[before]["hash"],)
@@ -309,7 +319,7 @@ def test_a_signal_while_a_training_is_set_up_stops_it_and_the_same_command_goes_
 
 def test_each_phase_learns_from_rewards_and_the_phase_before_with_new_weights(founder: Policy, tmp_path: Path) -> None:
     phase = small_ppo(tmp_path, "distill/iter", minibatches="shuffled")
-    rule = agent(tmp_path, "iterate", train=phase, train_frames=512)
+    rule = agent(tmp_path, "iterate", train=phase, train_frames=512, distill=None)
     record = evolve(founder, rule, run=tmp_path / "run", episodes=2)
     steps = steps_of(record)
     assert [entry["parent_names"] for entry in record["generations"]] == [[], ["000"], ["001"]]
@@ -317,7 +327,7 @@ def test_each_phase_learns_from_rewards_and_the_phase_before_with_new_weights(fo
         made = policy_of(record, f"00{number}")
         assert made.network.critic is not None
         assert list(made.spec.parents) == steps[f"00{number}"]["parents"]
-    wrong = agent(tmp_path, "iterate", train=small_ppo(tmp_path, "rl/ppo_classic"))
+    wrong = agent(tmp_path, "iterate", train=small_ppo(tmp_path, "rl/ppo_classic"), distill=None)
     with pytest.raises(RecipeError, match="operator 'iterate' needs a PPO recipe with terms"):
         evolve(founder, wrong, run=tmp_path / "wrong", episodes=2)
 
@@ -342,6 +352,14 @@ def test_recipes_that_do_not_go_with_an_operator_are_refused(founder: Policy, tm
         ("improve", {}, RecipeError, "operator 'improve' needs train"),
         ("fresh", {"train": "rl/ppo"}, RecipeError, "train belongs to operators"),
         ("improve", {"train": "rl/ppo_classic", "student": "mlp_64"}, RecipeError, "takes student = 'same'"),
+        ("iterate", {"train": "distill/bam", "student": "mlp_64"}, RecipeError, "distils nothing; leave out student"),
+        ("fresh", {"arms": ("permuted",)}, RecipeError, "arm 'permuted' needs three actions, here are 2"),
+        (
+            "fresh",
+            {"arms": ("smoothed",), "distill": {"terms": (Term(divergence=Part("mse")),)}},
+            RecipeError,
+            "need a distillation by one plain term",
+        ),
         ("improve", {"train": "rl/ppo_classic"}, MismatchError, "has to be a 'categorical' policy with the recipe's"),
     ]
     for operator, changes, kind, message in cases:
@@ -416,3 +434,68 @@ def test_a_policys_file_is_verified_with_its_parents(
     assert "no such file or run folder" in capsys.readouterr().err
     assert main(["verify", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["results"][0]["kind"] == "policy"
+
+
+def test_one_mask_holds_for_a_line_and_is_another_in_the_next() -> None:
+    def masks(line: int) -> list[Part]:
+        made = chain("reset")
+        wels = replace(made.rule, operator=Part("reset", {"mask": "wels", "share": 0.5}))
+        steps = plan(replace(made, rule=wels, line=line))
+        return [step.change for step in steps if step.change is not None]
+
+    assert len(masks(0)) == 2
+    assert masks(0)[0] == masks(0)[1] != masks(1)[0]
+
+
+def test_more_generations_are_refused_where_they_would_have_been_planned_otherwise(tmp_path: Path) -> None:
+    rule, run = agent(tmp_path, "sequence"), tmp_path / "run"
+    evolve(teacher(), rule, run=run, generations=1, episodes=2)
+    with pytest.raises(
+        StorageError, match="001 was made by another plan than this: operator 'sequence' plans otherwise"
+    ):
+        evolve(teacher(), rule, run=run, generations=2, episodes=2)
+
+
+def test_fewer_generations_leave_the_others_in_the_record_parents_before_children(tmp_path: Path) -> None:
+    rule, run = agent(tmp_path, Part("select", {"shares": (0.5, 1.0)})), tmp_path / "run"
+    whole = evolve(teacher(), rule, run=run, episodes=2)
+    record = evolve(teacher(), rule, run=run, generations=1, episodes=2)
+    assert {*steps_of(record)} == {*steps_of(whole)}
+    known: set[str] = set()
+    for entry in record["steps"]:
+        assert set(entry["parent_names"]) <= known
+        known.add(entry["name"])
+    write_report(run)
+    path = run / "generations" / "001-stop050" / "record.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"parents": ["0" * 64]}))
+    with pytest.raises(StorageError, match="was made of another 000 than this"):
+        evolve(teacher(), rule, run=run, generations=1, episodes=2)
+
+
+def test_measures_are_taken_anew_where_siblings_are_others_now(tmp_path: Path) -> None:
+    rule, run = agent(tmp_path, "fresh", generations=1), tmp_path / "run"
+    record = evolve(teacher(), rule, run=run, lines=2, episodes=3)
+    path = run / "generations" / "001-line1" / "measures.json"
+    told = json.loads(path.read_text())
+    assert len(told["of"]) == 4  # child, parent, first teacher, sibling
+    path.write_text(json.dumps(told | {"of": ["0" * 64], "measures": {}}))
+    again = evolve(teacher(), rule, run=run, lines=2, episodes=3)
+    assert steps_of(again)["001-line1"]["measures"] == steps_of(record)["001-line1"]["measures"] != {}
+
+
+def test_students_without_a_memory_descend_from_a_teacher_that_has_one(tmp_path: Path) -> None:
+    memory = policy(CARTPOLE, "categorical", replace(TINY, core="gru", core_width=8), rule="sampled")
+    rule = agent(tmp_path, "fresh", student="mlp_16")
+    record = evolve(memory, rule, run=tmp_path / "run", episodes=8)
+    assert all("parent" in entry["measures"] or "skipped" in entry["measures"] for entry in record["generations"][1:])
+    few = evolve(memory, rule, run=tmp_path / "few", episodes=1, generations=1)
+    assert few["status"] == "done"
+    with pytest.raises(MismatchError, match="students that remember cannot be put together"):
+        evolve(memory, agent(tmp_path, "ensemble"), run=tmp_path / "no", episodes=1)
+
+
+def test_an_ensemble_founds_a_lineage(tmp_path: Path) -> None:
+    both = combined([teacher(), cartpole_teacher(rule="sampled", recipe=CARTPOLE)], "mean", name="both")
+    record = evolve(both, agent(tmp_path, "fresh", generations=1), run=tmp_path / "run", episodes=3)
+    skipped = record["generations"][1]["measures"]["skipped"]["parent.layer_cka"]
+    assert skipped == "networks of members have layers side by side"

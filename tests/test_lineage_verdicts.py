@@ -114,16 +114,12 @@ def test_choosing_the_best_of_equals_makes_nothing_better_on_average() -> None:
 
 
 @pytest.mark.parametrize("above", [0, 3, 8])
-def test_the_share_of_lines_above_the_teacher_has_the_exact_interval(above: int) -> None:
+def test_the_share_of_lines_above_the_teacher_is_a_count_without_an_interval(above: int) -> None:
     record = lineage(lines=8, generations=1)
     for line, row in enumerate(record["steps"][1:]):
         row["normalised"] = 1.1 if line < above else 0.9
-    low = scipy.stats.beta.ppf(0.025, above, 8 - above + 1) if above else 0.0
-    high = scipy.stats.beta.ppf(0.975, above + 1, 8 - above) if above < 8 else 1.0
     row = told(record, "share of lines")
-    assert row["estimate"] == above / 8
-    assert row["ci95"] == pytest.approx([low, high])
-    assert row["verdict"] == {0: "worse", 3: "no effect here", 8: "better"}[above]
+    assert (row["estimate"], row["ci95"], row["verdict"]) == (above / 8, None, "a count: no verdict")
     assert f"in {above} of 8 lines" in row["sentence"]
     record["steps"][1]["normalised"] = 1.0
     assert told(record, "share of lines")["lines"] == 7

@@ -29,8 +29,8 @@ class Train:
     keep_early: bool = False
     """Keep the policies at 1, 2, 5, 10, 25, 50, 75 and 100 % of the run as well."""
     start: str | None = None
-    """A policy with the recipe's network, whose weights our PPO begins with, all but the critic's. Default: new
-    weights."""
+    """A policy with the recipe's network, whose weights our PPO begins with, a critic's where it answers as many
+    values. Default: new weights."""
     teacher: str | None = None
     """A policy from which our learners learn beside the rewards, for recipes with terms: kickstarting, qdagger."""
     set: Set = ()

@@ -89,7 +89,8 @@ class Eval:
 
 @dataclass(frozen=True, slots=True)
 class Verify:
-    """Checksums of a policy's file or of a whole run folder, and whether a lineage is one. Nothing in a file is run."""
+    """Checksums of a policy's file, or of all policies, checkpoints and rounds in a run folder, and whether a lineage
+    is one. Nothing in a file is run."""
 
     paths: Positional[tuple[str, ...]]
     """Policies' .safetensors files, or run folders."""

@@ -181,6 +181,8 @@ def _layer_cka(child: Policy, teacher: Policy, states: np.ndarray) -> Value:
     """CKA of each layer, first to last."""
     if child.recurrent or teacher.recurrent:
         return "what the layers of a recurrent policy give on depends on more than the state"
+    if child.spec.network.members is not None:
+        return "networks of members have layers side by side"
     if _shape(child) != _shape(teacher):
         return "the networks have different shapes: only their last features are compared"
     some = states[np.linspace(0, len(states) - 1, min(len(states), LAYER_STATES)).round().astype(int)]

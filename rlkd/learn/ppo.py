@@ -59,7 +59,7 @@ def train_ppo(
         device: `auto`, `cpu` or `cuda`.
         precision: `auto` takes bfloat16 for pixels where the processor has it.
         keep_early: keep the policies at 1, 2, 5, 10, 25, 50, 75 and 100 % of the run, in `early/`.
-        start: whose weights it begins with, all but a critic's; None draws new ones.
+        start: whose weights it begins with, a critic's where it answers as many values; None draws new ones.
         teacher: who answers every state, for recipes with terms.
         origin: the command, for the policy's record.
 
@@ -151,14 +151,16 @@ def train_ppo(
 
 
 def begin_from(start: Policy, network: PolicyNetwork, spec: PolicySpec) -> None:
-    """Give a network the weights of a policy, but for the critic: that one valued other rewards.
+    """Give a network the weights of a policy; of its critic only where that answers as many values.
 
     Raises:
         MismatchError: as `check_start`.
     """
     check_start(start, spec)
-    weights = {name: tensor for name, tensor in start.network.state_dict().items() if not name.startswith("critic")}
-    network.load_state_dict(network.state_dict() | weights)
+    own = network.state_dict()
+    weights = {name: tensor for name, tensor in start.network.state_dict().items() if name in own}
+    fitting = {name: tensor for name, tensor in weights.items() if tensor.shape == own[name].shape}
+    network.load_state_dict(own | fitting)
 
 
 def check_start(start: Policy, spec: PolicySpec) -> None:

@@ -12,7 +12,7 @@ from rlkd import metrics, recipe
 from rlkd.data import Evaluation, JsonDict
 from rlkd.distillation import Baseline, keep_baseline, measure_baseline, run_distillation
 from rlkd.distillation.steps import FIRST_LOOK
-from rlkd.evaluation import Played, play, stretch_of
+from rlkd.evaluation import Played, play
 from rlkd.learn.ppo import train_ppo
 from rlkd.lineage.arms import loss_of
 from rlkd.lineage.line import Lineage
@@ -44,6 +44,8 @@ class Seen:
     """Where policies play, and for how long."""
     random: Evaluation
     """Random play."""
+    stretch: int
+    """How many of the kept states follow each other, of everybody's: more than one where anybody remembers."""
     recent: dict[str, Played] = field(default_factory=dict)
     """By the policy's hash."""
 
@@ -62,15 +64,14 @@ class Seen:
 
     def baseline(self, name: str, policy: Policy, stop: metrics.StopSignal) -> Baseline:
         """A step's policy on the protocol's episodes: its scores and states, played only if they are not there."""
-        line, stretch = self.line, stretch_of(policy.recurrent, self.line.network.core != "none")
-        found = self.recent.get(policy.spec.hash)
-        if found is None or found.stretch != stretch:
+        line, found = self.line, self.recent.get(policy.spec.hash)
+        if found is None:
             found = measure_baseline(
                 policy,
                 line.environment,
                 episodes=line.episodes,
                 keep_states=line.distilling.held_out_states,
-                stretch=stretch,
+                stretch=self.stretch,
                 random=self.random,
                 stop=stop,
                 keep_in=self._file(name),
@@ -164,8 +165,9 @@ def _distil(step: Step, policies: Mapping[str, Policy], seen: Seen, stop: metric
     if step.arm is not None:
         rule = loss_of(step.arm, rule, teacher, baseline.teacher.states, baseline.teacher.stretch)
     rule = replace(rule, gradient_steps=max(1, round(step.share * rule.gradient_steps)))
-    shares = step.parents[0] == FIRST and rule.source.teacher_fraction == (1.0, 1.0)
-    shares = shares and (step.same_data or bool(line.rule.arms))
+    shares = rule.source.teacher_fraction == (1.0, 1.0) and rule.source.synthetic is None
+    alike = step.same_data or (step.parents[0] == FIRST and bool(line.rule.arms))
+    shares = shares and (alike or line.rule.operator.name in ("select", "residual"))  # others see the same states
     result = run_distillation(
         teacher,
         {name: network},
@@ -226,9 +228,11 @@ def _kels(start: Policy, generator: torch.Generator, states: Tensor | None, *, s
     return Policy(network, start.spec), ""
 
 
-def _wels(start: Policy, generator: torch.Generator, states: Tensor | None, *, share: float) -> tuple[Policy, str]:
-    network = _copy(start)
-    reset_weights(network, wels_masks(start.spec, share, generator), generator, observation=states)
+def _wels(
+    start: Policy, generator: torch.Generator, states: Tensor | None, *, share: float, mask_seed: int
+) -> tuple[Policy, str]:
+    network, masks = _copy(start), wels_masks(start.spec, share, torch.Generator().manual_seed(mask_seed))
+    reset_weights(network, masks, generator, observation=states)
     return Policy(network, start.spec), ""
 
 

@@ -1,6 +1,7 @@
 """What a lineage's policies have of their parents, measured once each and kept beside their records."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rlkd import metrics, storage
 from rlkd.data import JsonDict
@@ -10,10 +11,16 @@ from rlkd.lineage.step import FIRST, Step
 from rlkd.policy import Policy
 
 FILE = "measures.json"
+LEAST_STRETCHES = 4  # a quarter of the states each, where they are told apart by novelty
 
 
 def measured(
-    step: Step, steps: Sequence[Step], policies: Mapping[str, Policy], seen: Seen, stop: metrics.StopSignal
+    step: Step,
+    record: JsonDict,
+    steps: Sequence[Step],
+    policies: Mapping[str, Policy],
+    seen: Seen,
+    stop: metrics.StopSignal,
 ) -> JsonDict:
     """What `inheritance` says of a finished step's policy, from its file if it was asked before.
 
@@ -22,28 +29,28 @@ def measured(
 
     Args:
         step: which one.
+        record: of it.
         steps: all of the plan.
         policies: of all finished steps, by name.
         seen: evaluations so far, and what all steps share.
         stop: when set, `Stopped` is raised.
     """
-    path = folder_of(seen.line.run, step.name) / FILE
-    if path.exists():
-        found: JsonDict = storage.read_json(path)
-        return found
     if step.how == "select":
-        return {}
-    before = (step.parents or (step.start,))[0]
+        return kept(folder_of(seen.line.run, record["chosen"]))
+    path, before = folder_of(seen.line.run, step.name) / FILE, (step.parents or (step.start,))[0]
     parent, child = policies[before], policies[step.name]
-    theirs, own = (seen.baseline(name, policies[name], stop).teacher for name in (before, step.name))
-    if theirs.stretch != own.stretch:
-        return {"skipped": {"all": "parent and child remember differently: their states are not of one kind"}}
     alike = (step.number, step.arm, step.role)
     siblings = [
         policies[other.name]
         for other in steps
         if (other.number, other.arm, other.role) == alike and other.line != step.line and other.name in policies
     ]
+    of = [each.spec.hash for each in (child, parent, policies[FIRST], *siblings)]
+    if path.exists() and storage.read_json(path)["of"] == of:
+        return kept(path.parent)
+    theirs, own = (seen.baseline(name, policies[name], stop).teacher for name in (before, step.name))
+    if min(len(theirs.states), len(own.states)) < LEAST_STRETCHES * seen.stretch:
+        return {"skipped": {"all": "too few states were visited in the episodes that were played"}}
     found = inheritance(
         child,
         parent,
@@ -51,8 +58,15 @@ def measured(
         theirs.states,
         own.states,
         siblings=siblings,
-        stretch=own.stretch,
+        stretch=seen.stretch,
         seed=step.seed,
     )
-    storage.write_json(path, found)
+    storage.write_json(path, {"of": of, "measures": found})
+    return found
+
+
+def kept(folder: Path) -> JsonDict:
+    """What was measured of a step's policy; empty where nothing was."""
+    path = folder / FILE
+    found: JsonDict = storage.read_json(path)["measures"] if path.exists() else {}
     return found

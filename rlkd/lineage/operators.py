@@ -47,10 +47,11 @@ def reset(chain: Chain, *, mask: str, share: float) -> Iterator[Step]:
     """
     if mask not in ("kels", "wels"):
         raise RecipeError(f"operator 'reset': mask must be 'kels' or 'wels', got '{mask}'")
+    kept = Part(mask, {"share": share} | ({"mask_seed": chain.line_seed} if mask == "wels" else {}))  # one mask a line
     for number in chain.numbers:
         start = "" if number == 1 else chain.name(number - 1)
-        change = Part(mask, {"share": share}) if start else None
-        yield chain.step(number, "distil", (FIRST,), start=start, change=change, same_data=True)
+        yield chain.step(number, "distil", (FIRST,), start=start, change=kept if start else None, same_data=True)
+    yield from directly(chain, same_data=True)
     if mask == "kels":
         last = chain.numbers[-1]
         yield chain.step(last, "slim", (chain.name(last),), role="slim", change=Part(mask, {"share": share}))
@@ -81,7 +82,7 @@ def shrink(chain: Chain) -> Iterator[Step]:
     """
     for number in chain.numbers:
         yield chain.step(number, "distil", (chain.name(number - 1),), network=chain.between[number - 1])
-    yield directly(chain)
+    yield from directly(chain)
 
 
 def sequence(chain: Chain) -> Iterator[Step]:
@@ -93,13 +94,16 @@ def sequence(chain: Chain) -> Iterator[Step]:
     for number in chain.numbers:
         share = 1.0 if number == chain.numbers[-1] else 0.5
         yield chain.step(number, "distil", (chain.name(number - 1),), share=share)
-    yield directly(chain, share=(len(chain.numbers) + 1) / 2)
+    yield from directly(chain, share=(len(chain.numbers) + 1) / 2)
 
 
-def directly(chain: Chain, *, share: float | None = None) -> Step:
-    """A student of the first teacher with the gradient steps of the whole line, or so many times the recipe's."""
+def directly(chain: Chain, *, share: float | None = None, same_data: bool = False) -> Iterator[Step]:
+    """A student of the first teacher with the gradient steps of the whole line, or so many times the recipe's; none
+    where that is the first generation's student once more."""
     last = chain.numbers[-1]
-    return chain.step(last, "distil", (FIRST,), role="longer", share=share or float(last))
+    share = float(last) if share is None else share
+    if share != 1:
+        yield chain.step(last, "distil", (FIRST,), role="longer", share=share, same_data=same_data)
 
 
 def residual(chain: Chain, *, assistant: str) -> Iterator[Step]:
@@ -118,6 +122,7 @@ def residual(chain: Chain, *, assistant: str) -> Iterator[Step]:
         yield chain.step(number, "distil", (before,), role="student")
         change = Part("beside", {"assistant": assistant})
         yield chain.step(number, "distil", (FIRST,), start=student, change=change)
+    yield from directly(chain, share=2.0 * len(chain.numbers))
 
 
 def select(chain: Chain, *, shares: tuple[float, ...]) -> Iterator[Step]:
@@ -130,8 +135,9 @@ def select(chain: Chain, *, shares: tuple[float, ...]) -> Iterator[Step]:
         chain: of the steps.
         shares: of the recipe's gradient steps.
     """
-    if len(set(shares)) < 2 or min(shares) <= 0:
-        raise RecipeError(f"operator 'select': shares must be different numbers above 0, got {list(shares)}")
+    if len({round(100 * share) for share in shares}) < max(2, len(shares)) or min(shares) <= 0:
+        told = f"two or more above 0 that differ by a hundredth at least, got {list(shares)}"
+        raise RecipeError(f"operator 'select': shares must be {told}")
     for number in chain.numbers:
         roles = [f"stop{round(100 * share):03d}" for share in shares]
         for role, share in zip(roles, shares, strict=True):
@@ -183,19 +189,23 @@ class Operator:
     """Whether the first teacher's own weights are trained on."""
     sizes: bool = False
     """Whether students have sizes between those of teacher and student."""
+    distils: bool = True
+    """Whether anybody is a student; else `student` and `distill` of the recipe say nothing."""
+    together: bool = False
+    """Whether several policies become one: their actions have to be discrete, and none may remember."""
 
 
 OPERATORS = {
     "fresh": Operator(fresh),
-    "ensemble": Operator(ensemble),
+    "ensemble": Operator(ensemble, together=True),
     "reset": Operator(reset),
     "perturb": Operator(perturb),
     "shrink": Operator(shrink, sizes=True),
     "sequence": Operator(sequence),
-    "residual": Operator(residual),
+    "residual": Operator(residual, together=True),
     "select": Operator(select),
     "improve": Operator(improve, trains=True, starts=True),
-    "iterate": Operator(iterate, trains=True),
+    "iterate": Operator(iterate, trains=True, distils=False),
     "follow": Operator(follow, trains=True, starts=True),
 }
 
@@ -222,7 +232,7 @@ def plan(chain: Chain) -> list[Step]:
     steps = list(partial(operator.steps, **part.values)(chain))
     for arm in chain.rule.arms:
         if arm == "longer":
-            steps.append(directly(chain))
+            steps += directly(chain)
         elif arm == "ensemble":
             steps.append(together(chain))
         else:

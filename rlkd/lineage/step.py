@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rlkd.recipe import Arm, Generations, Network, Part
+from rlkd.recipe import Arm, Generations, Network, Part, recipe_hash
 
 FIRST = "000"
 """The first teacher's name."""
@@ -50,6 +50,11 @@ class Step:
         """Whether it is its generation's policy in the main line."""
         return not self.role and self.arm is None
 
+    @property
+    def key(self) -> str:
+        """Hash of everything above: a finished step was made by this plan if it has the same."""
+        return recipe_hash(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chain:
@@ -69,6 +74,11 @@ class Chain:
     """Of the steps."""
     line: int = 0
     """Of the steps."""
+
+    @property
+    def line_seed(self) -> int:
+        """Of what all generations of the line have in common."""
+        return self.seed + 100_000 * self.line
 
     @property
     def numbers(self) -> range:
@@ -95,7 +105,11 @@ class Chain:
         share: float = 1.0,
         same_data: bool = False,
     ) -> Step:
-        """A step of this line and arm, with a seed that no other step of it has."""
+        """A step of this line and arm.
+
+        Its seed is the generation's: arms, controls and candidates of a generation begin with the same weights and see
+        the same states, so that nothing but what they are about differs. Who learns from rewards has one beside it.
+        """
         return Step(
             name=self.name(number, role),
             number=number,
@@ -108,6 +122,6 @@ class Chain:
             same_data=same_data,
             arm=self.arm,
             line=self.line,
-            seed=self.seed + 1000 * number + 100_000 * self.line,
+            seed=self.line_seed + 1000 * number + (500 if how == "train" else 0),
             role=role,
         )

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import scipy.stats
 
 from rlkd.data import JsonDict
 from rlkd.lineage.lines import Group, groups
@@ -38,7 +37,7 @@ OUTPERFORM = "Why can students outperform their teachers?"
 HAPPENS = "What happens from one generation to the next?"
 BRINGS = "What does this way of making generations bring?"
 
-Outcome = Literal["better", "worse", "changes", "no effect here", "one line: no verdict"]
+Outcome = Literal["better", "worse", "changes", "no effect here", "one line: no verdict", "a count: no verdict"]
 """`changes`: the interval excludes 0, and neither direction is the better one (entropy, distance to the first teacher).
 `no effect here`: it contains 0."""
 
@@ -205,17 +204,15 @@ def _all(row: JsonDict) -> Sequence[float]:
 
 
 def _share_above(number: int, last: ByLine) -> list[JsonDict]:
-    """Share of lines above the teacher, with the exact binomial interval; lines that equal it are left out."""
+    """How many lines are above the teacher, of those that differ from it. A count, with no interval: whether lines are
+    above it hangs together, since all are compared with the same episodes of one teacher."""
     unequal = [row["normalised"] > 1 for row in last.values() if row["normalised"] != 1]
     if not unequal:
         return []
     above, lines = sum(unequal), len(unequal)
     found = Estimate(above / lines, -np.inf, np.inf)
-    if lines > 1:
-        interval = scipy.stats.binomtest(above, lines).proportion_ci(0.95, method="exact")
-        found = Estimate(found.point, float(interval.low), float(interval.high))
-    outcome = _outcome(Estimate(found.point - 0.5, found.low - 0.5, found.high - 0.5), lines)
-    told = share_sentence(number, above, lines, len(last), found, outcome)
+    told = share_sentence(number, above, lines, len(last))
+    outcome: Outcome = "a count: no verdict" if len(last) > 1 else "one line: no verdict"
     return [_row(OUTPERFORM, "share of lines", found, lines, outcome, told)]
 
 

@@ -54,7 +54,7 @@ def _run(run: Path) -> JsonDict:
     kind = record.get("kind", "unfinished") if record else "unfinished"
     if not files:
         raise StorageError(f"{run}: neither run.json nor a policy; not a run folder")
-    if (run / "random.json").exists():
+    if any(run.glob("generations/*/record.json")):
         problems += _lineage(run, record)
     told = [_told(str(file.relative_to(run)), spec) for file, spec in specs.items()]
     return {"path": str(run), "kind": kind, "files": len(files), "policies": told, "problems": problems}
@@ -107,7 +107,8 @@ def _lineage(run: Path, summary: JsonDict) -> Iterator[str]:
     records: dict[str, JsonDict] = {}
     for path in sorted(run.glob("generations/*/record.json")):
         record = _record(path, [])
-        if not {"name", "hash", "path", "parents", "parent_names"} <= record.keys():
+        texts, lists = ("name", "hash", "path", "how"), ("parents", "parent_names")
+        if not all(isinstance(record.get(key), str) for key in texts) or not all(_texts(record.get(k)) for k in lists):
             yield f"{path}: not a record of a generation"
             continue
         records[str(record["name"])] = record
@@ -121,6 +122,8 @@ def _lineage(run: Path, summary: JsonDict) -> Iterator[str]:
             yield f"{file}: is missing, and {name} is recorded as finished"
         elif spec is not None and spec.hash != record["hash"]:
             yield f"{file}: was replaced: its hash is {spec.hash[:12]}, recorded is {str(record['hash'])[:12]}"
+        elif spec is not None and record["how"] != "select" and list(spec.parents) != record["parents"]:
+            yield f"{file}: has other parents than those that are recorded of {name}"
         for parent, told in zip(record["parent_names"], record["parents"], strict=False):
             if parent not in records:
                 yield f"{name}: its parent {parent} is missing"
@@ -131,6 +134,10 @@ def _lineage(run: Path, summary: JsonDict) -> Iterator[str]:
         known = records.get(str(row.get("name")))
         if known is None or known["hash"] != row.get("hash"):
             yield f"{run / 'run.json'}: {row.get('name')} is not the one that is recorded; run its command again"
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def _in_a_circle(name: str, records: dict[str, JsonDict]) -> bool:

@@ -78,9 +78,9 @@ ENSEMBLE = Words(
 )
 EVOLVED = Words(
     what="Generation {} against generation 1, which learnt from the first teacher with new weights",
-    better="what is kept helps",
-    same="what is kept is not seen to help",
-    worse="what is kept is in the way",
+    better="it is better, by what was kept or by training longer: who trained longer tells which",
+    same="generations are not seen to be better",
+    worse="generations get worse",
 )
 SLIM = Words(
     what="The kept part of generation {}, cut out, against the whole",
@@ -169,21 +169,13 @@ def sentence(words: Words, found: Estimate, lines: int, outcome: str, at: int | 
     return f"{words.what.format(at)}: {figures}; {follows.get(outcome, ONE_LINE)}."
 
 
-def share_sentence(number: int, above: int, unequal: int, lines: int, found: Estimate, outcome: str) -> str:
+def share_sentence(number: int, above: int, unequal: int, lines: int) -> str:
     """In how many lines the last generation is above the first teacher."""
     of_those = f"{unequal} lines" if unequal == lines else f"the {unequal} of {lines} lines that do not equal it"
-    if outcome == "one line: no verdict":
+    if lines == 1:
         is_above = "above" if above else "not above"
-        return (
-            f"The only line that can say so is {is_above} the first teacher at generation {number}: no share of lines."
-        )
-    ending = {
-        "better": "more than half of all seeds would be",
-        "worse": "less than half of all seeds would be",
-        "no effect here": "that more than half of all seeds would be is not shown",
-    }[outcome]
-    share = f"share {found.point:.2f} [{found.low:.2f}, {found.high:.2f}]"
-    return f"Generation {number} is above the first teacher in {above} of {of_those}: {share}; {ending}."
+        return f"The only line is {is_above} the first teacher at generation {number}: no share of lines."
+    return f"Generation {number} is above the first teacher in {above} of {of_those}: a count, which is no verdict."
 
 
 def change_sentence(change: Change, found: Estimate, lines: int, span: tuple[int, int], outcome: str) -> str:

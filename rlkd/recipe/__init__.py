@@ -7,7 +7,7 @@ from rlkd.recipe.find import Recipe, Shipped, data_root, dump, load, load_any, r
 from rlkd.recipe.generations import ARMS, Arm, Generations
 from rlkd.recipe.imports import Import, Layout, Score, Statistics, Tensor
 from rlkd.recipe.learn import Dqn, Ppo, Sb3, Stream
-from rlkd.recipe.network import Combine, Network
+from rlkd.recipe.network import MAX_MEMBERS, Combine, Network
 from rlkd.recipe.part import Part, Value
 from rlkd.recipe.read import build, check_request, convert, recipe_hash, suggest, to_table
 from rlkd.recipe.scale import Scale, interpolated, network_label, scaled, split_scale
@@ -18,6 +18,7 @@ from rlkd.recipe.term import Term
 __all__ = [
     "ARMS",
     "EVALUATION_SEEDS",
+    "MAX_MEMBERS",
     "Arm",
     "Bonus",
     "Combine",

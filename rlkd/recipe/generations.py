@@ -34,7 +34,7 @@ class Generations:
     generations together; `ensemble`, the mean of the generations' probabilities."""
 
     def __post_init__(self) -> None:
-        require(self.generations >= 1, f"generations must be at least 1, got {self.generations}")
+        require(1 <= self.generations < 100, f"generations must be at least 1 and below 100, got {self.generations}")
         frames = self.train_frames
         require(frames is None or frames > 0, f"train_frames must be above 0, got {frames}")
         require(frames is None or self.train is not None, "train_frames belongs to train")

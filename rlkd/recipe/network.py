@@ -132,3 +132,7 @@ class Network:
         fit = all((member.core, member.value) == ("none", "none") for member in members)
         require(fit, "members have neither a recurrent core nor a critic")
         require(len({member.pixels for member in members}) == 1, "members read the same observation: pixels or vectors")
+
+
+# Records of files are built by annotations, and nothing that is text in them is to be evaluated while a file is read.
+Network.__annotations__["members"] = tuple[Network, ...] | None

@@ -140,9 +140,6 @@ def _differences(parent: Entry | None, entry: Entry, born: str) -> list[str]:
         found.append(f"plays {entry.rule}, not {parent.rule}")
     if parent.recipe_hash is not None and entry.recipe_hash != parent.recipe_hash:
         found.append("another recipe")
-    if entry.explorer is not None:
-        explored = words.score(entry.explorer.mean, entry.explorer.ci95)
-        found.append(f"from its parent, which explored first and then scored {explored}")
     return [*found, born]
 
 

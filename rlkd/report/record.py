@@ -23,18 +23,6 @@ KINDS: tuple[Kind, ...] = ("distill", "evolve", "train", "compare")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Explorer:
-    """Who explored from a generation's weights on, and taught the next one."""
-
-    mean: float
-    """Mean raw score over episodes."""
-    ci95: tuple[float, float]
-    """95 % interval of the mean."""
-    hash: str
-    """Content hash of the policy."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One measured policy: teacher, student, control or generation."""
 
@@ -94,8 +82,6 @@ class Entry:
     """Training seed."""
     seconds: float | None = None
     """Wall seconds it took; a generation's only."""
-    explorer: Explorer | None = None
-    """Whom a generation learned from, where its parent explored first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,188 @@
+"""Records of a lineage: what is written of each policy, what is found of earlier calls, and what they come to."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+from rlkd import metrics, storage
+from rlkd.data import Evaluation, JsonDict
+from rlkd.distillation.checks import check_normalisable
+from rlkd.errors import StorageError
+from rlkd.evaluation import decision_seconds, result_record
+from rlkd.lineage.line import Lineage
+from rlkd.lineage.making import Made, Seen, folder_of
+from rlkd.lineage.measured import kept
+from rlkd.lineage.step import FIRST, Step
+from rlkd.policy import Policy, load_policy
+from rlkd.recipe import recipe_hash, to_table
+from rlkd.stats import normalised_score
+
+DECISIONS = 100
+"""Single decisions that are timed of each policy, on one thread."""
+OF_THE_CHOSEN = (
+    *("recipe_hash", "data_hash", "agreement", "kl_teacher_states", "kl_student_states", "gradient_steps", "frames"),
+    "phases",
+)
+
+
+def finished(run: Path, name: str, identity: str) -> JsonDict | None:
+    """The record of a finished step, its policy checked against the recorded hash; None if not finished."""
+    path = folder_of(run, name) / "record.json"
+    if not path.exists():
+        return None
+    record: JsonDict = storage.read_json(path)
+    if record.get("identity") != identity:
+        raise StorageError(f"{path} belongs to another lineage; name another --run")
+    if not (run / str(record["path"])).exists():
+        folder = folder_of(run, name)
+        raise StorageError(f"{run / str(record['path'])} is missing, and {name} was finished; delete {folder}")
+    found = load_policy(run / str(record["path"])).spec.hash
+    if found != record["hash"]:
+        raise StorageError(f"{run / str(record['path'])} was replaced: its hash is {found[:12]}, not as recorded")
+    return record
+
+
+def beside(run: Path, steps: Sequence[Step], records: Sequence[JsonDict], identity: str) -> list[JsonDict]:
+    """What earlier calls have finished in the same lineage and this one does not ask for, parents before children: more
+    generations, or arms. Who is of other parents than stand in the folder now is left out."""
+    asked, known = {FIRST, *(step.name for step in steps)}, {record["name"]: record["hash"] for record in records}
+    names = [path.parent.name for path in sorted(run.glob("generations/*/record.json"))]
+    waiting = [record for name in names if name not in asked and (record := finished(run, name, identity)) is not None]
+    found: list[JsonDict] = []
+    while ready := [each for each in waiting if _is_of(each, known)]:
+        waiting = [each for each in waiting if each not in ready]
+        for record in ready:
+            found.append(record | {"measures": kept(folder_of(run, record["name"]))})
+            known[record["name"]] = record["hash"]
+    return found
+
+
+def _is_of(record: JsonDict, known: Mapping[str, str]) -> bool:
+    """Whether all its parents are there, by name and hash."""
+    return all(known.get(name) == told for name, told in zip(record["parent_names"], record["parents"], strict=False))
+
+
+def tell_versions(run: Path, record: JsonDict) -> None:
+    """One line where a lineage was begun under other versions: what comes now may differ in its bits from then."""
+    then, now = record["versions"], storage.versions()
+    changed = [f"{name} {then.get(name)}, now {version}" for name, version in now.items() if then.get(name) != version]
+    if changed:
+        metrics.say(f"{run} was begun under {'; '.join(changed)}: it goes on, and each record says under which")
+
+
+def check_parents(run: Path, step: Step, record: JsonDict, policies: dict[str, Policy]) -> None:
+    """Raise StorageError where a finished step was made of others than stand in the folder now."""
+    for name, told in zip(of_whom(step), record["parents"], strict=False):
+        if policies[name].spec.hash != told:
+            folder = folder_of(run, step.name)
+            raise StorageError(f"{folder} was made of another {name} than this; delete {folder} to make it anew")
+
+
+def of_whom(step: Step) -> tuple[str, ...]:
+    """Names of the policies a step is made of: teachers, members or candidates, then whose weights it begins with."""
+    return (*step.parents, *([step.start] if step.start and step.start not in step.parents else []))
+
+
+def record_founder(founder: Policy, seen: Seen, identity: str, stop: metrics.StopSignal) -> JsonDict:
+    """Generation 0: the teacher, measured under the lineage's protocol."""
+    started, line = time.monotonic(), seen.line
+    path = folder_of(line.run, FIRST) / "policy.safetensors"
+    founder.save(path)
+    played = seen.baseline(FIRST, founder, stop).teacher
+    check_normalisable(played.evaluation, seen.random)
+    record = result_record(played.evaluation, random=seen.random, path=path) | {
+        "name": FIRST,
+        "number": 0,
+        "how": "found",
+        "role": "",
+        "arm": None,
+        "line": 0,
+        "path": str(path.relative_to(line.run)),
+        "parents": list(founder.spec.parents),
+        "parent_names": [],
+        "seed": None,
+        "recipe_hash": None,
+        "structure": to_table(founder.spec.network),
+        "flops": founder.spec.flops,
+        "decision_seconds": median(decision_seconds(founder, DECISIONS)),
+        "normalised": 1.0,
+        "normalised_ci95": [1.0, 1.0],
+        "identity": identity,
+        "versions": storage.versions(),
+        "seconds": round(time.monotonic() - started, 2),
+    }
+    storage.write_json(folder_of(line.run, FIRST) / "record.json", record)
+    return record
+
+
+def recorded(
+    step: Step,
+    made: Made,
+    records: Sequence[JsonDict],
+    policies: dict[str, Policy],
+    seen: Seen,
+    identity: str,
+    started: float,
+) -> JsonDict:
+    """Save and record what a step came to; the record is written last."""
+    line, random, first = seen.line, seen.random, records[0]
+    told = made.told
+    if step.how == "select":  # what is known of who was chosen, and who that learnt from
+        chosen = next(each for each in records if each["name"] == told["chosen"])
+        told = {key: chosen[key] for key in OF_THE_CHOSEN if key in chosen} | told
+    folder, policy, evaluation = folder_of(line.run, step.name), made.policy, made.played.evaluation
+    path = folder / "policy.safetensors"
+    policy.save(path)
+    if step.how == "distil":  # the others have been played by `seen`
+        seen.keep(step.name, policy, made.played)
+    normalised = normalised_score([evaluation.scores], first["scores"], random.scores)
+    names = of_whom(step)
+    record = result_record(evaluation, random=random, path=path) | {
+        "name": step.name,
+        "number": step.number,
+        "how": step.how,
+        "role": step.role,
+        "arm": step.arm,
+        "line": step.line,
+        "path": str(path.relative_to(line.run)),
+        "parents": [policies[name].spec.hash for name in names],
+        "parent_names": list(names),
+        "seed": step.seed,
+        "structure": to_table(policy.spec.network),
+        "flops": policy.spec.flops,
+        "decision_seconds": median(decision_seconds(policy, DECISIONS)),
+        "normalised": normalised.point,
+        "normalised_ci95": [normalised.low, normalised.high],
+        "identity": identity,
+        "versions": storage.versions(),
+        "plan": step.key,
+        **told,
+        "seconds": round(time.monotonic() - started, 2),  # of the attempt that finished it
+    }
+    storage.write_json(folder / "record.json", record)
+    return record
+
+
+def summary(line: Lineage, everyone: Sequence[JsonDict], random: Evaluation, command: str, *, done: bool) -> JsonDict:
+    """What `run.json` holds: `everyone`'s records, the first teacher's first."""
+    main = [each for each in everyone if not each["role"] and each["arm"] is None and not each["line"]]
+    return {
+        "kind": "evolve",
+        "status": "done" if done else "running",
+        "run": str(line.run),
+        "command": command,
+        "seed": line.seed,
+        "lines": 1 + max(int(each["line"]) for each in everyone),
+        "operator": line.rule.operator.name,
+        "rule": to_table(line.rule),
+        "recipe": to_table(line.distilling),
+        "recipe_hash": recipe_hash(line.distilling),
+        "training": None if line.training is None else to_table(line.training),
+        "environment": to_table(line.environment),
+        "teacher": everyone[0],
+        "random": {"mean": random.mean, "scores": list(random.scores)},
+        "generations": sorted(main, key=lambda each: int(each["number"])),
+        "steps": list(everyone),
+        "versions": storage.versions(),
+    }
