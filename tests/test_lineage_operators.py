@@ -430,6 +430,7 @@ def test_a_policys_file_is_verified_with_its_parents(
     path = bred / "generations" / "001" / "policy.safetensors"
     assert main(["verify", str(path)]) == 0
     assert load_policy(path).spec.parents[0][:12] in capsys.readouterr().out
+    assert main(["verify", "policy:pong"]) == 0
     assert main(["verify", str(tmp_path / "nothing")]) == 2
     assert "no such file or run folder" in capsys.readouterr().err
     assert main(["verify", str(path), "--json"]) == 0

@@ -93,7 +93,7 @@ class Verify:
     is one. Nothing in a file is run."""
 
     paths: Positional[tuple[str, ...]]
-    """Policies' .safetensors files, or run folders."""
+    """Policies' .safetensors files, policy:NAME, or run folders."""
     json: bool = False
     """Print one JSON object."""
 

@@ -10,11 +10,12 @@ from rlkd.data import JsonDict
 from rlkd.errors import PolicyFileError, StorageError
 from rlkd.policy import PolicySpec
 from rlkd.policy.file import read
+from rlkd.policy.loading import shipped_file
 from rlkd.policy.tensors import digest
 
 
 def verify(path: str | Path) -> JsonDict:
-    """What a policy's file or a run folder holds, and what is wrong with it.
+    """What a policy's file, `policy:NAME` of a shipped one, or a run folder holds, and what is wrong with it.
 
     Checksums find damage, not malice: whoever alters a file and its checksum is not found out.
 
@@ -25,7 +26,8 @@ def verify(path: str | Path) -> JsonDict:
     Raises:
         StorageError: there is neither a file nor a run.
     """
-    path = Path(path)
+    text = str(path)
+    path = shipped_file(text.removeprefix("policy:")) if text.startswith("policy:") else Path(path)
     if path.is_file():
         problems: list[str] = []
         spec = _policy(path, problems)

@@ -56,7 +56,7 @@ def load_policy(
         raise PolicyFileError(f"{path}: reading it takes torch; without it, .onnx files play that `rlkd export` wrote")
     text = str(path)
     if text.startswith("policy:"):
-        path = _shipped(text.removeprefix("policy:"))
+        path = shipped_file(text.removeprefix("policy:"))
     path = Path(path)
     if agent is None and not describes_itself(path):
         from rlkd.policy.foreign import recipe_for
@@ -173,7 +173,8 @@ def check_fits(spec: PolicySpec, recipe: Environment, *, where: str) -> None:
                     )
 
 
-def _shipped(name: str) -> Path:
+def shipped_file(name: str) -> Path:
+    """Where a policy that ships lies; PolicyFileError where there is none of that name."""
     known = {entry.name: entry.path for entry in shipped("policies")}
     if name not in known:
         raise PolicyFileError(f"no shipped policy '{name}'{suggest(name, known)}")
