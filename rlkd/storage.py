@@ -14,7 +14,7 @@ import os
 import platform
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -98,6 +98,11 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in names} | {"python": platform.python_version()}
 
 
+def changes(then: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """What is other than it was, as a message says it: `torch 2.10.0, now 2.13.0; ...`; empty where nothing is."""
+    return "; ".join(f"{name} {then.get(name)}, now {value}" for name, value in now.items() if then.get(name) != value)
+
+
 def sha256(content: bytes) -> str:
     """SHA-256 in 64 hex digits."""
     return hashlib.sha256(content).hexdigest()
@@ -127,12 +132,8 @@ def run_folder(path: Path) -> Iterator[Path]:
         try:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-            for below in (
-                "",
-                "students/",
-                "replay/**/",
-                "generations/**/",
-            ):  # not deeper: other runs may lie in this folder
+            # Not deeper: other runs may lie in this folder.
+            for below in ("", "students/", "replay/**/", "generations/**/"):
                 for stump in path.glob(below + STUMP):
                     stump.unlink(missing_ok=True)
         except OSError as error:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rlkd import recipe as recipes
+from rlkd.collect.acting import answering
 from rlkd.distillation.lesson import Seen
 from rlkd.distillation.steps import learn
 from rlkd.distillation.student import Student
@@ -196,3 +197,15 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
             process.kill()
             pytest.fail(f"never came so far: {process.communicate()}")
         time.sleep(0.005)
+
+
+def who_is_asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of those whom collectors ask from now on, one an answer."""
+    names: list[str] = []
+
+    def spy(player: Policy, *given: Any) -> Any:
+        names.append(player.spec.name)
+        return answering(player, *given)
+
+    monkeypatch.setattr("rlkd.collect.collector.answering", spy)
+    return names

@@ -63,7 +63,7 @@ def lineage(
     founder["measures"] = _measures(0, generator)
     steps = [founder]
     for line in range(lines):
-        chain = Chain(rule=rule, seed=0, teacher=TINY, student=TINY, between=(TINY,) * generations, line=line)
+        chain = Chain(rule=rule, seed=0, student=TINY, between=(TINY,) * generations, line=line)
         luck = generator.normal(0, noise / 3)
         steps += [_made(step, luck, effects, noise, teacher, random, generator) for step in plan(chain)]
     main = [row for row in steps if not row["role"] and row["arm"] is None and row["line"] == 0]

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from rlkd.collect import Collector, Round, keep_round, round_file, take_round
-from rlkd.collect.acting import answering
 from rlkd.errors import StorageError
 from rlkd.policy import PARAMS, Policy
 from rlkd.recipe import Environment, Network, Part, Protocol, Source
@@ -20,7 +19,7 @@ from rlkd.replay import Replay
 from rlkd.vector import spaces
 from rlkd.vector.making import make_vec
 from rlkd.vector.stepper import Stepper
-from tests.handmade import LINEAR, TINY, TINY_PIXELS, cartpole_teacher, environment, policy
+from tests.handmade import LINEAR, TINY, TINY_PIXELS, cartpole_teacher, environment, policy, who_is_asked
 
 CARTPOLE, PENDULUM = environment("cartpole", frame_cap=60), environment("pendulum", frame_cap=40)
 GRID = environment("doorkey_5x5", frame_cap=30)
@@ -121,15 +120,7 @@ def same(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Who is asked from now on, a name an answer."""
-    names: list[str] = []
-
-    def spy(player: Policy, *given: Any) -> Any:
-        names.append(player.spec.name)
-        return answering(player, *given)
-
-    monkeypatch.setattr("rlkd.collect.collector.answering", spy)
-    return names
+    return who_is_asked(monkeypatch)
 
 
 @pytest.mark.parametrize("name", CASES)

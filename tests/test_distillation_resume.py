@@ -20,7 +20,6 @@ from torch import Tensor
 from rlkd import storage
 from rlkd.cli import main
 from rlkd.collect import Collector, Round, round_file
-from rlkd.collect.acting import answering
 from rlkd.distillation import Baseline, learning, measure_baseline, run_distillation
 from rlkd.distillation import games as games_module
 from rlkd.distillation.checkpoint import FILE, load_students
@@ -30,7 +29,17 @@ from rlkd.errors import Stopped, StorageError
 from rlkd.metrics import read_metrics
 from rlkd.policy import Policy
 from rlkd.recipe import Distill, Network, Source
-from tests.handmade import TINY, TINY_PIXELS, cartpole_teacher, ended, environment, policy, started, student_file
+from tests.handmade import (
+    TINY,
+    TINY_PIXELS,
+    cartpole_teacher,
+    ended,
+    environment,
+    policy,
+    started,
+    student_file,
+    who_is_asked,
+)
 from tests.handmade import small_distillation as small
 
 TINY_GRID = Network(encoder="conv", channels=(4,), kernels=(2,), strides=(1,), hidden=(16,))
@@ -156,15 +165,7 @@ def named_rounds(run: Path) -> list[str]:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Who is asked by collectors from now on, a name an answer."""
-    names: list[str] = []
-
-    def spy(player: Policy, *given: Any) -> Any:
-        names.append(player.spec.name)
-        return answering(player, *given)
-
-    monkeypatch.setattr("rlkd.collect.collector.answering", spy)
-    return names
+    return who_is_asked(monkeypatch)
 
 
 @pytest.mark.parametrize(

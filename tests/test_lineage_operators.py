@@ -21,7 +21,7 @@ from rlkd.learn.ppo import begin_from
 from rlkd.lineage import evolve, verify
 from rlkd.lineage.arms import smoothing_of
 from rlkd.lineage.operators import OPERATORS, operator_of, plan
-from rlkd.lineage.step import FIRST, Chain
+from rlkd.lineage.step import FIRST, Chain, Step
 from rlkd.policy import Policy, combined, load_policy
 from rlkd.recipe import Bonus, Generations, Network, Part, Ppo, Term
 from rlkd.report import write_report
@@ -41,7 +41,12 @@ TRAINED = {"improve": "rl/ppo_classic", "iterate": "distill/bam", "follow": "rl/
 def chain(operator: str, **changes: Any) -> Chain:
     given = {"operator": Part(operator, NUMBERS.get(operator, {})), "train": TRAINED.get(operator)} | changes
     sizes = tuple(replace(TINY, hidden=(width,)) for width in (12, 9, 6))
-    return Chain(rule=Generations(**given), seed=7, teacher=TINY, student=sizes[-1], between=sizes)
+    return Chain(rule=Generations(**given), seed=7, student=sizes[-1], between=sizes)
+
+
+def is_main(step: Step) -> bool:
+    """Whether it is its generation's policy in the main line."""
+    return not step.role and step.arm is None
 
 
 def agent(folder: Path, operator: Any, **changes: Any) -> str:
@@ -77,7 +82,7 @@ def test_steps_stand_behind_whom_they_are_made_of_and_have_names_of_their_own(na
             assert {*step.parents, *([step.start] if step.start else [])} <= known, step.name
             assert step.name not in known
             known.add(step.name)
-        assert [step.number for step in steps if step.main] == [1, 2, 3]
+        assert [step.number for step in steps if is_main(step)] == [1, 2, 3]
         assert all(step.name.endswith("line1") == bool(line) for step in steps)
         assert all((step.network is not None) == (step.how == "distil") for step in steps)
     seeds = [{(step.number, step.seed) for step in plan(replace(chain(name), line=line))} for line in (0, 1)]
@@ -101,7 +106,7 @@ def test_arms_are_lines_of_their_own_from_the_first_teacher_with_the_main_lines_
 def test_an_assistant_chain_and_its_control_take_the_same_gradient_steps() -> None:
     steps = plan(chain("shrink"))
     assert [step.network and step.network.hidden for step in steps] == [(12,), (9,), (6,), (6,)]
-    assert sum(step.share for step in steps if step.main) == steps[-1].share == 3
+    assert sum(step.share for step in steps if is_main(step)) == steps[-1].share == 3
     steps = plan(chain("sequence"))
     assert [step.share for step in steps] == [0.5, 0.5, 1.0, 2.0]
 

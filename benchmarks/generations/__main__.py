@@ -79,13 +79,12 @@ def table(found: Record) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for group in groups(found["steps"]):
-        mean = sum(row["mean"] for row in group.records) / len(group.records)
         normalised = group.normalised
         told = f"{normalised.point:.3f} [{normalised.low:.3f}, {normalised.high:.3f}]"
-        cells = [group.name, str(group.number), str(len(group.records)), f"{mean:.1f}", told]
+        cells = [group.name, str(group.number), str(len(group.records)), f"{group.score.point:.1f}", told]
         for key in ("agreement", "kl_teacher_states", "kl_student_states"):
-            values = [row[key] for row in group.records if key in row]
-            cells.append(f"{sum(values) / len(values):.3f}" if values else "")
+            value = group.mean_of(key)
+            cells.append("" if value is None else f"{value:.3f}")
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "| question | answer |", "|---|---|"]
     return [*lines, *(f"| {row['question']} | {row['sentence']} |" for row in found["verdicts"])]

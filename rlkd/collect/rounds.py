@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from rlkd import storage
 from rlkd.data import JsonDict
 from rlkd.errors import StorageError
-from rlkd.policy.tensors import below, digest
+from rlkd.policy.tensors import below, read_sealed, write_sealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +155,7 @@ def keep_round(path: Path, played: Round, about: JsonDict) -> str:
         },
         sort_keys=True,
     )
-    found = digest(record, tensors)
-    storage.write_bytes(path, safetensors.torch.save(tensors, metadata={"record": record, "digest": found}))
-    return found
+    return write_sealed(path, record, tensors)
 
 
 def take_round(path: Path, about: JsonDict) -> tuple[Round, str]:
@@ -168,12 +165,10 @@ def take_round(path: Path, about: JsonDict) -> tuple[Round, str]:
         StorageError: gone, damaged, or of another run or round.
     """
     try:
-        with safetensors.safe_open(str(path), framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            record = json.loads(metadata["record"])
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a mapping
-        if record["about"] != about or digest(metadata["record"], tensors) != metadata["digest"]:
-            raise ValueError("not what was written")
+        text, tensors, found = read_sealed(path)
+        record = json.loads(text)
+        if record["about"] != about:
+            raise ValueError("of another run")
         halves = range(sum(name.startswith("actions.") for name in tensors))
         made = None
         if "made.answers" in tensors:
@@ -193,4 +188,4 @@ def take_round(path: Path, about: JsonDict) -> tuple[Round, str]:
         raise StorageError(f"{path}: no such file") from None
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
         raise StorageError(f"{path}: damaged, or of another run") from None
-    return played, metadata["digest"]
+    return played, found

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import safetensors
-import safetensors.torch
 import torch
 
 from rlkd import metrics, storage
@@ -18,7 +17,7 @@ from rlkd.distillation.result import Baseline
 from rlkd.errors import RecipeError
 from rlkd.evaluation import Played, play, play_randomly
 from rlkd.policy import Policy
-from rlkd.policy.tensors import digest
+from rlkd.policy.tensors import read_sealed, write_sealed
 from rlkd.recipe import Environment, build, recipe_hash, to_table
 
 FASTEST = 1  # of zlib's levels: what matters is that 4,096 stacks of pictures are not kept as 115 MB
@@ -98,19 +97,14 @@ def _keep(path: Path, measured: Baseline, about: JsonDict) -> None:
     )
     packed = zlib.compress(np.ascontiguousarray(played.states).data, FASTEST)
     tensors = {"states": torch.from_numpy(np.frombuffer(packed, np.uint8).copy())}
-    metadata = {"record": record, "digest": digest(record, tensors)}
-    storage.write_bytes(path, safetensors.torch.save(tensors, metadata=metadata))
+    write_sealed(path, record, tensors)
 
 
 def _taken(path: Path, about: JsonDict) -> Baseline | None:
     """What was kept; None where it is of something else, or damaged: one line says that."""
     try:
-        with safetensors.safe_open(str(path), framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            tensors = {"states": opened.get_tensor("states")}
-        if digest(metadata["record"], tensors) != metadata["digest"]:
-            raise ValueError("the checksum differs")
-        record = json.loads(metadata["record"])
+        text, tensors, _ = read_sealed(path)
+        record = json.loads(text)
         if record["about"] != about:
             return None
         dtype, shape = np.dtype(record["dtype"]), tuple(record["shape"])

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from rlkd.data import JsonDict
 from rlkd.distillation.student import Student
 from rlkd.errors import StorageError
 from rlkd.policy.compute import Precision, takes_bfloat16
-from rlkd.policy.tensors import below, digest, put_back, tensors_of
+from rlkd.policy.tensors import below, put_back, read_sealed, tensors_of, write_sealed
 from rlkd.recipe import recipe_hash
 
 FILE = "students.checkpoint.safetensors"
@@ -64,10 +63,8 @@ def claim(run: Path, students: Sequence[Student], *, identity: str, precision: P
     if not (run / FILE).exists():
         save_students(run, students, identity=identity, found=Found(under=under))
         return
-    before = load_students(run, students, identity=identity).under
-    changed = [f"{name} {before.get(name)}, now {now}" for name, now in under.items() if before.get(name) != now]
-    if changed:
-        metrics.say(f"{run} was begun under {'; '.join(changed)}: it goes on, but bits may differ")
+    if changed := storage.changes(load_students(run, students, identity=identity).under, under):
+        metrics.say(f"{run} was begun under {changed}: it goes on, but bits may differ")
 
 
 def save_students(run: Path, students: Sequence[Student], *, identity: str, found: Found) -> None:
@@ -95,9 +92,7 @@ def save_students(run: Path, students: Sequence[Student], *, identity: str, foun
     # Copies: students of several games share tensors, which the format refuses.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     about = {"identity": identity, "rounds": dict(found.rounds), "under": dict(found.under)}
-    record = json.dumps(about | {"students": records})
-    metadata = {"record": record, "digest": digest(record, plain)}
-    storage.write_bytes(run / FILE, safetensors.torch.save(plain, metadata=metadata))
+    write_sealed(run / FILE, json.dumps(about | {"students": records}), plain)
 
 
 def load_students(run: Path, students: Sequence[Student], *, identity: str) -> Found:
@@ -113,12 +108,8 @@ def load_students(run: Path, students: Sequence[Student], *, identity: str) -> F
     if not path.exists():
         return Found()
     try:
-        with safetensors.safe_open(str(path), framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            record = json.loads(metadata["record"])
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a mapping
-        if digest(metadata["record"], tensors) != metadata["digest"]:
-            raise ValueError("the checksum differs")
+        text, tensors, _ = read_sealed(path)
+        record = json.loads(text)
         held = [(entry["name"], entry["network"]) for entry in record["students"]]
         wanted = [(student.plan.label, recipe_hash(student.plan.network)) for student in students]
         if record["identity"] != identity or held != wanted:

@@ -8,7 +8,7 @@ Shapes: S states, A discrete actions, F features. Statistics in float64.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -192,7 +192,7 @@ def _layer_cka(child: Policy, teacher: Policy, states: np.ndarray) -> Value:
 
 def _shape(policy: Policy) -> tuple[Network, tuple[int, ...]]:
     """What acts; critics do not count."""
-    return replace(policy.spec.network, value="none", value_heads=None), policy.spec.observation_shape
+    return policy.spec.network.acting, policy.spec.observation_shape
 
 
 def _by_novelty(own_there: _Said, told_there: _Said, told: _Said) -> list[JsonDict]:

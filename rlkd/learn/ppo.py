@@ -165,10 +165,7 @@ def begin_from(start: Policy, network: PolicyNetwork, spec: PolicySpec) -> None:
 
 def check_start(start: Policy, spec: PolicySpec) -> None:
     """Raise MismatchError unless training by a record can begin with a policy's weights: the same kind of network."""
-    own, given = (
-        (replace(each.network, value="none", value_heads=None), each.kind, each.observation_shape, each.actions)
-        for each in (spec, start.spec)
-    )
+    own, given = ((each.network.acting, each.kind, each.observation_shape, each.actions) for each in (spec, start.spec))
     if own != given or start.spec.normaliser is not None:
         raise MismatchError(
             f"training cannot begin with the weights of {start.spec.name}: it has to be a '{spec.kind}' policy with "

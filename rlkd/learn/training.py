@@ -255,9 +255,8 @@ def training_run(
 def tell_versions(run: Path, progress: Progress) -> None:
     """One line where the checkpoint was written under other versions: the run goes on, but bits may differ."""
     now = storage.versions()
-    changed = [f"{name} {then}, now {now.get(name)}" for name, then in progress.under.items() if now.get(name) != then]
-    if changed:
-        metrics.say(f"{run} was saved under {'; '.join(changed)}: it goes on, but bits may differ")
+    if progress.under and (changed := storage.changes(progress.under, now)):
+        metrics.say(f"{run} was saved under {changed}: it goes on, but bits may differ")
     progress.under = now
 
 

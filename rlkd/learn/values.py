@@ -103,7 +103,7 @@ def value_spec(environment: Environment, agent: Dqn, *, origin: str) -> PolicySp
     return PolicySpec(
         name=f"{environment.id}-{'qrdqn' if agent.quantiles else 'dqn'}",
         kind="q",
-        network=replace(network, value="none", value_heads=None),
+        network=network.acting,
         observation_shape=shape,
         observation_dtype="uint8" if environment.views else "float32",
         actions=actions,

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 from scipy.optimize import brentq
 
-from rlkd.errors import MismatchError
 from rlkd.evaluation.agreement import answers
 from rlkd.losses import categorical_entropy
 from rlkd.policy import Policy, discrete_logits, unflatten
@@ -21,15 +20,10 @@ def loss_of(arm: Arm, rule: Distill, teacher: Policy, states: np.ndarray, stretc
     Args:
         arm: `smoothed`, `permuted` or `confidence`.
         rule: of the main line.
-        teacher: whose answers are learnt.
+        teacher: whose answers are learnt; its actions are discrete.
         states: [S, ...], that it visited, by which labels are smoothed.
         stretch: how many of them follow each other.
-
-    Raises:
-        MismatchError: the teacher's actions are not discrete.
     """
-    if not teacher.spec.discrete:
-        raise MismatchError(f"arms compare answers to discrete actions, those of {teacher.spec.name} are continuous")
     if arm == "permuted":
         term = Term(teacher=Part("teacher"), target=(Part("permute"),), divergence=Part("cross_entropy"))
     elif arm == "confidence":

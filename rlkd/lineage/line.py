@@ -57,7 +57,6 @@ class Lineage:
             RecipeError: numbers of the operator, or sizes, that cannot be.
         """
         operator, _ = operator_of(self.rule.operator)
-        teacher = replace(founder.spec.network, value="none", value_heads=None)
         sizes: Sequence[Network] = ()
         if operator.sizes:
             spec, count = founder.spec, self.rule.generations - 1
@@ -65,7 +64,7 @@ class Lineage:
             inner: Sequence[Network] = ()
             if count:
                 inner = networks_between(
-                    teacher, self.network, count, observation_shape=shape, kind=kind, actions=spec.actions
+                    spec.network.acting, self.network, count, observation_shape=shape, kind=kind, actions=spec.actions
                 )
             sizes = (*inner, self.network)
         found = []
@@ -73,7 +72,6 @@ class Lineage:
             chain = Chain(
                 rule=self.rule,
                 seed=self.seed,
-                teacher=teacher,
                 student=self.network,
                 between=tuple(sizes),
                 line=line,
@@ -114,9 +112,7 @@ def lineage_of(
             raise RecipeError(f"operator '{part.name}' needs a PPO recipe with {needs}; '{rule.train}' is another")
         if training.terms is not None:
             Teaching(founder, spec, training)
-    network = replace(founder.spec.network, value="none", value_heads=None)
-    if rule.student != "same":
-        network = recipe.load(rule.student, Network)
+    network = founder.spec.network.acting if rule.student == "same" else recipe.load(rule.student, Network)
     assistant = part.values.get("assistant")
     student = replace(founder.spec, network=network)
     if part.name == "reset":

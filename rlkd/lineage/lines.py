@@ -42,6 +42,18 @@ class Group:
             return Estimate(only["normalised"], *only["normalised_ci95"])
         return seed_interval([record["normalised"] for record in self.records])
 
+    @property
+    def score(self) -> Estimate:
+        """Raw score, as `normalised`."""
+        if len(self.records) == 1:
+            return Estimate(self.records[0]["mean"], *self.records[0]["ci95"])
+        return seed_interval([record["mean"] for record in self.records])
+
+    def mean_of(self, key: str) -> float | None:
+        """Mean over lines of a number of the records; None where it was not measured of all."""
+        found = [float(record[key]) for record in self.records if isinstance(record.get(key), int | float)]
+        return sum(found) / len(found) if len(found) == len(self.records) else None
+
 
 def groups(steps: Sequence[JsonDict]) -> list[Group]:
     """Everybody but the first teacher: the main line, then arms and roles as they were made; each by generation.

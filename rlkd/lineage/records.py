@@ -43,18 +43,23 @@ def finished(run: Path, name: str, identity: str) -> JsonDict | None:
     return record
 
 
-def beside(run: Path, steps: Sequence[Step], records: Sequence[JsonDict], identity: str) -> list[JsonDict]:
-    """What earlier calls have finished in the same lineage and this one does not ask for, parents before children: more
-    generations, or arms. Who is of other parents than stand in the folder now is left out."""
-    asked, known = {FIRST, *(step.name for step in steps)}, {record["name"]: record["hash"] for record in records}
+def not_asked_for(run: Path, steps: Sequence[Step], identity: str) -> list[JsonDict]:
+    """What earlier calls have finished in the same lineage and this one does not ask for: more generations, or arms."""
+    asked = {FIRST, *(step.name for step in steps)}
     names = [path.parent.name for path in sorted(run.glob("generations/*/record.json"))]
-    waiting = [record for name in names if name not in asked and (record := finished(run, name, identity)) is not None]
+    found = [record for name in names if name not in asked and (record := finished(run, name, identity)) is not None]
+    return [record | {"measures": kept(folder_of(run, record["name"]))} for record in found]
+
+
+def beside(waiting: Sequence[JsonDict], records: Sequence[JsonDict]) -> list[JsonDict]:
+    """Of what was not asked for all whose parents are there, parents before children. Who is of other parents than
+    stand in the folder now is left out."""
+    known = {record["name"]: record["hash"] for record in records}
     found: list[JsonDict] = []
     while ready := [each for each in waiting if _is_of(each, known)]:
         waiting = [each for each in waiting if each not in ready]
-        for record in ready:
-            found.append(record | {"measures": kept(folder_of(run, record["name"]))})
-            known[record["name"]] = record["hash"]
+        found += ready
+        known |= {record["name"]: record["hash"] for record in ready}
     return found
 
 
@@ -65,10 +70,8 @@ def _is_of(record: JsonDict, known: Mapping[str, str]) -> bool:
 
 def tell_versions(run: Path, record: JsonDict) -> None:
     """One line where a lineage was begun under other versions: what comes now may differ in its bits from then."""
-    then, now = record["versions"], storage.versions()
-    changed = [f"{name} {then.get(name)}, now {version}" for name, version in now.items() if then.get(name) != version]
-    if changed:
-        metrics.say(f"{run} was begun under {'; '.join(changed)}: it goes on, and each record says under which")
+    if changed := storage.changes(record["versions"], storage.versions()):
+        metrics.say(f"{run} was begun under {changed}: it goes on, and each record says under which")
 
 
 def check_parents(run: Path, step: Step, record: JsonDict, policies: dict[str, Policy]) -> None:
@@ -84,6 +87,17 @@ def of_whom(step: Step) -> tuple[str, ...]:
     return (*step.parents, *([step.start] if step.start and step.start not in step.parents else []))
 
 
+def _about(policy: Policy, evaluation: Evaluation, seen: Seen, path: Path) -> JsonDict:
+    """What every record says of a policy in a file."""
+    return result_record(evaluation, random=seen.random, path=path) | {
+        "path": str(path.relative_to(seen.line.run)),
+        "structure": to_table(policy.spec.network),
+        "flops": policy.spec.flops,
+        "decision_seconds": median(decision_seconds(policy, DECISIONS)),
+        "versions": storage.versions(),
+    }
+
+
 def record_founder(founder: Policy, seen: Seen, identity: str, stop: metrics.StopSignal) -> JsonDict:
     """Generation 0: the teacher, measured under the lineage's protocol."""
     started, line = time.monotonic(), seen.line
@@ -91,25 +105,20 @@ def record_founder(founder: Policy, seen: Seen, identity: str, stop: metrics.Sto
     founder.save(path)
     played = seen.baseline(FIRST, founder, stop).teacher
     check_normalisable(played.evaluation, seen.random)
-    record = result_record(played.evaluation, random=seen.random, path=path) | {
+    record = _about(founder, played.evaluation, seen, path) | {
         "name": FIRST,
         "number": 0,
         "how": "found",
         "role": "",
         "arm": None,
         "line": 0,
-        "path": str(path.relative_to(line.run)),
         "parents": list(founder.spec.parents),
         "parent_names": [],
         "seed": None,
         "recipe_hash": None,
-        "structure": to_table(founder.spec.network),
-        "flops": founder.spec.flops,
-        "decision_seconds": median(decision_seconds(founder, DECISIONS)),
         "normalised": 1.0,
         "normalised_ci95": [1.0, 1.0],
         "identity": identity,
-        "versions": storage.versions(),
         "seconds": round(time.monotonic() - started, 2),
     }
     storage.write_json(folder_of(line.run, FIRST) / "record.json", record)
@@ -138,24 +147,19 @@ def recorded(
         seen.keep(step.name, policy, made.played)
     normalised = normalised_score([evaluation.scores], first["scores"], random.scores)
     names = of_whom(step)
-    record = result_record(evaluation, random=random, path=path) | {
+    record = _about(policy, evaluation, seen, path) | {
         "name": step.name,
         "number": step.number,
         "how": step.how,
         "role": step.role,
         "arm": step.arm,
         "line": step.line,
-        "path": str(path.relative_to(line.run)),
         "parents": [policies[name].spec.hash for name in names],
         "parent_names": list(names),
         "seed": step.seed,
-        "structure": to_table(policy.spec.network),
-        "flops": policy.spec.flops,
-        "decision_seconds": median(decision_seconds(policy, DECISIONS)),
         "normalised": normalised.point,
         "normalised_ci95": [normalised.low, normalised.high],
         "identity": identity,
-        "versions": storage.versions(),
         "plan": step.key,
         **told,
         "seconds": round(time.monotonic() - started, 2),  # of the attempt that finished it

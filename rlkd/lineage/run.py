@@ -26,6 +26,7 @@ from rlkd.lineage.records import (
     beside,
     check_parents,
     finished,
+    not_asked_for,
     record_founder,
     recorded,
     summary,
@@ -102,7 +103,7 @@ def evolve(
         seen = Seen(line, _random_play(line, identity, stop), stretch)
         records = [finished(line.run, FIRST, identity) or record_founder(founder, seen, identity, stop)]
         tell_versions(line.run, records[0])
-        policies = {FIRST: founder}
+        policies, waiting = {FIRST: founder}, not_asked_for(line.run, steps, identity)
         for step in steps:
             stop.check(f"all before {step.name} is saved in {line.run}; the same command goes on")
             record = finished(line.run, step.name, identity)
@@ -120,7 +121,7 @@ def evolve(
             policies[step.name] = load_policy(line.run / str(record["path"]))
             told = measured(step, record, steps, policies, seen, stop)
             records.append(record | {"measures": told})
-            everyone = [*records, *beside(line.run, steps, records, identity)]
+            everyone = [*records, *beside(waiting, records)]
             content = summary(line, everyone, seen.random, command, done=len(records) > len(steps))
             content["verdicts"] = verdicts(content)
             storage.write_json(line.run / "run.json", content)

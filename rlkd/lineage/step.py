@@ -46,11 +46,6 @@ class Step:
     """What it is where it is not its generation's policy; empty otherwise."""
 
     @property
-    def main(self) -> bool:
-        """Whether it is its generation's policy in the main line."""
-        return not self.role and self.arm is None
-
-    @property
     def key(self) -> str:
         """Hash of everything above: a finished step was made by this plan if it has the same."""
         return recipe_hash(self)
@@ -64,8 +59,6 @@ class Chain:
     """The recipe."""
     seed: int
     """Of the run."""
-    teacher: Network
-    """The first teacher's network, without its critic."""
     student: Network
     """The students'."""
     between: tuple[Network, ...] = field(default=())

@@ -4,8 +4,8 @@ from rich.table import Table
 
 from rlkd.data import JsonDict
 from rlkd.evaluation.record import WIDE, terminal_table
-from rlkd.lineage.lines import CONTROLS, Group, groups
-from rlkd.stats import Estimate, seed_interval
+from rlkd.lineage.lines import CONTROLS, groups
+from rlkd.stats import Estimate
 
 
 def lineage_table(record: JsonDict, *, width: int = WIDE) -> Table:
@@ -54,9 +54,9 @@ def _by_arm(record: JsonDict, width: int) -> Table:
         cells = {
             "generation": str(group.number),
             "lines": str(len(group.records)),
-            "score [95 %]": _spoken(_score(group), 1),
+            "score [95 %]": _spoken(group.score, 1),
             "TN to the first [95 %]": _spoken(group.normalised, 3),
-            "agrees": _agrees(group),
+            "agrees": "" if (agreement := group.mean_of("agreement")) is None else f"{agreement:.1%}",
             "parameters": f"{group.records[0]['parameters']:,}",
         }
         table.add_row(group.name if group.name != before else "", *(cells[header] for header in headers))
@@ -64,19 +64,6 @@ def _by_arm(record: JsonDict, width: int) -> Table:
     return table
 
 
-def _score(group: Group) -> Estimate:
-    if len(group.records) == 1:
-        return Estimate(group.records[0]["mean"], *group.records[0]["ci95"])
-    return seed_interval([row["mean"] for row in group.records])
-
-
 def _spoken(found: Estimate, digits: int) -> str:
     fewer = min(digits, 2)
     return f"{found.point:.{digits}f} [{found.low:.{fewer}f}, {found.high:.{fewer}f}]"
-
-
-def _agrees(group: Group) -> str:
-    """Mean agreement with their own teachers; nothing where it was not measured of all."""
-    found = [row.get("agreement") for row in group.records]
-    known = [float(value) for value in found if value is not None]
-    return f"{sum(known) / len(known):.1%}" if known and len(known) == len(found) else ""

@@ -37,7 +37,7 @@ def combined(policies: Sequence[Policy], combine: Combine, *, name: str) -> Poli
         for key in SHARED:
             if _shared(policy.spec, key) != _shared(policies[0].spec, key):
                 raise MismatchError(f"{policy.spec.name} has another {key} than {policies[0].spec.name}")
-    members = tuple(replace(policy.spec.network, value="none", value_heads=None) for policy in policies)
+    members = tuple(policy.spec.network.acting for policy in policies)
     network = Network(encoder="members", members=members, combine=combine)
     spec = replace(
         policies[0].spec,

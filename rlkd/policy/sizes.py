@@ -47,8 +47,7 @@ def networks_between(
     @cache
     def parameters(network: Network) -> int:
         with torch.device("meta"):
-            plain = dataclasses.replace(network, value="none", value_heads=None)
-            return acting_parameters(PolicyNetwork(plain, observation_shape, kind, actions))
+            return acting_parameters(PolicyNetwork(network.acting, observation_shape, kind, actions))
 
     ends = interpolated(big, small, 0), small  # the big one as the small one would be
     sizes = [parameters(network) for network in ends]

@@ -1,10 +1,15 @@
-"""Weights and an optimiser's moments as tensors by name: what checkpoints keep, and a checksum over it."""
+"""Weights and an optimiser's moments as tensors by name: what checkpoints keep, a checksum over it, files with one."""
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor, nn
+
+from rlkd import storage
 
 
 def tensors_of(network: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -65,3 +70,30 @@ def add_to(found: "hashlib._Hash", name: str, tensor: Tensor) -> None:
     """Let a tensor on the CPU enter a hash."""
     found.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
     found.update(tensor.flatten().view(torch.uint8).numpy().data)  # numpy knows no bfloat16
+
+
+def write_sealed(path: Path, record: str, tensors: Mapping[str, Tensor]) -> str:
+    """Write tensors and a record beside them, whole or not at all, with a checksum of both, which is returned.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written.
+    """
+    found = digest(record, tensors)
+    storage.write_bytes(path, safetensors.torch.save(dict(tensors), metadata={"record": record, "digest": found}))
+    return found
+
+
+def read_sealed(path: Path) -> tuple[str, dict[str, Tensor], str]:
+    """Record, tensors and checksum of a file that `write_sealed` wrote.
+
+    Raises:
+        OSError: missing or not to be read.
+        SafetensorError, KeyError, ValueError: damaged, or another kind of file.
+    """
+    with safetensors.safe_open(str(path), framework="pt") as opened:
+        metadata = opened.metadata() or {}
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a mapping
+    record, found = metadata["record"], metadata["digest"]
+    if digest(record, tensors) != found:
+        raise ValueError("the checksum differs")
+    return record, tensors, found

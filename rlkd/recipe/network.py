@@ -1,6 +1,6 @@
 """What a network looks like, as a frozen value. Meanings stand under fields."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from rlkd.recipe.read import require
@@ -57,6 +57,11 @@ class Network:
     """encoder = 'members' only. `mean`: an action's probability is the mean of the members' (an ensemble of
     generations, Furlanello et al. 2018, arXiv:1805.04770), a Q-value the mean of theirs. `sum`: logits and Q-values are
     the sums of theirs."""
+
+    @property
+    def acting(self) -> "Network":
+        """The same without a critic: what acts."""
+        return replace(self, value="none", value_heads=None)
 
     def __post_init__(self) -> None:
         if self.encoder == "members":

@@ -1,7 +1,6 @@
 """Everybody in a lineage, and what the lineage says: from `run.json`, read and checked once."""
 
 import dataclasses
-import math
 import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from rlkd.data import JsonDict
 from rlkd.errors import RecipeError, StorageError
 from rlkd.recipe import build
 from rlkd.report import words
-from rlkd.report.record import Run, table_of
+from rlkd.report.record import Run, is_nan, table_of
 from rlkd.report.verdict import Tone, Verdict
 
 TONES: dict[str, Tone] = {"better": "good", "worse": "bad"}
@@ -90,7 +89,7 @@ def members(run: Run) -> tuple[Member, ...]:
     known = {each.name for each in dataclasses.fields(Member)} - {"measures"}
     found: list[Member] = []
     for place, row in enumerate(rows):
-        kept = {key: value for key, value in row.items() if key in known and not _is_nan(value)}
+        kept = {key: value for key, value in row.items() if key in known and not is_nan(value)}
         try:
             member = build(Member, kept, where=f"{path} [steps {place}]")
         except RecipeError as error:
@@ -139,7 +138,3 @@ def spoken_role(role: str) -> str:
     """`stop050` -> `stops at 50 %`; other roles are words already."""
     stopped = re.fullmatch(r"stop(\d+)", role)
     return f"stops at {int(stopped[1])}{words.GAP}%" if stopped else role
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)

@@ -9,7 +9,6 @@ from rlkd.report.lineage_charts import Curve, by_generation
 from rlkd.report.page import figure, section, table
 from rlkd.report.record import Run
 from rlkd.report.tree import family_tree, style_of
-from rlkd.stats import Estimate, seed_interval
 
 COLUMNS = ("who", "generation", "lines", "TN to the first [95 %]", "score [95 %]", "agrees", "parameters")
 
@@ -56,14 +55,14 @@ def arms_table(run: Run) -> str:
     before = ""
     for group in groups(run.record["steps"]):
         name = spoken_role(group.role) or group.name
-        estimate, raw = group.normalised, _score(group)
+        estimate, raw, agreement = group.normalised, group.score, group.mean_of("agreement")
         cells = [
             name if name != before else "",
             str(group.number),
             str(len(group.records)),
             words.normalised(estimate.point, (estimate.low, estimate.high)),
             words.score(raw.point, (raw.low, raw.high)),
-            _agreement(group),
+            "" if agreement is None else words.share(agreement, 1),
             f"{group.records[0]['parameters']:,}",
         ]
         rows.append(("" if name == before or not rows else "rule", cells))
@@ -76,15 +75,3 @@ def _caption(run: Run) -> str:
     if lines == 1:
         return "One line: intervals are over episodes, and one seed shows nothing about seeds."
     return f"Means over {lines} lines of descent with Student’s 95 % intervals; a line counts once."
-
-
-def _score(group: Group) -> Estimate:
-    if len(group.records) == 1:
-        return Estimate(group.records[0]["mean"], *group.records[0]["ci95"])
-    return seed_interval([row["mean"] for row in group.records])
-
-
-def _agreement(group: Group) -> str:
-    """Mean over lines; nothing where it was not measured of all."""
-    found = [float(row["agreement"]) for row in group.records if isinstance(row.get("agreement"), int | float)]
-    return words.share(sum(found) / len(found), 1) if len(found) == len(group.records) else ""

@@ -196,7 +196,7 @@ def read_curves(folder: Path) -> tuple[dict[str, float], ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise StorageError(f"{folder / 'metrics.jsonl'}: cannot be read: {error}") from None
     numbers = [
-        {key: float(value) for key, value in line.items() if _is_number(value)}
+        {key: float(value) for key, value in line.items() if is_number(value)}
         for line in lines
         if type(line) is dict  # any JSON value may stand on a line of a damaged file
     ]
@@ -248,7 +248,7 @@ def _rows(record: JsonDict, key: str, path: Path) -> list[JsonDict]:
 
 def _entry(row: JsonDict, where: str) -> Entry:
     known = {field.name for field in dataclasses.fields(Entry)}
-    kept = {key: value for key, value in row.items() if key in known and not _is_nan(value)}
+    kept = {key: value for key, value in row.items() if key in known and not is_nan(value)}
     try:
         return build(Entry, kept, where=where)
     except RecipeError as error:
@@ -262,14 +262,16 @@ def _table(record: JsonDict, key: str, path: Path) -> JsonDict:
 
 
 def _number(table: JsonDict, key: str, path: Path) -> float:
-    if not _is_number(table.get(key)):
+    if not is_number(table.get(key)):
         raise StorageError(f"{path}: damaged, '{key}' of random play must be a number; {_AGAIN}")
     return float(table[key])
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value of a file is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_nan(value: Any) -> bool:
+def is_nan(value: Any) -> bool:
+    """Whether a value of a file is NaN or infinite."""
     return isinstance(value, float) and not math.isfinite(value)

@@ -11,6 +11,7 @@ from rlkd.report.curves import chart
 from rlkd.report.family import Member, spoken_role
 from rlkd.report.lineage_charts import heat, stacked
 from rlkd.report.page import figure, folded, grid, section, table
+from rlkd.report.record import is_number
 
 SECTIONS = {
     "child": "Each generation by itself",
@@ -101,14 +102,14 @@ def _section(name: str, main: Sequence[Member], told: set[str]) -> str:
 
 def _numbers(title: str, rows: Sequence[tuple[Member, Measures]], told: set[str]) -> str:
     """Numbers by generation, means over lines; a sentence on each where the page has not said it before."""
-    numbers = sorted({member.number for member, values in rows if any(map(_is_number, values.values()))})
+    numbers = sorted({member.number for member, values in rows if any(map(is_number, values.values()))})
     if not numbers:
         return ""
     lines, said = [], []
     for key in _in_order([values for _, values in rows], READING):
         cells = []
         for number in numbers:
-            found = [values[key] for member, values in rows if member.number == number and _is_number(values.get(key))]
+            found = [values[key] for member, values in rows if member.number == number and is_number(values.get(key))]
             cells.append(_figure(sum(found) / len(found)) if found else "")
         if any(cells):
             said.append(READING.get(key, "") if key not in told else "")
@@ -127,7 +128,7 @@ def _numbers(title: str, rows: Sequence[tuple[Member, Measures]], told: set[str]
 def _layers(rows: Sequence[tuple[Member, Sequence[Measures]]], title: str) -> str:
     names = _keys([{str(cell.get("layer")): 0 for cell in cells} for _, cells in rows])
     by_layer = [{str(cell.get("layer")): cell.get("cka") for cell in cells} for _, cells in rows]
-    values = [[found[name] if _is_number(found.get(name)) else None for found in by_layer] for name in names]
+    values = [[found[name] if is_number(found.get(name)) else None for found in by_layer] for name in names]
     if not names:
         return ""
     drawn = heat(names, [str(member.number) for member, _ in rows], values, f"CKA of each layer: {title}")
@@ -140,7 +141,7 @@ def _quarters(rows: Sequence[tuple[Member, Sequence[Measures]]]) -> list[str]:
     for key, title in (("agreement", "agreement"), ("kl", "KL, nats")):
         lines: list[Series | None] = []
         for place, (member, cells) in enumerate(rows):
-            at = [(k + 1.0, float(cell[key])) for k, cell in enumerate(cells) if _is_number(cell.get(key))]
+            at = [(k + 1.0, float(cell[key])) for k, cell in enumerate(cells) if is_number(cell.get(key))]
             if at:
                 x, y = zip(*at, strict=True)
                 lines.append(Series(f"gen. {member.number}", tuple(x), tuple(y), place))
@@ -156,7 +157,7 @@ def _rows(key: str, rows: Sequence[tuple[Member, Sequence[Measures]]]) -> str:
     lines = []
     for member, cells in rows:
         for cell in cells:
-            told = [_figure(cell[name]) if _is_number(cell.get(name)) else str(cell.get(name, "")) for name in columns]
+            told = [_figure(cell[name]) if is_number(cell.get(name)) else str(cell.get(name, "")) for name in columns]
             lines.append(("", [str(member.number), *told]))
     said = READING.get(key, "")
     return figure(table(("generation", *map(named, columns)), lines), f"{named(key)}. {said}".strip())
@@ -201,10 +202,6 @@ def _in_order(tables: Sequence[Measures], order: Mapping[str, str]) -> list[str]
     """All keys, those that are known first: files sort theirs by letters."""
     found = _keys(tables)
     return [key for key in order if key in found] + [key for key in found if key not in order]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
 
 
 def _is_list(value: object) -> bool:
