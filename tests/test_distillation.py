@@ -282,3 +282,27 @@ def test_arguments_that_cannot_be_are_refused(
     with pytest.raises(RecipeError, match=message):
         distill(cartpole_teacher(recipe=CARTPOLE), named, run=tmp_path / "run", seed=seed)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_student_begins_with_the_weights_it_is_given_and_keeps_those_that_are_frozen(tmp_path: Path) -> None:
+    teacher = cartpole_teacher(rule="sampled", recipe=CARTPOLE)
+    start = policy(CARTPOLE, "categorical", TINY, seed=5)
+    held = {name: tensor.clone() for name, tensor in start.network.state_dict().items()}
+    still = small(gradient_steps=1, learning_rate=1e-7)  # so little that only other first weights are seen
+    made = run_distillation(
+        teacher, {"one": TINY, "new": TINY}, still, run=tmp_path / "a", seed=0, episodes=2, starts={"one": start}
+    )
+    one, new = (entry.policy for entry in made.students)
+    assert all(torch.allclose(one.network.state_dict()[name], tensor, atol=1e-5) for name, tensor in held.items())
+    assert not torch.allclose(new.network.head.weight, held["head.weight"], atol=1e-3)
+    assert one.spec.parents == (teacher.spec.hash, start.spec.hash)
+    learns = small(gradient_steps=40)
+    made = run_distillation(
+        teacher, {"one": TINY}, learns, run=tmp_path / "b", seed=0, episodes=2, starts={"one": start}, frozen="encoder."
+    )
+    (entry,) = made.students
+    for name, tensor in held.items():
+        assert torch.equal(entry.policy.network.state_dict()[name], tensor) == name.startswith("encoder."), name
+    other = policy(CARTPOLE, "categorical", LINEAR)
+    with pytest.raises(MismatchError, match="student 'one' cannot begin with the weights of"):
+        run_distillation(teacher, {"one": TINY}, learns, run=tmp_path / "c", seed=0, starts={"one": other})

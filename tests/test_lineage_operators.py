@@ -89,6 +89,7 @@ def test_steps_stand_behind_whom_they_are_made_of_and_have_names_of_their_own(na
     assert not {seed for _, seed in seeds[0]} & {seed for _, seed in seeds[1]}
     for number in (1, 2, 3):  # one a generation, and one of who learns from rewards
         assert len({seed for each, seed in seeds[0] if each == number}) == 1 + (name in ("improve", "follow"))
+    assert len({seed for _, seed in seeds[0]}) == 3 * (1 + (name in ("improve", "follow")))
 
 
 def test_arms_are_lines_of_their_own_from_the_first_teacher_with_the_main_lines_seeds() -> None:
@@ -198,7 +199,16 @@ def test_an_arm_of_smoothed_labels_learns_labels(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("mask", ["kels", "wels"])
-def test_knowledge_evolves_on_the_same_answers_from_what_is_kept(mask: str, tmp_path: Path) -> None:
+def test_knowledge_evolves_on_the_same_answers_from_what_is_kept(
+    mask: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[tuple[int, int]] = []
+
+    def watched(*given: Any, **named: Any) -> Any:
+        seeds.append((named["seed"], named["student_seed"]))
+        return run_distillation(*given, **named)
+
+    monkeypatch.setattr("rlkd.lineage.making.run_distillation", watched)
     rule = agent(tmp_path, Part("reset", {"mask": mask, "share": 0.5}), generations=3, student="mlp_16")
     record = evolve(teacher(), rule, run=tmp_path / "run", episodes=2)
     steps = steps_of(record)
@@ -206,6 +216,7 @@ def test_knowledge_evolves_on_the_same_answers_from_what_is_kept(mask: str, tmp_
     assert steps["003-longer"]["gradient_steps"] == sum(entry["gradient_steps"] for entry in record["generations"][1:])
     assert len(list((tmp_path / "run" / "replay").iterdir())) == 1
     assert len({entry["data_hash"] for entry in record["generations"][1:]}) == 1
+    assert seeds == [(1000, 1000), (1000, 2000), (1000, 3000), (1000, 3000)]  # collected alike, learnt each in its way
     assert ("003-slim" in steps) == (mask == "kels")
     if mask == "kels":
         assert steps["003-slim"]["parameters"] < steps["003"]["parameters"] / 2
@@ -415,7 +426,15 @@ def test_what_is_wrong_with_a_lineage_is_told_by_name(
         path.write_bytes(content)
 
     other = cartpole_teacher("q", recipe=CARTPOLE)
+
+    def orphan(at: Path) -> None:
+        policy_ = load_policy(at / "001" / "policy.safetensors")
+        other_parents = policy_.under(replace(policy_.spec, parents=("0" * 64,)))
+        other_parents.save(at / "001" / "policy.safetensors")
+        edit(at / "001" / "record.json", hash=other_parents.spec.hash)
+
     cases: dict[str, Any] = {
+        "has other parents than those that are recorded of 001": orphan,
         "does not match its checksum": lambda at: flip(at / "001" / "policy.safetensors"),
         "was replaced": lambda at: other.save(at / "001" / "policy.safetensors"),
         "is missing, and 001 is recorded": lambda at: (at / "001" / "policy.safetensors").unlink(),

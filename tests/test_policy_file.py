@@ -17,6 +17,7 @@ import torch
 from rlkd.errors import MismatchError, PolicyFileError, StorageError
 from rlkd.policy import Normaliser, Policy, PolicySpec, Rule, file, load_policy
 from rlkd.policy.file import build_network
+from rlkd.policy.tensors import read_sealed, write_sealed
 from rlkd.recipe import Network
 from rlkd.vector import as_recipe
 
@@ -299,3 +300,18 @@ def test_another_action_set_is_another_game(tmp_path: Path) -> None:
         load_policy(path, env=full)
     with pytest.raises(MismatchError, match="has 6 discrete actions, breakout takes 4"):
         load_policy(path, env="breakout")
+
+
+def test_a_sealed_file_gives_back_what_was_written_or_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "sealed.safetensors"
+    found = write_sealed(path, "a record", {"one": torch.arange(4.0), "two": torch.ones(2, 3, dtype=torch.uint8)})
+    record, tensors, checksum = read_sealed(path)
+    assert (record, checksum, list(tensors)) == ("a record", found, ["one", "two"])
+    assert torch.equal(tensors["one"], torch.arange(4.0))
+    content = path.read_bytes()
+    changed = bytearray(content)
+    changed[-3] ^= 1  # within a tensor: the format itself has no checksum
+    for altered in (bytes(changed), content.replace(b"a record", b"A record")):
+        path.write_bytes(altered)
+        with pytest.raises(ValueError, match="the checksum differs"):
+            read_sealed(path)
