@@ -19,9 +19,11 @@ from rlkd.distillation.student import Student
 from rlkd.errors import MismatchError, PolicyFileError, RecipeError, RlkdError, Stopped, StorageError
 from rlkd.evaluation import play_randomly
 from rlkd.learn import train
+from rlkd.learn.ppo import begin_from, policy_spec
 from rlkd.lineage import evolve, lineage_table
 from rlkd.policy import Policy, load_policy
-from rlkd.recipe import Environment
+from rlkd.policy.file import build_network
+from rlkd.recipe import Environment, Ppo
 from tests.handmade import TINY, cartpole_teacher, environment, policy, started, student_file, wait_for
 from tests.handmade import small_distillation as small
 
@@ -331,3 +333,17 @@ def test_training_begins_with_a_policys_weights_and_a_value_learner_does_not(fou
         train(CARTPOLE, "rl/ppo_classic", run=tmp_path, frames=512, overrides=small_run)
     with pytest.raises(RecipeError, match="a start is for our PPO"):
         train(CARTPOLE, "rl/dqn_classic", run=tmp_path / "dqn", start=founder)
+
+
+def test_a_critic_goes_along_where_it_answers_as_many_values(founder: Policy) -> None:
+    plain = replace(recipe.load("rl/ppo_classic", Ppo), network="mlp_16")
+    explores = replace(recipe.load("explore/ppo_rnd_classic", Ppo), network="mlp_16")
+    held = founder.network.state_dict()
+    for agent, goes in ((plain, True), (explores, False)):
+        spec = policy_spec(CARTPOLE, agent, origin="")
+        network = build_network(spec)
+        begin_from(founder, network, spec)
+        own = network.state_dict()
+        assert torch.equal(own["head.weight"], held["head.weight"])
+        assert (own["critic.weight"].shape == held["critic.weight"].shape) == goes
+        assert not goes or torch.equal(own["critic.weight"], held["critic.weight"])
