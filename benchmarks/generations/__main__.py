@@ -5,8 +5,8 @@
 
 Pong: born-again students of `policy:pong_dqn`, whose training was stopped while its curve rose. Three lines of descent
 that differ by their seeds, three generations with all arms and five of the main line. Breakout: the main line from
-`policy:breakout`, likewise stopped early. Everybody plays the protocol's 100 episodes; runs are resumable, a call goes
-on where the last one stopped.
+`policy:breakout`, likewise stopped early. Everybody plays 48 of the protocol's episodes: with 100 a game of Pong would
+cost as much as its learning. Runs are resumable, a call goes on where the last one stopped.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from rlkd.storage import read_json
 FOLDER = Path(__file__).parent
 TEACHERS = {"pong": "policy:pong_dqn", "breakout": "policy:breakout"}
 LINES, GENERATIONS, MAIN_GENERATIONS = 3, 3, 5
+EPISODES = 48
 KEPT = (
     *("name", "number", "arm", "role", "line", "parent_names", "seed", "mean", "ci95", "normalised", "normalised_ci95"),
     *("agreement", "kl_teacher_states", "kl_student_states", "gradient_steps", "parameters", "weight_bytes", "flops"),
@@ -60,10 +61,10 @@ def main() -> int:
 def breed(game: str, run: Path) -> None:
     """All lines and arms of a game; nothing finished is repeated."""
     teacher = TEACHERS[game]
-    evolve(teacher, run=run, lines=LINES, generations=GENERATIONS)
+    evolve(teacher, run=run, lines=LINES, generations=GENERATIONS, episodes=EPISODES)
     if game == "pong":
-        evolve(teacher, run=run, lines=LINES, generations=GENERATIONS, arms=True)
-        evolve(teacher, run=run, lines=LINES, generations=MAIN_GENERATIONS)
+        evolve(teacher, run=run, lines=LINES, generations=GENERATIONS, arms=True, episodes=EPISODES)
+        evolve(teacher, run=run, lines=LINES, generations=MAIN_GENERATIONS, episodes=EPISODES)
 
 
 def table(found: Record) -> list[str]:
