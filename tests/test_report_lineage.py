@@ -224,7 +224,22 @@ def test_tables_have_means_over_lines_with_students_intervals(whole: JsonDict, s
     values = [row["normalised"] for row in whole["steps"] if row["arm"] == "smoothed" and row["number"] == 2]
     interval = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
     wanted = f"{np.mean(values):.2f} [{interval.low:.2f},\u00a0{interval.high:.2f}]"
-    assert ["", "2", "3", wanted] in [row[:4] for row in shown.rows if len(row) == 7]
+    assert ["", "2", "3", wanted] in [row[:4] for row in shown.rows if len(row) == 10]
+
+
+def test_the_table_of_everybody_says_what_was_measured_of_arms_and_controls(whole: JsonDict, shown: Page) -> None:
+    for role in ("ensemble", "longer"):
+        found = [row["measures"] for row in whole["steps"] if row["role"] == role]
+        entropy = np.mean([row["child"]["entropy_student_states"] for row in found])
+        error = np.mean([row["first"]["calibration_error"] for row in found])
+        rows = [row for row in shown.rows if row[0] == role and len(row) == 10]
+        assert [(row[7], row[9]) for row in rows] == [(f"{entropy:.3f}", f"{error:.3f}")]
+
+
+def test_a_single_line_with_policies_on_the_way_has_the_table_of_everybody(tmp_path: Path) -> None:
+    residual, fresh = (page(tmp_path / operator, lineage(operator)).text for operator in ("residual", "fresh"))
+    assert "Every arm and generation" in residual
+    assert "Every arm and generation" not in fresh
 
 
 def test_measures_of_the_main_line_are_means_over_lines_each_with_how_to_read_it(whole: JsonDict, shown: Page) -> None:
@@ -317,9 +332,9 @@ def test_layers_are_the_darker_the_more_alike() -> None:
 def test_every_operator_has_a_page(operator: str, tmp_path: Path) -> None:
     record = lineage(operator, generations=2)
     found = page(tmp_path, record | {"verdicts": verdicts(record)})
-    rows = [row for row in found.rows if len(row) == 10]
-    assert [row[0] for row in rows[1:]] == ["0", "1", "2"]
-    assert rows[3][3] == {
+    rows = [row for row in found.rows if len(row) == 10 and row[0].isdecimal()]
+    assert [row[0] for row in rows] == ["0", "1", "2"]
+    assert rows[2][3] == {
         **dict.fromkeys(("reset", "residual"), "generation 0"),
         "improve": "002-trained",
         "follow": "002-best",
@@ -327,11 +342,11 @@ def test_every_operator_has_a_page(operator: str, tmp_path: Path) -> None:
     }.get(operator, "generation 1")
     begins = {"reset": "001", "perturb": "001", "residual": "002-student", "follow": "001"}
     if operator == "select":
-        assert "the same as 002-stop100, best of 3" in rows[3][4]
+        assert "the same as 002-stop100, best of 3" in rows[2][4]
     elif operator in begins:
-        assert f"begins with weights of {begins[operator]}" in rows[3][4]
+        assert f"begins with weights of {begins[operator]}" in rows[2][4]
     else:
-        assert f"new weights from seed {2500 if operator == 'iterate' else 2000}" in rows[3][4]
+        assert f"new weights from seed {2500 if operator == 'iterate' else 2000}" in rows[2][4]
     assert "one seed shows nothing about seeds" in found.text
 
 

@@ -49,10 +49,16 @@ class Group:
             return Estimate(self.records[0]["mean"], *self.records[0]["ci95"])
         return seed_interval([record["mean"] for record in self.records])
 
-    def mean_of(self, key: str) -> float | None:
-        """Mean over lines of a number of the records; None where it was not measured of all."""
-        found = [float(record[key]) for record in self.records if isinstance(record.get(key), int | float)]
+    def mean_of(self, *keys: str) -> float | None:
+        """Mean over lines of a number of the records, by the way to it; None where it was not measured of all."""
+        found = [number for record in self.records if (number := _number(record, keys)) is not None]
         return sum(found) / len(found) if len(found) == len(self.records) else None
+
+
+def _number(record: object, keys: Sequence[str]) -> float | None:
+    for key in keys:
+        record = record.get(key) if isinstance(record, dict) else None
+    return float(record) if isinstance(record, int | float) else None
 
 
 def groups(steps: Sequence[JsonDict]) -> list[Group]:

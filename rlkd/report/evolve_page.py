@@ -44,7 +44,7 @@ def evolve_page(run: Run) -> str:
         *(f'<h3 class="question">{escape(question)}</h3>{listed(told)}' for question, told in answers(run).items()),
         section("Score and learning", grid([drawn, *_learning(run, everybody)], "three" if plain else "pair")),
         tree(run, everybody),
-        "" if plain else arms_table(run),
+        "" if plain and all(not member.role for member in everybody) else arms_table(run),
         section("What changed from one to the next", _table(run, line, everybody)),
         what_happened(everybody),
         time_spent(everybody),

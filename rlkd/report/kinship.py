@@ -11,6 +11,12 @@ from rlkd.report.record import Run
 from rlkd.report.tree import family_tree, style_of
 
 COLUMNS = ("who", "generation", "lines", "TN to the first [95 %]", "score [95 %]", "agrees", "parameters")
+MEASURED = {
+    "entropy": ("child", "entropy_student_states"),
+    "rank": ("child", "effective_rank"),
+    "calibration error": ("first", "calibration_error"),
+}
+"""Where `measures` has what tells arms apart; the first teacher is the same for all."""
 
 
 def tree(run: Run, everybody: Sequence[Member]) -> str:
@@ -50,10 +56,11 @@ def arms_chart(run: Run) -> str:
 
 
 def arms_table(run: Run) -> str:
-    """The same figures in words, and those of everybody on the way."""
+    """The same figures in words, and those of everybody on the way; what was measured of nobody gets no column."""
     rows: list[tuple[str, list[str]]] = []
-    before = ""
-    for group in groups(run.record["steps"]):
+    before, found = "", groups(run.record["steps"])
+    told = [name for name, way in MEASURED.items() if any(_measured(group, way) is not None for group in found)]
+    for group in found:
         name = spoken_role(group.role) or group.name
         estimate, raw, agreement = group.normalised, group.score, group.mean_of("agreement")
         cells = [
@@ -64,10 +71,22 @@ def arms_table(run: Run) -> str:
             words.score(raw.point, (raw.low, raw.high)),
             "" if agreement is None else words.share(agreement, 1),
             f"{group.records[0]['parameters']:,}",
+            *(_cell(_measured(group, MEASURED[name])) for name in told),
         ]
         rows.append(("" if name == before or not rows else "rule", cells))
         before = name
-    return section("Every arm and generation", table(COLUMNS, rows), f'<p class="quiet">{_caption(run)}</p>')
+    caption = _caption(run)
+    if told:
+        caption += " Entropy, in nats, is where each plays itself; calibration is against the first teacher."
+    return section("Every arm and generation", table((*COLUMNS, *told), rows), f'<p class="quiet">{caption}</p>')
+
+
+def _measured(group: Group, way: Sequence[str]) -> float | None:
+    return group.mean_of("measures", *way)
+
+
+def _cell(value: float | None) -> str:
+    return words.number(value, 3 if value is None or abs(value) < 10 else 1)
 
 
 def _caption(run: Run) -> str:
