@@ -39,6 +39,15 @@ class StorageError(RlkdError):
     """The disk refused: full, not writable, or a run folder that belongs to something else."""
 
 
+class OtherRunError(StorageError):
+    """A run folder holds another run than the one that is asked for."""
+
+    def __init__(self, what: str, remedy: str = "name another --run, or repeat its command to go on with it") -> None:
+        super().__init__(f"{what}; {remedy}")
+        self.what = what
+        """What was found, without what to do about it: within a larger run that is something else."""
+
+
 class MemoryBudgetError(RlkdError):
     """What was asked for cannot fit into memory. Raised before the run, never in the middle."""
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from io import StringIO
@@ -251,6 +252,15 @@ def test_a_generation_whose_parent_is_another_now_is_refused(agent: str, bred: P
     record.write_text(record.read_text().replace(json.loads(record.read_text())["parents"][0], "0" * 64))
     with pytest.raises(StorageError, match="002 was made of another 001 than this; delete"):
         evolve(teacher(), agent, run=bred, generations=3, episodes=3)
+
+
+def test_what_a_stopped_step_left_of_another_parent_is_refused_with_what_to_do(agent: str, bred: Path) -> None:
+    left = bred / "generations" / "002"
+    shutil.copytree(bred / "generations" / "001" / "distill", left / "distill")
+    with pytest.raises(StorageError, match=rf"002 was begun otherwise and never finished; delete {left} to make it"):
+        evolve(teacher(), agent, run=bred, generations=2, episodes=3)
+    shutil.rmtree(left)
+    assert evolve(teacher(), agent, run=bred, generations=2, episodes=3)["status"] == "done"
 
 
 OTHERS: dict[str, dict[str, Any]] = {

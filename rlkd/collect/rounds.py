@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rlkd import storage
 from rlkd.data import JsonDict
-from rlkd.errors import StorageError
+from rlkd.errors import OtherRunError, StorageError
 from rlkd.policy.tensors import below, read_sealed, write_sealed
 
 
@@ -115,9 +115,10 @@ class Again:
 
     def _differs(self) -> StorageError:
         names = ", ".join(f"{name} {version}" for name, version in sorted(self.known.versions.items()))
-        return StorageError(
+        return OtherRunError(
             f"{self.where} cannot be played again: its environment gives other states or rewards than it did (under "
-            f"{names}); go on under what it was played with, or name another --run"
+            f"{names})",
+            "go on under what it was played with, or name another --run",
         )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from rlkd import metrics, storage
 from rlkd.data import JsonDict
 from rlkd.distillation.student import Student
-from rlkd.errors import StorageError
+from rlkd.errors import OtherRunError, StorageError
 from rlkd.policy.compute import Precision, takes_bfloat16
 from rlkd.policy.tensors import below, put_back, read_sealed, tensors_of, write_sealed
 from rlkd.recipe import recipe_hash
@@ -113,10 +113,7 @@ def load_students(run: Path, students: Sequence[Student], *, identity: str) -> F
         held = [(entry["name"], entry["network"]) for entry in record["students"]]
         wanted = [(student.plan.label, recipe_hash(student.plan.network)) for student in students]
         if record["identity"] != identity or held != wanted:
-            raise StorageError(
-                f"{run} holds a run with another teacher, recipe, seed or students; name another --run, "
-                "or repeat its command to go on with it"
-            )
+            raise OtherRunError(f"{run} holds a run with another teacher, recipe, seed or students")
         for place, (student, entry) in enumerate(zip(students, record["students"], strict=True)):
             _restore(student, entry, below(tensors, f"{place}."))
         return Found(record["rounds"], record["under"])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rlkd import storage
-from rlkd.errors import RlkdError, StorageError
+from rlkd.errors import OtherRunError, RlkdError, StorageError
 from rlkd.policy.tensors import digest, put_back
 from rlkd.recipe import build, to_table
 
@@ -62,7 +62,7 @@ def load_checkpoint(run: Path, *, identity: str, seed: int) -> tuple[Progress, d
     """
     path = run / FILE
     if (run / SB3_RECORD).exists():
-        raise StorageError(f"{run} holds a run of another learner; name another --run")
+        raise OtherRunError(f"{run} holds a run of another learner")
     if not path.exists():
         return Progress(identity=identity, seed=seed), {}
     try:
@@ -76,10 +76,7 @@ def load_checkpoint(run: Path, *, identity: str, seed: int) -> tuple[Progress, d
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RlkdError):
         raise _damaged(run) from None
     if (progress.identity, progress.seed) != (identity, seed):
-        raise StorageError(
-            f"{run} holds a run with another environment, network, start or seed ({progress.seed}); "
-            "name another --run, or repeat its command to go on with it"
-        )
+        raise OtherRunError(f"{run} holds a run with another environment, network, start or seed ({progress.seed})")
     return progress, tensors
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlkd.errors import MismatchError, StorageError
+from rlkd.errors import MismatchError, OtherRunError, StorageError
 from rlkd.explore import Novelty, Steps, warm_up
 from rlkd.learn.guard import check_finite
 from rlkd.learn.rollout import Rollout
@@ -116,9 +116,7 @@ def put_back(
     found = below(tensors, PREFIX)
     if (bonus is None) != (not found):
         had = "with" if found else "without"
-        raise StorageError(
-            f"{run} holds a run {had} a bonus; repeat its command to go on with it, or name another --run"
-        )
+        raise OtherRunError(f"{run} holds a run {had} a bonus")
     if bonus is not None:
         try:
             bonus.load_state_dict(found)

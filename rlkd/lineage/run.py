@@ -17,7 +17,7 @@ from pathlib import Path
 from rlkd import metrics, recipe, storage
 from rlkd.data import Evaluation, JsonDict
 from rlkd.distillation.command import default_recipe
-from rlkd.errors import StorageError
+from rlkd.errors import OtherRunError, StorageError
 from rlkd.evaluation import environment_of, play_randomly, stretch_of
 from rlkd.lineage.line import Lineage, lineage_of
 from rlkd.lineage.making import Seen, folder_of, make
@@ -114,7 +114,14 @@ def evolve(
                 )
             if record is None:
                 started = time.monotonic()
-                made = make(step, policies, seen, stop)
+                try:
+                    made = make(step, policies, seen, stop)
+                except OtherRunError as error:  # of a stopped attempt, which nothing was made of yet
+                    folder = folder_of(line.run, step.name)
+                    raise StorageError(
+                        f"{error.what}: {step.name} was begun otherwise and never finished; delete {folder} to make "
+                        "it anew"
+                    ) from None
                 record = recorded(step, made, records, policies, seen, identity, started)
             else:
                 check_parents(line.run, step, record, policies)
