@@ -25,6 +25,8 @@ from rlkd.errors import StorageError
 MAX_JSON_BYTES = 64 * 1024 * 1024
 STUMP = f".*.{'[0-9a-f]' * 8}.tmp"
 """What a crash in the middle of `write_bytes` leaves."""
+CHECKSUM = "checksum"
+"""Of the other entries of a JSON object."""
 MARKS = {
     "train": ("checkpoint.safetensors", "sb3.json"),
     "distill": ("students.checkpoint.safetensors",),
@@ -76,16 +78,29 @@ def write_json(path: Path, value: object) -> None:
     write_bytes(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
 
+def write_record(path: Path, record: Mapping[str, object]) -> None:
+    """Put a JSON object under `path`, all of it or nothing, with a checksum that `read_json` looks at."""
+    write_json(path, {**record, CHECKSUM: _checksum(record)})
+
+
+def _checksum(record: Mapping[str, object]) -> str:
+    return sha256(json.dumps(record, sort_keys=True).encode())
+
+
 def read_json(path: Path) -> Any:
-    """The JSON document under `path`.
+    """The JSON document under `path`, without the checksum where it has one.
 
     Raises:
-        StorageError: missing, unreadable, too large or not JSON.
+        StorageError: missing, unreadable, too large, not JSON, or not what its checksum says.
     """
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise StorageError(f"{path}: larger than {MAX_JSON_BYTES} bytes; not one of our files")
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        told = found.pop(CHECKSUM, None) if isinstance(found, dict) else None
+        if told is not None and told != _checksum(found):
+            raise StorageError(f"{path}: its content does not match its checksum; it was damaged or altered")
+        return found
     except OSError as error:
         raise StorageError(_explain(error, path, 0)) from None
     except (ValueError, RecursionError):

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,14 +20,14 @@ from torch import Tensor
 
 from rlkd import storage
 from rlkd.cli import main
-from rlkd.collect import Collector, Round, round_file
+from rlkd.collect import Collector, round_file
 from rlkd.distillation import Baseline, learning, measure_baseline, run_distillation
 from rlkd.distillation import games as games_module
 from rlkd.distillation.checkpoint import FILE, load_students
 from rlkd.distillation.learning import Game, learn_rounds
 from rlkd.distillation.student import Student
 from rlkd.errors import Stopped, StorageError
-from rlkd.metrics import read_metrics
+from rlkd.metrics import StopSignal, read_metrics
 from rlkd.policy import Policy
 from rlkd.recipe import Distill, Network, Source
 from tests.handmade import (
@@ -193,7 +194,7 @@ def test_stopped_again_and_again_it_ends_with_the_bits_of_the_uninterrupted_run(
     whole = end_of(games[name], recipe, tmp_path / "whole", monkeypatch)
     once = sorted(asked)
     asked.clear()
-    for stop in stops:  # the last 0: while rounds are played again
+    for stop in stops:  # the last 0: when the first round has been taken up
         stopped(stop, lambda: end_of(games[name], recipe, tmp_path / "run", monkeypatch), monkeypatch)
     assert end_of(games[name], recipe, tmp_path / "run", monkeypatch).same(whole)
     assert sorted(asked) == once
@@ -208,13 +209,13 @@ def test_a_run_that_does_not_restore_a_random_stream_ends_otherwise(
 ) -> None:
     whole = end_of(games["cartpole"], MIXED, tmp_path / "whole", monkeypatch)
     stopped(1, lambda: end_of(games["cartpole"], MIXED, tmp_path / "run", monkeypatch), monkeypatch)
-    collect = Collector.collect
+    catch_up = Collector.catch_up
 
-    def forgetful(collector: Collector, *given: Any) -> Round:
-        played = collect(collector, *given)
-        if given[-1] is not None:
+    def forgetful(collector: Collector, *given: Any) -> None:
+        late = bool(collector.behind)
+        catch_up(collector, *given)
+        if late:
             collector.generator = np.random.default_rng([3, 3])
-        return played
 
     def reseeded(run: Path, students: Sequence[Student], **named: Any) -> Any:
         found = load_students(run, students, **named)
@@ -223,10 +224,55 @@ def test_a_run_that_does_not_restore_a_random_stream_ends_otherwise(
         return found
 
     if stream == "of the collector":
-        monkeypatch.setattr(Collector, "collect", forgetful)
+        monkeypatch.setattr(Collector, "catch_up", forgetful)
     else:
         monkeypatch.setattr(learning, "load_students", reseeded)
     assert not end_of(games["cartpole"], MIXED, tmp_path / "run", monkeypatch).same(whole)
+
+
+def test_students_learn_while_environments_play_the_rounds_again(
+    games: dict[str, Played], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = end_of(games["cartpole"], MIXED, tmp_path / "whole", monkeypatch)
+    run, learns = tmp_path / "run", threading.Event()
+    stopped(1, lambda: end_of(games["cartpole"], MIXED, run, monkeypatch), monkeypatch)
+    catch_up, step, waited = Collector.catch_up, Student.step, []
+
+    def afterwards(collector: Collector, *given: Any) -> None:
+        if collector.behind:
+            waited.append(learns.wait(timeout=60))
+        catch_up(collector, *given)
+
+    def first(student: Student, *given: Any) -> Tensor:
+        learns.set()
+        return step(student, *given)
+
+    monkeypatch.setattr(Collector, "catch_up", afterwards)
+    monkeypatch.setattr(Student, "step", first)
+    assert end_of(games["cartpole"], MIXED, run, monkeypatch).same(whole)
+    assert waited == [True]
+
+
+def test_a_signal_while_rounds_are_played_again_is_heard_and_loses_nothing(
+    games: dict[str, Played], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = end_of(games["cartpole"], MIXED, tmp_path / "whole", monkeypatch)
+    run, catch_up = tmp_path / "run", Collector.catch_up
+    stopped(2, lambda: end_of(games["cartpole"], MIXED, run, monkeypatch), monkeypatch)
+    before = (run / FILE).read_bytes()
+
+    def signalled(collector: Collector, students: Any, stop: StopSignal) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not stop.asked:  # until the signal is heard
+            time.sleep(0.01)
+        catch_up(collector, students, stop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Collector, "catch_up", signalled)
+        with pytest.raises(Stopped, match="all up to its last checkpoint is saved; the same command goes on"):
+            end_of(games["cartpole"], MIXED, run, monkeypatch)
+    assert (run / FILE).read_bytes() == before
+    assert end_of(games["cartpole"], MIXED, run, monkeypatch).same(whole)
 
 
 def test_a_round_that_students_have_learnt_from_has_to_be_as_it_was(
@@ -236,7 +282,7 @@ def test_a_round_that_students_have_learnt_from_has_to_be_as_it_was(
         return end_of(games["cartpole"], MIXED, tmp_path, monkeypatch)
 
     stopped(2, go, monkeypatch)
-    stopped(0, go, monkeypatch)  # while the first one is played again: the others are counted on all the same
+    stopped(0, go, monkeypatch)  # when the first one has been taken up: the others are counted on all the same
     path = round_file(tmp_path / "replay", 1)
     content = path.read_bytes()
     others: dict[str, list[bytes | None]] = {

@@ -82,7 +82,7 @@ def test_each_generation_learns_from_the_one_before(whole: JsonDict) -> None:
     for parent, entry in zip([first, *students], students, strict=False):
         assert set(RECORDED) <= entry.keys()
         assert entry["parents"] == [parent["hash"]]
-        told = json.loads((run / entry["path"]).with_name("record.json").read_text())
+        told = storage.read_json((run / entry["path"]).with_name("record.json"))
         measures = json.loads((run / entry["path"]).with_name("measures.json").read_text())["measures"]
         assert told | {"measures": measures} == entry
         assert measures["parent"]["agreement_teacher_states"] == entry["agreement"]
@@ -228,6 +228,26 @@ def test_a_finished_generation_that_was_altered_is_refused(agent: str, bred: Pat
     assert not (bred / "generations" / "002").exists()
 
 
+def test_what_only_a_stopped_step_needs_is_not_kept(bred: Path) -> None:
+    left = {path.name for path in (bred / "generations" / "001" / "distill").iterdir()}
+    assert "students" in left
+    assert not left & {"replay", "students.checkpoint.safetensors"}
+
+
+def test_a_record_that_was_altered_is_refused(agent: str, bred: Path) -> None:
+    record = bred / "generations" / "001" / "record.json"
+    text = record.read_text()
+    for key in ("mean", "seed", "identity"):
+        value = json.dumps(json.loads(text)[key])
+        other = value.replace(value.strip('"')[0], "7", 1) if value.strip('"')[0] != "7" else value.replace("7", "8", 1)
+        assert text.count(f'"{key}": {value}') >= 1
+        record.write_text(text.replace(f'"{key}": {value}', f'"{key}": {other}'))
+        with pytest.raises(StorageError, match=r"001/record\.json: its content does not match its checksum"):
+            evolve(teacher(), agent, run=bred, generations=1, episodes=3)
+    record.write_text(text)
+    evolve(teacher(), agent, run=bred, generations=1, episodes=3)
+
+
 def test_a_finished_generation_without_its_policy_is_refused(agent: str, bred: Path) -> None:
     (bred / "generations" / "001" / "policy.safetensors").unlink()
     with pytest.raises(StorageError, match=r"policy\.safetensors is missing, and 001 was finished; delete"):
@@ -249,14 +269,23 @@ def test_a_lineage_that_was_begun_under_other_versions_says_so_and_goes_on(
 def test_a_generation_whose_parent_is_another_now_is_refused(agent: str, bred: Path) -> None:
     evolve(teacher(), agent, run=bred, generations=2, episodes=3)
     record = bred / "generations" / "002" / "record.json"
-    record.write_text(record.read_text().replace(json.loads(record.read_text())["parents"][0], "0" * 64))
+    storage.write_record(record, storage.read_json(record) | {"parents": ["0" * 64]})
     with pytest.raises(StorageError, match="002 was made of another 001 than this; delete"):
         evolve(teacher(), agent, run=bred, generations=3, episodes=3)
 
 
-def test_what_a_stopped_step_left_of_another_parent_is_refused_with_what_to_do(agent: str, bred: Path) -> None:
-    left = bred / "generations" / "002"
-    shutil.copytree(bred / "generations" / "001" / "distill", left / "distill")
+def test_what_a_stopped_step_left_of_something_else_is_refused_with_what_to_do(
+    agent: str, bred: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise Stopped("before the step was recorded")
+
+    left, other = bred / "generations" / "002", tmp_path_factory.mktemp("other")
+    with monkeypatch.context() as patch:
+        patch.setattr("rlkd.lineage.run.recorded", interrupted)
+        with pytest.raises(Stopped):
+            evolve(teacher(), agent, run=other, generations=1, episodes=3)
+    shutil.copytree(other / "generations" / "001" / "distill", left / "distill")
     with pytest.raises(StorageError, match=rf"002 was begun otherwise and never finished; delete {left} to make it"):
         evolve(teacher(), agent, run=bred, generations=2, episodes=3)
     shutil.rmtree(left)

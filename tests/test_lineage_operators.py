@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlkd import recipe
+from rlkd import recipe, storage
 from rlkd.cli import main
 from rlkd.data import JsonDict
 from rlkd.distillation import run_distillation
@@ -418,7 +418,7 @@ def test_what_is_wrong_with_a_lineage_is_told_by_name(
         return found
 
     def edit(path: Path, **changes: Any) -> None:
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        storage.write_record(path, storage.read_json(path) | changes)
 
     def flip(path: Path) -> None:
         content = bytearray(path.read_bytes())
@@ -441,6 +441,9 @@ def test_what_is_wrong_with_a_lineage_is_told_by_name(
         "its parent 001 is missing": lambda at: (at / "001" / "record.json").unlink(),
         "was made of another 001": lambda at: edit(at / "002" / "record.json", parents=["0" * 64]),
         "is its own ancestor": lambda at: edit(at / "001" / "record.json", parent_names=["002"]),
+        "content does not match its checksum": lambda at: (at / "001" / "record.json").write_text(
+            (at / "001" / "record.json").read_text().replace('"mean": ', '"mean": 1')
+        ),
         "damaged, not a JSON": lambda at: (at / "001" / "record.json").write_text("{"),
         "is the record of 002": lambda at: edit(at / "001" / "record.json", name="002"),
     }
@@ -492,7 +495,7 @@ def test_fewer_generations_leave_the_others_in_the_record_parents_before_childre
         known.add(entry["name"])
     write_report(run)
     path = run / "generations" / "001-stop050" / "record.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"parents": ["0" * 64]}))
+    storage.write_record(path, storage.read_json(path) | {"parents": ["0" * 64]})
     with pytest.raises(StorageError, match="was made of another 000 than this"):
         evolve(teacher(), rule, run=run, generations=1, episodes=2)
 

@@ -149,6 +149,56 @@ def test_any_layout_of_episodes_reads_like_whole_stacks(
     assert answer.squeeze(1).tolist() == want
 
 
+@given(
+    stack=st.sampled_from([None, 1, 3]),
+    lengths=st.lists(st.lists(st.integers(0, 4), min_size=3, max_size=3), min_size=1, max_size=4),
+    seed=st.integers(0, 99),
+)
+def test_parts_that_are_added_one_by_one_make_the_same_replay(
+    stack: int | None, lengths: list[list[int]], seed: int
+) -> None:
+    """Rounds of so many states of each environment, longer ones than there is room for among them."""
+    draws = np.random.default_rng(seed)
+    view = None if stack is None else replace(pong().views["pixels"], stack=stack, height=2, width=3)
+    shape = (2,) if stack is None else (stack, 2, 3)
+    whole, other = (Replay(3, 30, shape, 2, view, keeps_actions=True, keeps_rewards=True) for _ in range(2))
+    for counts in lengths:
+        before = whole.filled
+        for step in range(max(counts)):
+            envs = np.flatnonzero(np.array(counts) > step)
+            observation = draws.integers(256, size=(len(envs), *shape)).astype(np.float32 if view is None else np.uint8)
+            said = torch.from_numpy(draws.normal(size=(len(envs), 2)))
+            first, action = draws.random(len(envs)) < 0.3, draws.integers(3, size=len(envs))
+            whole.append(envs, observation, first, said, action, draws.normal(size=len(envs)))
+        part = whole.since(before)
+        assert part["counts"].sum() == len(part["frames"]) == (whole.filled - before).sum()
+        other.add(part)
+        assert (other.written == whole.written).all()
+    for name, tensor in whole.tensors().items():
+        assert torch.equal(tensor, other.tensors()[name]), name
+
+
+def test_a_part_that_does_not_fit_is_refused_and_changes_nothing() -> None:
+    replay, _ = played(environment("cartpole"), "sync", STATES)
+    part = replay.since(np.array([100, 110, 120]))
+    empty = Replay(NUM_ENVS, STATES, (4,), 2, None)
+    others = [
+        part | {"counts": part["counts"] + 1},
+        part | {"counts": part["counts"][:2]},
+        part | {"frames": part["frames"][:, :3]},
+        part | {"answers": part["answers"].double()},
+        {name: each for name, each in part.items() if name != "age"},
+        part | {"actions": part["age"]},
+    ]
+    for other in others:
+        with pytest.raises(ValueError, match="of another"):
+            empty.add(other)
+    with pytest.raises(ValueError, match="of a replay of another shape"):
+        replay.add(part)  # it is full
+    assert len(empty) == 0
+    assert not empty.tensors()["frames"].any()
+
+
 def test_what_was_read_is_a_copy() -> None:
     replay, _ = played(pong(), "ale", STATES)
     rows = replay.rows()[:4]

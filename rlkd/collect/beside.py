@@ -18,8 +18,7 @@ def make_up_beside(
     source: Source,
     teachers: Sequence[Policy],
     generator: np.random.Generator,
-    known: tuple[Tensor, np.ndarray] | None,
-) -> tuple[Tensor, np.ndarray]:
+) -> None:
     """Make states up from those that were visited since, and put them beside.
 
     Args:
@@ -28,10 +27,6 @@ def make_up_beside(
         source: which states, and how many of them.
         teachers: all answer; what the first would do is kept.
         generator: of states and actions.
-        known: answers and actions, where they were made up before: nobody is asked.
-
-    Returns:
-        [C, M, P] and [C, M] or [C, M, D]: answers and actions of each of C copies of M states.
     """
     assert source.synthetic is not None
     envs = np.arange(source.num_envs)
@@ -43,15 +38,12 @@ def make_up_beside(
     place = np.concatenate([np.arange(n) for n in counts - before])
     seen = replay.read(fresh)[0].numpy()
     copies = np.split(made_by(source.synthetic)(np.tile(seen, (source.copies, 1)), every, generator), source.copies)
-    if known is None:
-        asked = [_asked(made, teachers, generator) for made in copies]
-        known = torch.stack([said for said, _ in asked]), np.stack([action for _, action in asked])
-    for number, (made, said, action) in enumerate(zip(copies, *known, strict=True), 1):
+    asked = [_asked(made, teachers, generator) for made in copies]
+    for number, (made, (said, action)) in enumerate(zip(copies, asked, strict=True), 1):
         for step in range(int((counts - before).max())):
             now = place == step
             beside = owner[now] + number * len(envs)
             replay.append(beside, made[now], np.ones(now.sum(), bool), said[torch.from_numpy(now)], action[now])
-    return known
 
 
 def _asked(made: np.ndarray, teachers: Sequence[Policy], generator: np.random.Generator) -> tuple[Tensor, np.ndarray]:

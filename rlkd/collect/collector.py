@@ -1,14 +1,10 @@
 """Collecting: environments + who acts -> states and teacher answers in the replay.
 
-Two fixed halves of the environments: while one half's emulators run, the networks answer for the other half.
 Everything random comes from one generator, so the same seed gives the same data.
 """
 
-import copy
-import hashlib
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,36 +12,14 @@ from torch import Tensor
 
 from rlkd.collect.acting import Seconds, answering, with_noise
 from rlkd.collect.beside import make_up_beside
-from rlkd.collect.rounds import Again, Round, Tape
-from rlkd.errors import MismatchError
+from rlkd.collect.halves import Half, start_halves
+from rlkd.collect.rounds import Again, Round, Tape, Trace
+from rlkd.metrics import StopSignal
 from rlkd.policy import Policy, decide
 from rlkd.policy.compute import Precision
 from rlkd.recipe import Environment, Source
 from rlkd.replay import Replay
-from rlkd.vector import Stepper, action_bounds, make_halves
-
-
-@dataclass(slots=True)
-class _Half:
-    """One half of the environments, between two of its steps."""
-
-    stepper: Stepper
-    envs: np.ndarray
-    """Which rows of the replay it fills."""
-    observation: np.ndarray
-    first: np.ndarray
-    earned: np.ndarray
-    """Rewards since the last state that was kept."""
-    over: np.ndarray
-    """Rows whose observation is an episode's last one: nothing is decided or kept there."""
-    states: list[Tensor | None]
-    """Each teacher's, [n, S]."""
-    twin: Stepper | None = None
-    """The same games once more, as the teacher sees them, where it sees them otherwise than students do."""
-    shown: np.ndarray | None = None
-    """What the teacher sees there."""
-    student_states: list[Tensor | None] = field(default_factory=list)
-    """Each student's, once students act."""
+from rlkd.vector import action_bounds
 
 
 class Collector:
@@ -62,7 +36,7 @@ class Collector:
         more_teachers: Sequence[Policy] = (),
         teacher_environment: Environment | None = None,
     ) -> None:
-        """Start the environments.
+        """Environments are started when they are needed: a run that goes on learns before.
 
         Args:
             environment: where; what it shows is kept.
@@ -76,33 +50,50 @@ class Collector:
         """
         self.teacher, self.source, self.precision = teacher, source, precision
         self.teachers = (teacher, *more_teachers)
-        self.environment = environment.id
+        self.environment, self.teacher_environment = environment, teacher_environment
         self.bounds = ((), ()) if teacher.spec.discrete else action_bounds(environment)
         # A stream of its own: with the bare seed it would be the one that a student draws its minibatches from.
         self.generator = np.random.default_rng([seed, 3])
         self.seconds = Seconds()
         self.steps = 0
         """Agent steps played so far, over all environments."""
-        self.halves: list[_Half] = []
-        same = copy.deepcopy(self.generator)  # gives the twins the same seeds
-        for stepper in make_halves(environment, source.num_envs, self.generator):
-            n = stepper.num_envs
-            envs = np.arange(n) + n * len(self.halves)
-            states = [each.initial_state(n) for each in self.teachers]
-            self.halves.append(
-                _Half(stepper, envs, stepper.reset(), np.ones(n, bool), np.zeros(n), np.zeros(n, bool), states)
+        self.halves: list[Half] = []
+        self.behind: list[Round] = []
+        """Rounds that were taken up and that the environments have not played again yet."""
+        self._trace = Trace()
+
+    def start(self) -> None:
+        """Start the environments, if they are not running."""
+        if not self.halves:
+            self.halves = start_halves(
+                self.environment, self.teacher_environment, self.source.num_envs, self.generator, self.teachers
             )
-        if teacher_environment is not None:
-            try:
-                twins = make_halves(teacher_environment, source.num_envs, same)
-            except BaseException:
-                self.close()  # no worker process is left behind
-                raise
-            for half, twin in zip(self.halves, twins, strict=True):
-                half.twin, half.shown = twin, twin.reset()
+
+    def take_up(self, replay: Replay, known: Round) -> None:
+        """Fill a replay with what a round brought that was collected before; before the next that was not, environments
+        play it again.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+        replay.add(known.brought)
+        self.steps += known.steps
+        self.behind.append(known.without_states())
+
+    def catch_up(self, students: Sequence[Policy], stop: StopSignal | None = None) -> None:
+        """Let environments, random stream and recurrent players be where they were after the rounds taken up.
+
+        Raises:
+            OtherRunError: environments do not do again what they did.
+            Stopped: `stop` was set.
+        """
+        for known in self.behind:
+            self._play_again(known, stop)
+            self._go_on_from(known, students)
+        self.behind = []
 
     def collect(
-        self, replay: Replay, round_number: int, students: Sequence[Policy], known: Round | None = None
+        self, replay: Replay, round_number: int, students: Sequence[Policy], stop: StopSignal | None = None
     ) -> Round:
         """Play one round: until the replay holds its share of the states.
 
@@ -110,15 +101,16 @@ class Collector:
             replay: filled up to `states * (round_number + 1) / rounds`.
             round_number: from 0.
             students: environment i is played by student i modulo their number wherever the teacher does not act.
-            known: what was decided in it, where it was played before from the same beginning: nobody is asked, and
-                replay, environments and random stream are at its end as they were then.
+            stop: as for `catch_up`, which comes first.
 
         Returns:
-            What was decided in it.
+            What it brought, and what was decided in it.
 
         Raises:
-            StorageError: what is known leads to other observations, beginnings or rewards than it did.
+            OtherRunError, Stopped: as of `catch_up`.
         """
+        self.start()
+        self.catch_up(students, stop)
         source = self.source
         total = replay.capacity * source.num_envs
         target = total * (round_number + 1) // source.rounds
@@ -126,50 +118,54 @@ class Collector:
         share = first + (last - first) * (round_number / max(source.rounds - 1, 1))
         if share < 1 and not students:
             raise ValueError("a teacher_fraction below 1 needs students to act")
-        before, tape = replay.filled, Tape(len(self.halves))
-        again = None if known is None else Again(known, f"round {round_number} of {self.environment}")
+        before, steps, tape = replay.filled, self.steps, Tape(len(self.halves))
         while self._visited(replay) < target:
             for place, half in enumerate(self.halves):
-                if half.stepper.in_flight:
-                    self._receive(half)
-                    tape.lose(place, half.stepper.lost)
+                tape.lose(place, self._receive(half))
                 if self._visited(replay) < target:
-                    if again is None:
-                        action, said = self._decide(half, share, students)
-                    else:
-                        action, said = again.step(place, int((~half.over).sum()))
-                        half.stepper.lose(again.lost(place))
-                    tape.add(place, action, said)
-                    self._act(half, replay, action, said)
+                    action, said = self._decide(half, share, students)
+                    tape.add(place, action)
+                    self._keep(half, replay, action, said)
+                    self._act(half, action)
         for place, half in enumerate(self.halves):
-            if half.stepper.in_flight:
-                self._receive(half)
-                tape.lose(place, half.stepper.lost)
-        if known is not None:
-            self._go_on_from(known, students)
-        acted, made = self.generator.bit_generator.state, None
+            tape.lose(place, self._receive(half))
         if source.synthetic is not None:
-            started, played_before = time.perf_counter(), None if known is None else known.made
-            visited = before[: source.num_envs]
-            made = make_up_beside(replay, visited, source, self.teachers, self.generator, played_before)
+            started = time.perf_counter()
+            make_up_beside(replay, before[: source.num_envs], source, self.teachers, self.generator)
             self.seconds.inference += time.perf_counter() - started
-        seen = self._seen(replay, before)
-        if again is None:
-            return tape.round((acted, self.generator.bit_generator.state), seen, self._memories(), made)
-        again.check(seen)
-        self.generator.bit_generator.state = again.known.generators[1]
-        return again.known
+        return Round(
+            tape.stacked(),
+            replay.since(before),
+            self.steps - steps,
+            self.generator.bit_generator.state,
+            self._seen_since(),
+            self._memories(),
+            tuple(tape.lost),
+        )
+
+    def _play_again(self, known: Round, stop: StopSignal | None) -> None:
+        """Let environments do what they did in a round."""
+        again = Again(known)
+        while not again.over:
+            if stop is not None:
+                stop.check("all up to its last checkpoint is saved; the same command goes on")
+            for place, half in enumerate(self.halves):
+                self._receive(half)
+                action = again.step(place)
+                if action is not None:
+                    half.stepper.lose(again.lost(place))
+                    self._act(half, action)
+        for half in self.halves:
+            self._receive(half)
+        again.check(self._seen_since(), self.environment.id)
 
     def _visited(self, replay: Replay) -> int:
         return int(replay.filled[: self.source.num_envs].sum())
 
-    def _seen(self, replay: Replay, before: np.ndarray) -> str:
-        """SHA-256 over what a round has brought: what is kept of it, and what comes next of all environments."""
-        found = hashlib.sha256(replay.digest_since(before).encode())
-        for half in self.halves:
-            for each in (half.observation, half.first, half.earned, half.over):
-                found.update(np.ascontiguousarray(each).data)
-        return found.hexdigest()
+    def _seen_since(self) -> str:
+        """What environments did since this was asked last."""
+        found, self._trace = self._trace.end(half.observation for half in self.halves), Trace()
+        return found
 
     def _memories(self) -> dict[str, Tensor]:
         """What recurrent players remember, by half and place."""
@@ -182,8 +178,8 @@ class Collector:
         }
 
     def _go_on_from(self, known: Round, students: Sequence[Policy]) -> None:
-        """Let random stream and recurrent players be where they were after the last action of a round."""
-        self.generator.bit_generator.state = known.generators[0]
+        """Let random stream and recurrent players be where they were at the end of a round."""
+        self.generator.bit_generator.state = known.generator
         for number, half in enumerate(self.halves):
             for who, players in (("teacher", self.teachers), ("student", students)):
                 found = [known.memories.get(f"{who}.{number}.{place}") for place in range(len(players))]
@@ -199,11 +195,9 @@ class Collector:
     def close(self) -> None:
         """Release the environments."""
         for half in self.halves:
-            half.stepper.close()
-            if half.twin is not None:
-                half.twin.close()
+            half.close()
 
-    def _decide(self, half: _Half, share: float, students: Sequence[Policy]) -> tuple[np.ndarray, Tensor]:
+    def _decide(self, half: Half, share: float, students: Sequence[Policy]) -> tuple[np.ndarray, Tensor]:
         """Ask the teachers: what is done in all rows, [n] or [n, D], and what they said to the states to be kept."""
         started = time.perf_counter()
         n = len(half.observation)
@@ -231,40 +225,29 @@ class Collector:
         self.seconds.inference += time.perf_counter() - started
         return action, torch.cat(answers, dim=1)[torch.from_numpy(~half.over)]
 
-    def _act(self, half: _Half, replay: Replay, action: np.ndarray, said: Tensor) -> None:
-        """Keep the states with what was said, and start the step."""
+    def _keep(self, half: Half, replay: Replay, action: np.ndarray, said: Tensor) -> None:
+        """Keep the states with what was said."""
         started, keep = time.perf_counter(), ~half.over
-        acted = action[keep] if self.teacher.spec.discrete else None
-        replay.append(half.envs[keep], half.observation[keep], half.first[keep], said, acted, half.earned[keep])
-        half.earned[keep] = 0
-        half.stepper.send(self.teacher.to_environment(action))
-        if half.twin is not None:
-            half.twin.send(self.teacher.to_environment(action))
+        done = action[keep] if self.teacher.spec.discrete else None
+        replay.append(half.envs[keep], half.observation[keep], half.first[keep], said, done, half.earned[keep])
         self.steps += int(keep.sum())
         self.seconds.storing += time.perf_counter() - started
 
-    def _receive(self, half: _Half) -> None:
+    def _act(self, half: Half, action: np.ndarray) -> None:
+        """Start the step."""
+        half.act(self.teacher.to_environment(action))
+
+    def _receive(self, half: Half) -> Mapping[int, int]:
+        """Wait for the step, if there is one; the rows that were lost in it, and the seeds of what begins there."""
+        if not half.stepper.in_flight:
+            return {}
         started = time.perf_counter()
-        step = half.stepper.receive()
-        # Where an environment broke, another episode begins. The states of the broken one stay: they were really
-        # visited, and what is kept of a state is the teacher's answer to it, not what came of the action.
-        half.observation, half.first = step.observation, step.first
-        if half.twin is not None:
-            other = half.twin.receive()
-            half.shown = other.observation
-            pairs = ((step.reward, other.reward), (step.ended, other.ended), (step.first, other.first))
-            if not all(np.array_equal(mine, theirs) for mine, theirs in pairs):
-                raise MismatchError(
-                    "the teacher's and the students' environment came apart: seeds and actions were equal, rewards or "
-                    "ends were not. Either they are not the same game seen in two ways, or one broke and began anew; "
-                    "if it did, the same command goes on"
-                )
-        half.earned += step.reward
-        half.over = step.ended & half.stepper.next_step
+        self._trace.add(half.receive())
         self.seconds.environment += time.perf_counter() - started
+        return half.stepper.lost
 
     def _student_action(
-        self, student: Policy, half: _Half, place: int, rows: np.ndarray, uniforms: np.ndarray
+        self, student: Policy, half: Half, place: int, rows: np.ndarray, uniforms: np.ndarray
     ) -> np.ndarray:
         """Actions of a student on some rows, by the teacher's rule."""
         with torch.inference_mode(), answering(student, self.precision):

@@ -1,8 +1,8 @@
 """What a stopped distillation run needs to go on: all students' weights, optimisers and random streams, in one file.
 
-The replay is not kept: its rounds are played again (`rlkd.collect.rounds`). The checkpoint names, by checksum, those
-that were played before it was written, and they have to be there as they were. From a later round no student in it has
-learnt, and all who would act in it are in it: such a round may as well be collected anew.
+The replay is not in it: its rounds have files of their own (`rlkd.collect.rounds`). The checkpoint names, by checksum,
+those that were played before it was written, and they have to be there as they were. From a later round no student in
+it has learnt, and all who would act in it are in it: such a round may as well be collected anew.
 """
 
 import json

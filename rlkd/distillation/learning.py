@@ -4,8 +4,8 @@ The lag is exactly one round, students and collector have random streams of thei
 only after their round is over: the result does not depend on which thread is faster. Of several games, each has a
 replay of its own, filled one after the other.
 
-A run that goes on passes through the rounds that it has behind it once more: they are played again from their files
-(`rlkd.distillation.playing`), and nothing is learnt from them.
+A run that goes on takes the rounds that it has behind it from their files (`rlkd.distillation.playing`) and learns
+where it stopped; environments play them again meanwhile.
 """
 
 import time
@@ -127,7 +127,7 @@ class Game:
     digests: list[str] = field(default_factory=list)
     """Checksum of each round that was played and lies in the run's folder."""
 
-    def play(self, number: int, students: Sequence[Policy], identity: str) -> None:
+    def play(self, number: int, students: Sequence[Policy], identity: str, stop: metrics.StopSignal) -> None:
         """Fill the replay up to the end of a round.
 
         A search is made anew when a run goes on: it is the teacher's alone, and comes to the same.
@@ -144,6 +144,7 @@ class Game:
                 folder=self.setting.run / "replay" / self.setting.game,
                 about={"identity": identity, "game": self.setting.game},
                 named=known,
+                stop=stop,
             )
             if known is None:
                 self.digests.append(digest)
@@ -206,7 +207,7 @@ def learn_rounds(
                 for game in games:
                     if number < recipe.source.rounds and not isinstance(game.states, Kept):
                         acting = [student.snapshot() for student in game.students if student.plan.control == "none"]
-                        pending.append(collecting.submit(game.play, number, acting, identity))
+                        pending.append(collecting.submit(game.play, number, acting, identity, stop))
                 seen = [game.seen for game in games if game.seen is not None]
                 if seen:
                     pending += [

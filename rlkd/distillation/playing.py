@@ -1,4 +1,4 @@
-"""A round of a run's data: collected and kept in the run's folder, or played again where it is there."""
+"""A round of a run's data: collected and kept in the run's folder, or taken from there."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +20,9 @@ def play_round(
     folder: Path,
     about: JsonDict,
     named: str | None,
+    stop: metrics.StopSignal,
 ) -> str:
-    """Fill a replay up to the end of a round.
+    """Fill a replay up to the end of a round: from its file where it is there.
 
     The round's file is there, whole, when this returns: a checkpoint may count on it.
 
@@ -34,12 +35,14 @@ def play_round(
         about: which run it is.
         named: checksum of the round that a checkpoint counts on; None where none does. Then a damaged file is
             collected anew, and one line says so.
+        stop: of the run.
 
     Returns:
         The checksum of the round.
 
     Raises:
-        StorageError: a round that is counted on is damaged or gone, or its environment does not do what it did.
+        StorageError: a round that is counted on is damaged or gone, or environments do not do what they did.
+        Stopped: while they played earlier rounds again.
     """
     path, known, found = round_file(folder, number), None, ""
     about = about | {"round": number}
@@ -54,5 +57,7 @@ def play_round(
                     f"{error}; students have learnt since it was played: put it back as it was, or name another --run"
                 ) from None
             metrics.say(f"{error}; its round is collected anew")
-    played = player.collect(replay, number, students, known)
-    return keep_round(path, played, about) if known is None else found
+    if known is None:
+        return keep_round(path, player.collect(replay, number, students, stop), about)
+    player.take_up(replay, known)
+    return found

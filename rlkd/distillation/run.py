@@ -46,9 +46,9 @@ def run_distillation(
         students: networks by name, at least one; controls copy the first.
         recipe: source, terms and budget.
         run: folder; one that was stopped or killed is taken up again, and ends with the bits of a run that was not:
-            rounds of collecting are played again from what was decided in them, with nobody asked, and learning goes on
-            where it was. Under other versions, on another kind of processor or device, one line says that bits may
-            differ. A search is made anew, and two views are compared anew.
+            states and answers are taken from the rounds' files, nobody is asked, and learning goes on where it was,
+            while emulators play again what was decided in them. Under other versions, on another kind of processor or
+            device, one line says that bits may differ. A search is made anew, and two views are compared anew.
         seed: of collection, weights and minibatches; the evaluation's episodes are the protocol's.
         environment: where; None takes the teacher's own.
         episodes: per evaluation; None takes the protocol's.

@@ -1,5 +1,6 @@
 """Records of a lineage: what is written of each policy, what is found of earlier calls, and what they come to."""
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from statistics import median
 
 from rlkd import metrics, storage
 from rlkd.data import Evaluation, JsonDict
+from rlkd.distillation.checkpoint import FILE as CHECKPOINT
 from rlkd.distillation.checks import check_normalisable
 from rlkd.errors import StorageError
 from rlkd.evaluation import decision_seconds, result_record
@@ -121,7 +123,7 @@ def record_founder(founder: Policy, seen: Seen, identity: str, stop: metrics.Sto
         "identity": identity,
         "seconds": round(time.monotonic() - started, 2),
     }
-    storage.write_json(folder_of(line.run, FIRST) / "record.json", record)
+    storage.write_record(folder_of(line.run, FIRST) / "record.json", record)
     return record
 
 
@@ -164,7 +166,10 @@ def recorded(
         **told,
         "seconds": round(time.monotonic() - started, 2),  # of the attempt that finished it
     }
-    storage.write_json(folder / "record.json", record)
+    storage.write_record(folder / "record.json", record)
+    # Nobody goes on from there, and it may be 10 MB and more. The checkpoint first, which counts on the rounds.
+    (folder / "distill" / CHECKPOINT).unlink(missing_ok=True)
+    shutil.rmtree(folder / "distill" / "replay", ignore_errors=True)
     return record
 
 

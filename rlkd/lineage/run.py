@@ -147,5 +147,5 @@ def _random_play(line: Lineage, identity: str, stop: metrics.StopSignal) -> Eval
             )
         return build(Evaluation, record, where=str(path))
     random = play_randomly(line.environment, episodes=line.episodes, stop=stop)
-    storage.write_json(path, to_table(random) | {"identity": identity})
+    storage.write_record(path, to_table(random) | {"identity": identity})
     return random

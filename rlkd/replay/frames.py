@@ -7,7 +7,7 @@ that the window reads stacks over the turn like any other.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 import numpy as np
@@ -142,7 +142,7 @@ class Replay:
     def rows(self, per_env: np.ndarray | None = None) -> np.ndarray:
         """Rows of all states, or of the first `per_env[i]` of each environment, int64; of a full ring, in no order."""
         counts = self.filled if per_env is None else per_env
-        return np.concatenate([first + np.arange(n) for first, n in zip(self._first_rows, counts, strict=True)])
+        return self._between(np.zeros_like(counts), counts)
 
     def begins(self, rows: np.ndarray) -> np.ndarray:
         """Which of these states begin an episode, or all that is kept of an environment; bool, shaped as `rows`."""
@@ -192,6 +192,45 @@ class Replay:
                 ahead = 0.0 if begins[row + 1] else discount * ahead
                 found[row], unseen[row] = behind, ahead
         return found, unseen
+
+    def since(self, per_env: np.ndarray) -> dict[str, Tensor]:
+        """What `add` needs of the states behind the first `per_env[i]` of each environment; not of a ring.
+
+        Returns:
+            `counts`: [N], how many states of each environment; otherwise what `tensors` has by the same names, of these
+            states alone, environment by environment; of frames the newest of each.
+        """
+        rows = torch.from_numpy(self._between(per_env, self.filled))
+        found = {name: tensor[self._place(name, rows)].cpu() for name, tensor in self.tensors().items()}
+        return found | {"counts": torch.from_numpy(self.filled - per_env)}
+
+    def add(self, part: Mapping[str, Tensor]) -> None:
+        """Keep what `since` took from a replay of the same shape, behind what is kept.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+        self.check_names(part.keys() - {"counts"})
+        counts = part["counts"].numpy()
+        if counts.shape != (self.num_envs,) or ((after := self.written + counts) > self.capacity).any():
+            raise ValueError("of a replay of another shape")
+        rows = torch.from_numpy(self._between(self.written, after))
+        mine = self.tensors()
+        wanted = {name: ((len(rows), *own.shape[1:]), own.dtype) for name, own in mine.items()}
+        if any((part[name].shape, part[name].dtype) != each for name, each in wanted.items()):
+            raise ValueError("of a replay of another shape")
+        for name, own in mine.items():
+            own[self._place(name, rows)] = part[name].to(own.device)
+        self.written[:] = after
+
+    def _place(self, name: str, rows: Tensor) -> Tensor:
+        """Where some rows are in one of `tensors`: the newest frame of a stack is its last."""
+        return (rows + self.stack - 1 if name == "frames" else rows).to(self.tensors()[name].device)
+
+    def _between(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """Rows of the `start[i]`-th to the `end[i]`-th state of each environment."""
+        ranges = zip(self._first_rows, start, end, strict=True)
+        return np.concatenate([np.arange(first + one, first + other) for first, one, other in ranges])
 
     def digest_since(self, per_env: np.ndarray) -> str:
         """SHA-256 over frames, beginnings and rewards of the states behind the first `per_env[i]` of each environment;
