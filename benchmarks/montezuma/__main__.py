@@ -20,7 +20,7 @@ RUN = Path("runs") / "montezuma"
 COMMAND = "rlkd train montezuma --agent explore/ppo_rnd --run runs/montezuma"
 COLUMNS = {
     "time/frames": ("frames", 0),
-    "time/hours": ("hours", 1),
+    "time/hours": ("hours", 2),
     "rollout/ep_rew_mean": ("score", 1),
     "rollout/rooms": ("rooms", 0),
     "advantage/bonus": ("bonus's share of the advantage", 2),
@@ -41,7 +41,7 @@ def main() -> int:
     if not curve:
         raise SystemExit(f"{chosen.run} has no curve yet; begin with: {chosen.command}")
     last = curve[-1]
-    reached = f"{last['step']:,.0f} agent steps, {last['time/frames']:,.0f} frames, {last['time/hours']:.1f} hours"
+    reached = f"{last['step']:,.0f} agent steps, {last['time/frames']:,.0f} frames, {last['time/hours']:.2f} hours"
     lines = [
         f"{reached}, one seed, on {chosen.where}.",
         f"It goes on with: `{chosen.command}`",
