@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from dataclasses import replace
@@ -226,6 +227,19 @@ def test_a_finished_generation_that_was_altered_is_refused(agent: str, bred: Pat
     with pytest.raises(StorageError, match=r"001/policy\.safetensors was replaced: its hash is [0-9a-f]{12}"):
         evolve(teacher(), agent, run=bred, generations=2, episodes=3)
     assert not (bred / "generations" / "002").exists()
+
+
+def test_each_step_is_announced_with_how_many_there_are_and_how_long_they_may_take(
+    agent: str, bred: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    evolve(teacher(), agent, run=bred, generations=3, episodes=3)
+    told = [line for line in capsys.readouterr().err.splitlines() if " of 3: " in line]
+    assert [line.partition(";")[0] for line in told] == [
+        "002, step 2 of 3: learns from 001",
+        "003, step 3 of 3: learns from 002",
+    ]
+    assert all(re.fullmatch(r" about \d+ min left for all", line.partition(";")[2]) for line in told)
 
 
 def test_what_only_a_stopped_step_needs_is_not_kept(bred: Path) -> None:

@@ -32,7 +32,7 @@ from rlkd.lineage.records import (
     summary,
     tell_versions,
 )
-from rlkd.lineage.step import FIRST
+from rlkd.lineage.step import FIRST, Step
 from rlkd.lineage.verdicts import verdicts
 from rlkd.policy import Policy, as_policy, load_policy
 from rlkd.recipe import ARMS, Distill, Environment, Generations, build, check_request, to_table
@@ -114,6 +114,7 @@ def evolve(
                 )
             if record is None:
                 started = time.monotonic()
+                metrics.say(_announcement(step, steps, records))
                 try:
                     made = make(step, policies, seen, stop)
                 except OtherRunError as error:  # of a stopped attempt, which nothing was made of yet
@@ -133,6 +134,25 @@ def evolve(
             content["verdicts"] = verdicts(content)
             storage.write_json(line.run / "run.json", content)
     return content
+
+
+DONE_BY = {
+    "distil": "learns from {}",
+    "train": "learns from rewards",
+    "combine": "the mean of {}",
+    "select": "the best of {}",
+    "slim": "what {} keeps",
+}
+
+
+def _announcement(step: Step, steps: Sequence[Step], records: Sequence[JsonDict]) -> str:
+    """Which step of how many comes now, and how long the rest may take, as long as those before took on average."""
+    told = f"{step.name}, step {len(records)} of {len(steps)}: {DONE_BY[step.how].format(', '.join(step.parents))}"
+    taken = [float(record["seconds"]) for record in records[1:]]
+    if not taken:
+        return told
+    left = sum(taken) / len(taken) * (len(steps) + 1 - len(records))
+    return f"{told}; about {left / 60:.0f} min left for all"
 
 
 def _random_play(line: Lineage, identity: str, stop: metrics.StopSignal) -> Evaluation:
