@@ -8,10 +8,14 @@ training, raw; rooms are all that were seen in episodes so far, by the console's
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
+import safetensors
+
 from benchmarks.common import Record, machine, store, thinned
+from rlkd.learn.checkpoint import FILE
 from rlkd.metrics import read_metrics
 from rlkd.storage import read_json
 
@@ -40,10 +44,14 @@ def main() -> int:
     curve = [line for line in read_metrics(chosen.run) if "time/frames" in line]
     if not curve:
         raise SystemExit(f"{chosen.run} has no curve yet; begin with: {chosen.command}")
-    last = curve[-1]
-    reached = f"{last['step']:,.0f} agent steps, {last['time/frames']:,.0f} frames, {last['time/hours']:.2f} hours"
+    with safetensors.safe_open(str(chosen.run / FILE), framework="np") as opened:
+        reached: Record = json.loads(opened.metadata()["progress"])
+    steps, scores, rooms = reached["steps"], reached["scores"], len(reached["rooms"])
+    frames = steps * curve[-1]["time/frames"] / curve[-1]["step"]
+    told = f"{steps:,} agent steps, {frames:,.0f} frames, {reached['seconds'] / 3600:.2f} hours"
     lines = [
-        f"{reached}, one seed, on {chosen.where}.",
+        f"{told}, one seed, on {chosen.where}.",
+        f"There: {sum(scores) / len(scores):.1f} points in the last {len(scores)} episodes; rooms seen so far: {rooms}.",
         f"It goes on with: `{chosen.command}`",
         "",
         f"| agent steps | {' | '.join(title for title, _ in COLUMNS.values())} |",
@@ -53,6 +61,7 @@ def main() -> int:
         cells = [f"{line[tag]:,.{digits}f}" if tag in line else "" for tag, (_, digits) in COLUMNS.items()]
         lines.append(f"| {line['step']:,.0f} | {' | '.join(cells)} |")
     record: Record = {"machine": machine(), "command": chosen.command, "trained": chosen.where, "curve": []}
+    record["reached"] = {key: reached[key] for key in ("steps", "seconds", "scores", "rooms")}
     for line in thinned(curve, POINTS):
         record["curve"].append({tag: line[tag] for tag in ("step", *COLUMNS) if tag in line})
     finished = chosen.run / "run.json"
