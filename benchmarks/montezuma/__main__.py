@@ -51,7 +51,7 @@ def main() -> int:
     told = f"{steps:,} agent steps, {frames:,.0f} frames, {reached['seconds'] / 3600:.2f} hours"
     lines = [
         f"{told}, one seed, on {chosen.where}.",
-        f"There: {sum(scores) / len(scores):.1f} points in the last {len(scores)} episodes; rooms seen so far: {rooms}.",
+        f"There: {sum(scores) / len(scores):.1f} points in the last {len(scores)} episodes; rooms so far: {rooms}.",
         f"It goes on with: `{chosen.command}`",
         "",
         f"| agent steps | {' | '.join(title for title, _ in COLUMNS.values())} |",
