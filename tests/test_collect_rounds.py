@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from rlkd.collect import Collector, Round, keep_round, round_file, take_round
-from rlkd.errors import StorageError
+from rlkd.collect.rounds import Trace
+from rlkd.data import Step
+from rlkd.errors import StorageError, WorkerError
 from rlkd.policy import PARAMS, Policy
 from rlkd.recipe import Environment, Network, Part, Protocol, Source
 from rlkd.replay import Replay
@@ -139,6 +141,7 @@ def test_after_rounds_that_are_played_again_all_goes_on_as_if_they_had_been_the_
         again, found, second = played(case, kept[:count])
         assert same(found, whole)
         assert [each.seen for each in again] == [each.seen for each in rounds]
+        assert all(same(dict(a.memories), dict(b.memories)) for a, b in zip(again, rounds, strict=True))
         assert second.steps == first.steps
         assert second.generator.bit_generator.state == first.generator.bit_generator.state
     asked.clear()
@@ -146,6 +149,31 @@ def test_after_rounds_that_are_played_again_all_goes_on_as_if_they_had_been_the_
     assert same(found, whole)
     assert asked == []
     assert (last.halves, last.steps) == ([], first.steps)  # nothing more is to be played
+
+
+def test_the_checksum_of_what_environments_do_has_all_of_it_but_observations_on_the_way() -> None:
+    def told(*, last: int = 0, **other: Any) -> str:
+        plain = {"reward": np.zeros(2), "terminated": np.zeros(2, bool), "truncated": np.zeros(2, bool)}
+        plain |= {"first": np.zeros(2, bool), "observation": np.zeros((2, 3)), "arrived": np.zeros((2, 3))}
+        none = np.zeros(2, bool)
+        trace = Trace()
+        for changes in ({}, other):
+            trace.add(Step(**(plain | changes), life_lost=none, valid=~none, broken=none))
+        return trace.end([np.full((2, 3), last)])
+
+    one = np.array([False, True])
+    others = [told(reward=np.ones(2)), told(terminated=one), told(truncated=~one), told(first=one), told(last=1)]
+    assert len({told(), *others}) == 6
+    assert told(observation=np.ones((2, 3))) == told()
+
+
+def test_only_the_replay_holds_the_states_of_a_round_that_was_taken_up() -> None:
+    case = CASES["cartpole"]
+    rounds, _, _ = played(case, [])
+    collector = case.collector()
+    collector.take_up(case.replay(), rounds[0])
+    assert len(rounds[0].brought["frames"]) == 80
+    assert [each.brought for each in collector.behind] == [{}]
 
 
 @pytest.mark.parametrize("name", ["cartpole", "continuous", "minigrid"])
@@ -195,7 +223,9 @@ def test_a_changed_file_of_a_round_is_known(tmp_path: Path) -> None:
     take_round(path, ABOUT)
     for place in np.random.default_rng(0).integers(len(content), size=200):
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-        with pytest.raises(StorageError, match=r"round-000\.safetensors: damaged, or of another run$"):
+        with pytest.raises(
+            StorageError, match=r"round-000\.safetensors: damaged, of another version, or of another run$"
+        ):
             take_round(path, ABOUT)
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(StorageError, match="damaged"):
@@ -222,7 +252,14 @@ def test_episodes_that_a_lost_worker_began_begin_again(tmp_path: Path, monkeypat
         return make_vec(env, num_envs, seed, backend="workers", threads=1, timeout=20)
 
     monkeypatch.setattr("rlkd.vector.making.make_vec", in_workers)
+    once.unlink()
     case = Case(recipe, [made(recipe)], replace(SOURCE, states=120))
+    plain, _, _ = played(case, [])
+    once.touch()
+    with pytest.raises(WorkerError, match="lost while rounds were played again; .* the same command goes on"):
+        played(case, plain[:-1])
+    assert not once.exists()
+    once.touch()
     rounds, whole, _ = played(case, [])
     assert not once.exists()
     lost = [each for round_ in rounds for each in round_.lost]

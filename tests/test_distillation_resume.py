@@ -26,7 +26,7 @@ from rlkd.distillation import games as games_module
 from rlkd.distillation.checkpoint import FILE, load_students
 from rlkd.distillation.learning import Game, learn_rounds
 from rlkd.distillation.student import Student
-from rlkd.errors import Stopped, StorageError
+from rlkd.errors import OtherRunError, Stopped, StorageError
 from rlkd.metrics import StopSignal, read_metrics
 from rlkd.policy import Policy
 from rlkd.recipe import Distill, Network, Source
@@ -253,15 +253,24 @@ def test_students_learn_while_environments_play_the_rounds_again(
     assert waited == [True]
 
 
-def test_a_signal_while_rounds_are_played_again_is_heard_and_loses_nothing(
-    games: dict[str, Played], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("recipe", [pytest.param(TEACHER, id="the teacher acts"), pytest.param(MIXED, id="both act")])
+def test_a_signal_while_rounds_are_played_again_is_heard_at_once(
+    recipe: Distill, games: dict[str, Played], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = end_of(games["cartpole"], MIXED, tmp_path / "whole", monkeypatch)
+    """What was learnt meanwhile is kept where students do not act in the round that is not there yet."""
+    whole = end_of(games["cartpole"], recipe, tmp_path / "whole", monkeypatch)
     run, catch_up = tmp_path / "run", Collector.catch_up
-    stopped(2, lambda: end_of(games["cartpole"], MIXED, run, monkeypatch), monkeypatch)
-    before = (run / FILE).read_bytes()
+    stopped(2, lambda: end_of(games["cartpole"], recipe, run, monkeypatch), monkeypatch)
+    before, step, learns = steps_in(run), slowly(Student.step), threading.Event()
+
+    def heard(student: Student, *given: Any) -> Tensor:
+        taken = step(student, *given)
+        if student.plan.control == "none":
+            learns.set()
+        return taken
 
     def signalled(collector: Collector, students: Any, stop: StopSignal) -> None:
+        assert learns.wait(timeout=60)
         os.kill(os.getpid(), signal.SIGTERM)
         while not stop.asked:  # until the signal is heard
             time.sleep(0.01)
@@ -269,10 +278,48 @@ def test_a_signal_while_rounds_are_played_again_is_heard_and_loses_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(Collector, "catch_up", signalled)
+        patch.setattr(Student, "step", heard)
         with pytest.raises(Stopped, match="all up to its last checkpoint is saved; the same command goes on"):
-            end_of(games["cartpole"], MIXED, run, monkeypatch)
-    assert (run / FILE).read_bytes() == before
-    assert end_of(games["cartpole"], MIXED, run, monkeypatch).same(whole)
+            end_of(games["cartpole"], recipe, run, monkeypatch)
+    assert (steps_in(run) > before) == (recipe is TEACHER)
+    assert end_of(games["cartpole"], recipe, run, monkeypatch).same(whole)
+
+
+def slowly(step: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A gradient step that takes its time."""
+
+    def taken(*given: Any) -> Tensor:
+        time.sleep(0.02)
+        return step(*given)
+
+    return taken
+
+
+def steps_in(run: Path) -> int:
+    """Gradient steps of the first student in a checkpoint."""
+    with safetensors.safe_open(str(run / FILE), framework="pt") as opened:
+        return int(json.loads(opened.metadata()["record"])["students"][0]["steps"])
+
+
+def test_learners_end_where_environments_cannot_play_the_rounds_again(
+    games: dict[str, Played], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, taken = replace(TEACHER, gradient_steps=10_000), []
+    step, run = slowly(Student.step), tmp_path / "run"
+    stopped(2, lambda: end_of(games["cartpole"], replace(recipe, controls=()), run, monkeypatch), monkeypatch)
+
+    def fails(*_: Any) -> None:
+        raise OtherRunError("what was played cannot be played again")
+
+    def counted(*given: Any) -> Tensor:
+        taken.append(1)
+        return step(*given)
+
+    monkeypatch.setattr(Collector, "catch_up", fails)
+    monkeypatch.setattr(Student, "step", counted)
+    with pytest.raises(StorageError, match="cannot be played again"):
+        end_of(games["cartpole"], replace(recipe, controls=()), run, monkeypatch)
+    assert 0 < len(taken) < 1000  # of the 3,000 that were due
 
 
 def test_a_round_that_students_have_learnt_from_has_to_be_as_it_was(
@@ -286,7 +333,11 @@ def test_a_round_that_students_have_learnt_from_has_to_be_as_it_was(
     path = round_file(tmp_path / "replay", 1)
     content = path.read_bytes()
     others: dict[str, list[bytes | None]] = {
-        "damaged, or of another run": [content[:-1], content[:-1] + bytes([content[-1] ^ 1]), b"nonsense"],
+        "damaged, of another version, or of another run": [
+            content[:-1],
+            content[:-1] + bytes([content[-1] ^ 1]),
+            b"nonsense",
+        ],
         "no such file": [None],
     }
     for message, contents in others.items():
@@ -323,7 +374,10 @@ def test_a_later_round_that_is_damaged_is_collected_anew_and_one_line_says_so(
     capsys.readouterr()
     assert end_of(games["cartpole"], MIXED, run, monkeypatch).same(whole)
     assert asked.count(games["cartpole"].teacher.spec.name) == len(asked) / 2 > 0  # of one round, beside its student
-    assert capsys.readouterr().err == f"{path}: damaged, or of another run; its round is collected anew\n"
+    assert (
+        capsys.readouterr().err
+        == f"{path}: damaged, of another version, or of another run; its round is collected anew\n"
+    )
     assert named_rounds(run) == named_rounds(tmp_path / "whole")
 
 

@@ -14,12 +14,15 @@ from rlkd.collect.acting import Seconds, answering, with_noise
 from rlkd.collect.beside import make_up_beside
 from rlkd.collect.halves import Half, start_halves
 from rlkd.collect.rounds import Again, Round, Tape, Trace
+from rlkd.errors import WorkerError
 from rlkd.metrics import StopSignal
 from rlkd.policy import Policy, decide
 from rlkd.policy.compute import Precision
 from rlkd.recipe import Environment, Source
 from rlkd.replay import Replay
 from rlkd.vector import action_bounds
+
+GOES_ON = "all up to its last checkpoint is saved; the same command goes on"
 
 
 class Collector:
@@ -85,9 +88,13 @@ class Collector:
 
         Raises:
             OtherRunError: environments do not do again what they did.
+            WorkerError: a worker process was lost.
             Stopped: `stop` was set.
         """
         for known in self.behind:
+            if stop is not None:
+                stop.check(GOES_ON)
+            self.start()
             self._play_again(known, stop)
             self._go_on_from(known, students)
         self.behind = []
@@ -107,10 +114,10 @@ class Collector:
             What it brought, and what was decided in it.
 
         Raises:
-            OtherRunError, Stopped: as of `catch_up`.
+            OtherRunError, WorkerError, Stopped: as of `catch_up`.
         """
-        self.start()
         self.catch_up(students, stop)
+        self.start()
         source = self.source
         total = replay.capacity * source.num_envs
         target = total * (round_number + 1) // source.rounds
@@ -148,23 +155,29 @@ class Collector:
         again = Again(known)
         while not again.over:
             if stop is not None:
-                stop.check("all up to its last checkpoint is saved; the same command goes on")
+                stop.check(GOES_ON)
             for place, half in enumerate(self.halves):
-                self._receive(half)
+                self._receive_again(half)
                 action = again.step(place)
                 if action is not None:
                     half.stepper.lose(again.lost(place))
                     self._act(half, action)
         for half in self.halves:
-            self._receive(half)
+            self._receive_again(half)
         again.check(self._seen_since(), self.environment.id)
+
+    def _receive_again(self, half: Half) -> None:
+        """Wait for a step that was played before; what was lost in it then is lost as it was."""
+        if self._receive(half):
+            raise WorkerError(f"a worker process was lost while rounds were played again; {GOES_ON}")
 
     def _visited(self, replay: Replay) -> int:
         return int(replay.filled[: self.source.num_envs].sum())
 
     def _seen_since(self) -> str:
         """What environments did since this was asked last."""
-        found, self._trace = self._trace.end(half.observation for half in self.halves), Trace()
+        pictures = [each for half in self.halves for each in (half.observation, half.shown) if each is not None]
+        found, self._trace = self._trace.end(pictures), Trace()
         return found
 
     def _memories(self) -> dict[str, Tensor]:

@@ -92,18 +92,20 @@ def start_halves(
     """
     found: list[Half] = []
     same = copy.deepcopy(generator)  # gives the twins the same seeds
-    for stepper in make_halves(environment, num_envs, generator):
-        n = stepper.num_envs
-        envs = np.arange(n) + n * len(found)
-        states = [each.initial_state(n) for each in teachers]
-        found.append(Half(stepper, envs, stepper.reset(), np.ones(n, bool), np.zeros(n), np.zeros(n, bool), states))
-    if shown is not None:
-        try:
-            twins = make_halves(shown, num_envs, same)
-        except BaseException:
+    steppers = make_halves(environment, num_envs, generator)
+    try:
+        for stepper in steppers:
+            n = stepper.num_envs
+            envs = np.arange(n) + n * len(found)
+            states = [each.initial_state(n) for each in teachers]
+            found.append(Half(stepper, envs, stepper.reset(), np.ones(n, bool), np.zeros(n), np.zeros(n, bool), states))
+        if shown is not None:
+            for half, twin in zip(found, make_halves(shown, num_envs, same), strict=True):
+                half.twin = twin
             for half in found:
-                half.close()  # no worker process is left behind
-            raise
-        for half, twin in zip(found, twins, strict=True):
-            half.twin, half.shown = twin, twin.reset()
+                half.shown = half.twin.reset() if half.twin is not None else None
+    except BaseException:  # no worker process is left behind
+        for stepper in [*steppers, *(half.twin for half in found if half.twin is not None)]:
+            stepper.close()
+        raise
     return found

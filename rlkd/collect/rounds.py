@@ -59,7 +59,7 @@ class Trace:
         self._found = hashlib.sha256()
 
     def add(self, step: Step) -> None:
-        """Let what came of a step enter, its observations left out: they are many, and what comes next tells."""
+        """Let what came of a step enter, its observations left out: they are many."""
         for each in (step.reward, step.ended, step.first):
             self._found.update(np.ascontiguousarray(each).data)
 
@@ -150,16 +150,18 @@ def keep_round(path: Path, played: Round, about: JsonDict) -> str:
         StorageError: the disk is full, or the folder cannot be written.
     """
     frames = played.brought["frames"].contiguous()
-    packed = zlib.compress(frames.numpy().data, LEVEL)
+    packed = frames
+    if frames.dtype == torch.uint8:  # numbers would hardly become fewer
+        packed = torch.frombuffer(bytearray(zlib.compress(frames.numpy().data, LEVEL)), dtype=torch.uint8)
     tensors = {f"actions.{half}": torch.from_numpy(actions) for half, actions in enumerate(played.actions)}
     tensors |= {f"memory.{name}": each for name, each in played.memories.items()}
     tensors |= {f"brought.{name}": each for name, each in played.brought.items() if name != "frames"}
-    tensors |= {"frames": torch.frombuffer(bytearray(packed), dtype=torch.uint8)}
+    tensors |= {"frames": packed}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     record = json.dumps(
         {
             "about": about,
-            "frames": [str(frames.dtype).removeprefix("torch."), *frames.shape],
+            "frames": list(frames.shape),
             "steps": played.steps,
             "generator": played.generator,
             "seen": played.seen,
@@ -183,11 +185,12 @@ def take_round(path: Path, about: JsonDict) -> tuple[Round, str]:
         if record["about"] != about:
             raise ValueError("of another run")
         halves = range(sum(name.startswith("actions.") for name in tensors))
-        dtype, *shape = record["frames"]
-        frames = np.frombuffer(bytearray(zlib.decompress(tensors["frames"].numpy().data)), dtype).reshape(shape)
+        frames = tensors["frames"]
+        if frames.dtype == torch.uint8:
+            frames = torch.frombuffer(bytearray(zlib.decompress(frames.numpy().data)), dtype=torch.uint8)
         played = Round(
             tuple(tensors[f"actions.{half}"].numpy() for half in halves),
-            below(tensors, "brought.") | {"frames": torch.from_numpy(frames)},
+            below(tensors, "brought.") | {"frames": frames.reshape(record["frames"])},
             record["steps"],
             record["generator"],
             record["seen"],
@@ -198,5 +201,5 @@ def take_round(path: Path, about: JsonDict) -> tuple[Round, str]:
     except FileNotFoundError:
         raise StorageError(f"{path}: no such file") from None
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError, zlib.error):
-        raise StorageError(f"{path}: damaged, or of another run") from None
+        raise StorageError(f"{path}: damaged, of another version, or of another run") from None
     return played, found

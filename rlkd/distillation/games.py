@@ -12,8 +12,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from rlkd import metrics, storage
 from rlkd.collect import Collector, Searcher
 from rlkd.data import Evaluation
@@ -65,7 +63,10 @@ def run_games(
     shapes = [spaces(setting.environment)[0] for setting in settings]
     learners = _students(settings, shapes, students, device, own_parts)
     sizes = [_replay_size(*each) for each in zip(settings, shapes, strict=True)]
-    check_memory(sum(replay_bytes(*size) for size in sizes), recipe_key="source.states")
+    # Beside the replays, a round on its way to its file or from there: its states twice.
+    rounds = settings[0].recipe.source.rounds
+    needed = sum(replay_bytes(*size) for size in sizes) * (rounds + 2) // rounds
+    check_memory(needed, recipe_key="source.states")
     replays = [
         Replay(*size, keeps_actions=setting.teacher.spec.discrete, keeps_rewards=True)
         for setting, size in zip(settings, sizes, strict=True)
@@ -113,7 +114,7 @@ def run_games(
             controls=tuple(measured[len(students) :]),
             states=len(game.replay),
             steps=game.states.steps,
-            data_hash=game.replay.digest_since(np.zeros_like(game.replay.filled)),
+            data_hash=game.replay.digest(),
             seconds=seconds | busy,
         )
         for game, found, others, measured in zip(games, baselines, more, results, strict=True)

@@ -24,8 +24,9 @@ from rlkd.distillation.checkpoint import Found, circumstances, load_students, sa
 from rlkd.distillation.familiarity import Familiarity
 from rlkd.distillation.lesson import Seen, advantages
 from rlkd.distillation.playing import play_round
-from rlkd.distillation.steps import learn, steps_of
+from rlkd.distillation.steps import Ending, learn, steps_of
 from rlkd.distillation.student import Student
+from rlkd.errors import Stopped
 from rlkd.evaluation import agreement, mean_kl
 from rlkd.policy import Policy
 from rlkd.policy.compute import Precision
@@ -142,7 +143,7 @@ class Game:
                 number,
                 students,
                 folder=self.setting.run / "replay" / self.setting.game,
-                about={"identity": identity, "game": self.setting.game},
+                about={"identity": identity, "game": self.setting.game, "after": (["", *self.digests])[number]},
                 named=known,
                 stop=stop,
             )
@@ -194,6 +195,11 @@ def learn_rounds(
     recorded = max(end for end in ends if end <= taken)
     recorder = metrics.Recorder(run, resume_step=recorded + 1 if recorded else 0)
     total = recipe.gradient_steps * len(networks)
+
+    def save() -> None:
+        found = Found({game.setting.game: game.digests for game in games}, under)
+        save_students(run, students, identity=identity, found=found)
+
     try:
         with (
             ThreadPoolExecutor(1) as collecting,
@@ -201,7 +207,7 @@ def learn_rounds(
             ThreadPoolExecutor(len(networks)) as learning,
             metrics.bar("collect and learn, gradient steps", total) as bar,
         ):
-            saved = time.monotonic()
+            saved, ending = time.monotonic(), Ending(stop)
             for number, goal in enumerate(ends):
                 pending: list[Future[None]] = []
                 for game in games:
@@ -211,14 +217,20 @@ def learn_rounds(
                 seen = [game.seen for game in games if game.seen is not None]
                 if seen:
                     pending += [
-                        learning.submit(learn, network, seen, goal, setting.precision, stop, sampling)
+                        learning.submit(learn, network, seen, goal, setting.precision, ending, sampling)
                         for network in networks
                     ]
                 while wait(pending, timeout=0.5).not_done:
+                    ending.failed = any(future.done() and future.exception() for future in pending)
                     note = f"{sum(len(game.replay) for game in games):,} states" + (", stopping" if stop.asked else "")
                     bar.update(steps_of(students), note)
-                for future in pending:
-                    future.result()
+                try:
+                    for future in pending:
+                        future.result()
+                except Stopped:  # while environments caught up; where students act, the round needs them as they were
+                    if recipe.source.teacher_fraction == (1.0, 1.0):
+                        save()
+                    raise
                 if number < recipe.source.rounds:
                     for game in games:
                         game.count(weigh=not stop.asked)
@@ -228,8 +240,7 @@ def learn_rounds(
                 # Last, so that all it counts on is there: the rounds' files, the points of the curves.
                 if stop.asked or number == recipe.source.rounds or time.monotonic() - saved > CHECKPOINT_SECONDS:
                     saved = time.monotonic()
-                    found = Found({game.setting.game: game.digests for game in games}, under)
-                    save_students(run, students, identity=identity, found=found)
+                    save()
                 stop.check(f"run {run} is saved; the same command goes on")
     finally:
         recorder.close()

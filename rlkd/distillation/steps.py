@@ -7,6 +7,7 @@ step is taken on a minibatch of one game.
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,12 +22,25 @@ FIRST_LOOK = 512  # states by which a fresh network is standardised
 EXPONENTS: dict[Sampling, float] = {"even": 0.0, "size": 0.75}  # of the number of states, arXiv:1907.04829
 
 
+@dataclass(slots=True)
+class Ending:
+    """Whether learners end at their next step: on a signal, or because collecting has failed beside them."""
+
+    stop: StopSignal
+    failed: bool = False
+
+    @property
+    def asked(self) -> bool:
+        """As of a signal."""
+        return self.failed or self.stop.asked
+
+
 def learn(
     students: Sequence[Student],
     seen: Sequence[Seen],
     goal: int,
     precision: Precision,
-    stop: StopSignal | None = None,
+    stop: StopSignal | Ending | None = None,
     sampling: Sampling = "even",
 ) -> None:
     """Take gradient steps of one network on minibatches drawn from what was seen of its games.

@@ -33,7 +33,10 @@ def finished(run: Path, name: str, identity: str) -> JsonDict | None:
     path = folder_of(run, name) / "record.json"
     if not path.exists():
         return None
-    record: JsonDict = storage.read_json(path)
+    try:
+        record: JsonDict = storage.read_json(path)
+    except StorageError as error:
+        raise StorageError(f"{error}; delete {folder_of(run, name)} to make it anew") from None
     if record.get("identity") != identity:
         raise StorageError(f"{path} belongs to another lineage; name another --run")
     if not (run / str(record["path"])).exists():
@@ -42,7 +45,14 @@ def finished(run: Path, name: str, identity: str) -> JsonDict | None:
     found = load_policy(run / str(record["path"])).spec.hash
     if found != record["hash"]:
         raise StorageError(f"{run / str(record['path'])} was replaced: its hash is {found[:12]}, not as recorded")
+    _tidy(folder_of(run, name))
     return record
+
+
+def _tidy(folder: Path) -> None:
+    """Delete what only an unfinished step goes on from, 10 MB and more; the checkpoint first, it counts on rounds."""
+    (folder / "distill" / CHECKPOINT).unlink(missing_ok=True)
+    shutil.rmtree(folder / "distill" / "replay", ignore_errors=True)
 
 
 def not_asked_for(run: Path, steps: Sequence[Step], identity: str) -> list[JsonDict]:
@@ -167,9 +177,7 @@ def recorded(
         "seconds": round(time.monotonic() - started, 2),  # of the attempt that finished it
     }
     storage.write_record(folder / "record.json", record)
-    # Nobody goes on from there, and it may be 10 MB and more. The checkpoint first, which counts on the rounds.
-    (folder / "distill" / CHECKPOINT).unlink(missing_ok=True)
-    shutil.rmtree(folder / "distill" / "replay", ignore_errors=True)
+    _tidy(folder)
     return record
 
 

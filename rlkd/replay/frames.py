@@ -232,14 +232,12 @@ class Replay:
         ranges = zip(self._first_rows, start, end, strict=True)
         return np.concatenate([np.arange(first + one, first + other) for first, one, other in ranges])
 
-    def digest_since(self, per_env: np.ndarray) -> str:
-        """SHA-256 over frames, beginnings and rewards of the states behind the first `per_env[i]` of each environment;
-        answers and actions do not enter."""
+    def digest(self) -> str:
+        """SHA-256 over frames, beginnings and rewards of all states; answers and actions do not enter."""
         found = hashlib.sha256()
-        for first, start, end in zip(self._first_rows, per_env, self.filled, strict=True):
-            rows = slice(first + start, first + end)
-            frames = self._frames[first + self.stack - 1 + start : first + self.stack - 1 + end]
-            found.update(frames.cpu().numpy().data)
+        for first, count in zip(self._first_rows, self.filled, strict=True):
+            rows, newest = slice(first, first + count), first + self.stack - 1
+            found.update(self._frames[newest : newest + count].cpu().numpy().data)
             found.update((self._age[rows] == 0).data)
             if self._rewards is not None:
                 found.update(self._rewards[rows].numpy().data)
