@@ -259,3 +259,28 @@ def test_time_is_accounted_for() -> None:
     _, collector = collected(TEACHERS["cartpole"], Source(states=320, num_envs=4))
     spent = collector.seconds
     assert min(spent.inference, spent.environment, spent.storing) > 0
+
+
+@pytest.mark.parametrize("fails", [1, 2, 3], ids=["the first half", "the second half", "a twin"])
+def test_where_starting_fails_all_that_was_started_is_closed(fails: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = environment("cartpole_positions", frame_cap=60)
+    resets, closed = [0], []
+    reset, close = Stepper.reset, Stepper.close
+
+    def failing(stepper: Stepper) -> np.ndarray:
+        resets[0] += 1
+        if resets[0] == fails:
+            raise OSError("no more of them")
+        return reset(stepper)
+
+    def counted(stepper: Stepper) -> None:
+        closed.append(stepper)
+        close(stepper)
+
+    monkeypatch.setattr(Stepper, "reset", failing)
+    monkeypatch.setattr(Stepper, "close", counted)
+    source = Source(states=40, rounds=1, num_envs=4)
+    collector = Collector(shown, cartpole_teacher(), source, seed=0, teacher_environment=CARTPOLE)
+    with pytest.raises(OSError, match="no more of them"):
+        collector.start()
+    assert len(set(map(id, closed))) == (4 if fails == 3 else 2)
