@@ -253,21 +253,23 @@ def test_students_learn_while_environments_play_the_rounds_again(
     assert waited == [True]
 
 
-@pytest.mark.parametrize("recipe", [pytest.param(TEACHER, id="the teacher acts"), pytest.param(MIXED, id="both act")])
+@pytest.mark.parametrize(
+    ("recipe", "behind"),
+    [
+        pytest.param(TEACHER, "step", id="the teacher acts"),
+        pytest.param(TEACHER, "end_round", id="the teacher acts, all is learnt"),
+        pytest.param(MIXED, "step", id="both act"),
+    ],
+)
 def test_a_signal_while_rounds_are_played_again_is_heard_at_once(
-    recipe: Distill, games: dict[str, Played], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Distill, behind: str, games: dict[str, Played], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was learnt meanwhile is kept where students do not act in the round that is not there yet."""
     whole = end_of(games["cartpole"], recipe, tmp_path / "whole", monkeypatch)
     run, catch_up = tmp_path / "run", Collector.catch_up
     stopped(2, lambda: end_of(games["cartpole"], recipe, run, monkeypatch), monkeypatch)
-    before, step, learns = steps_in(run), slowly(Student.step), threading.Event()
-
-    def heard(student: Student, *given: Any) -> Tensor:
-        taken = step(student, *given)
-        if student.plan.control == "none":
-            learns.set()
-        return taken
+    before, learns, done = steps_in(run), threading.Event(), set[str]()
+    wanted = {"none"} if behind == "step" else {"none", "shuffled_teacher"}
 
     def signalled(collector: Collector, students: Any, stop: StopSignal) -> None:
         assert learns.wait(timeout=60)
@@ -278,10 +280,20 @@ def test_a_signal_while_rounds_are_played_again_is_heard_at_once(
 
     with monkeypatch.context() as patch:
         patch.setattr(Collector, "catch_up", signalled)
-        patch.setattr(Student, "step", heard)
+        patch.setattr(Student, "step", slowly(Student.step))
+        real = getattr(Student, behind)
+
+        def heard(student: Student, *given: Any) -> Any:
+            found = real(student, *given)
+            done.add(student.plan.control)
+            if done >= wanted:
+                learns.set()
+            return found
+
+        patch.setattr(Student, behind, heard)
         with pytest.raises(Stopped, match="all up to its last checkpoint is saved; the same command goes on"):
             end_of(games["cartpole"], recipe, run, monkeypatch)
-    assert (steps_in(run) > before) == (recipe is TEACHER)
+    assert (steps_in(run) > before) == (recipe is TEACHER and behind == "step")
     assert end_of(games["cartpole"], recipe, run, monkeypatch).same(whole)
 
 
