@@ -14,7 +14,8 @@ from torch import Tensor
 from rlkd.collect import Collector, Round, keep_round, round_file, take_round
 from rlkd.collect.rounds import Trace
 from rlkd.data import Step
-from rlkd.errors import StorageError, WorkerError
+from rlkd.errors import Stopped, StorageError, WorkerError
+from rlkd.metrics import StopSignal
 from rlkd.policy import PARAMS, Policy
 from rlkd.recipe import Environment, Network, Part, Protocol, Source
 from rlkd.replay import Replay
@@ -174,6 +175,24 @@ def test_only_the_replay_holds_the_states_of_a_round_that_was_taken_up() -> None
     collector.take_up(case.replay(), rounds[0])
     assert len(rounds[0].brought["frames"]) == 80
     assert [each.brought for each in collector.behind] == [{}]
+
+
+def test_a_stop_is_heard_within_a_round_that_is_played_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, stop, start = CASES["cartpole"], StopSignal(), Collector.start
+    rounds, _, _ = played(case, [])
+
+    def asked_for_once_all_run(collector: Collector) -> None:
+        start(collector)
+        stop.asked = True
+
+    monkeypatch.setattr(Collector, "start", asked_for_once_all_run)
+    collector = case.collector()
+    try:
+        collector.take_up(case.replay(), rounds[0])
+        with pytest.raises(Stopped, match="all up to its last checkpoint is saved"):
+            collector.catch_up((), stop)
+    finally:
+        collector.close()
 
 
 @pytest.mark.parametrize("name", ["cartpole", "continuous", "minigrid"])
