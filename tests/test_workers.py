@@ -253,6 +253,26 @@ def test_an_environment_that_cannot_be_made_is_named_at_once(tmp_path: Path) -> 
     env.close()
 
 
+def test_where_a_second_half_cannot_be_made_the_first_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ghost = tmp_path / "ghost"
+    ghost.touch()
+    made: list[WorkerVectorEnv] = []
+
+    def once(env: str | Environment, num_envs: int, seed: int) -> WorkerVectorEnv:
+        first = make_vec(env, num_envs, seed, backend="workers", threads=1)
+        assert isinstance(first, WorkerVectorEnv)
+        made.append(first)
+        ghost.unlink()
+        return first
+
+    monkeypatch.setattr(making, "make_vec", once)
+    with pytest.raises(OSError, match="no more of them"):
+        making.make_halves(counting(make=str(ghost)), 2, np.random.default_rng(0))
+    assert [alive(pid) for pid in pids(made[0])] == [False]
+
+
 def test_faults_are_in_a_row_only_without_a_completed_step_or_at_the_same_step_of_an_episode() -> None:
     counter = Counter(num_envs=4, workers=2)
     assert [counter.count(0, 0, step) for step in (1, 2, 3)] == [False, False, True]

@@ -4,6 +4,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any, Literal
 
@@ -150,7 +151,10 @@ def make_halves(env: str | Environment, num_envs: int, generator: np.random.Gene
     start = int(generator.integers(EVALUATION_SEEDS - num_envs))
     larger = -(-num_envs // 2)
     sizes = [(start, larger), (start + larger, num_envs - larger)]
-    return [Stepper(make_vec(env, size, first)) for first, size in sizes if size]
+    with ExitStack() as made:  # if the second half cannot be made, no worker process of the first is left behind
+        halves = [made.enter_context(closing(Stepper(make_vec(env, size, first)))) for first, size in sizes if size]
+        made.pop_all()
+    return halves
 
 
 def action_meanings(recipe: Environment) -> tuple[str, ...]:
