@@ -6,12 +6,13 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
+from rlkd.errors import RlkdError, Stopped
 from rlkd.recipe import Distill, recipe_hash
 from rlkd.stats import Estimate, failed_share, normalised_score
 from rlkd.storage import write_bytes, write_json
@@ -26,6 +27,18 @@ def options(description: str, *, seeds: int = 5) -> argparse.Namespace:
     name = Path(sys.argv[0]).parent.name
     parser.add_argument("--run", type=Path, default=Path("runs") / name, help="folder for what is not stored")
     return parser.parse_args()
+
+
+def end_with(main: Callable[[], int]) -> NoReturn:
+    """Run a benchmark and end the process: what its caller can fix, or a signal, is one line, as of `rlkd`."""
+    try:
+        sys.exit(main())
+    except RlkdError as error:
+        print(f"benchmark: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("benchmark: interrupted; with the same command it goes on where something was kept", file=sys.stderr)
+        sys.exit(Stopped.exit_code)
 
 
 def in_its_own_process(name: str, arguments: Sequence[str]) -> Record:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.common import Record, thinned
+from benchmarks.common import Record, end_with, thinned
 from benchmarks.exploration import __main__ as exploration
 from benchmarks.first_weights.__main__ import dead_units
 from benchmarks.gpu.__main__ import table as gpu_table
@@ -25,9 +25,32 @@ from benchmarks.throughput.__main__ import FOLDER, PARTS
 from benchmarks.throughput.measure import Shares, Window, tree_cpu_seconds
 from benchmarks.throughput.table import rates, ratios, tables, verdict
 from rlkd import recipe
+from rlkd.errors import RecipeError, Stopped
 from rlkd.policy import PolicyNetwork
 from rlkd.recipe import Network, Ppo, recipe_hash
 from rlkd.vector import as_recipe
+
+
+@pytest.mark.parametrize(
+    ("ends", "code", "told"),
+    [
+        (None, 0, ""),
+        (RecipeError("no such thing"), 2, "benchmark: no such thing\n"),
+        (Stopped("saved at step 3"), 3, "benchmark: saved at step 3\n"),
+        (KeyboardInterrupt(), 3, "benchmark: interrupted; with the same command it goes on where something was kept\n"),
+    ],
+)
+def test_a_benchmark_ends_with_one_line(
+    ends: BaseException | None, code: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> int:
+        if ends is not None:
+            raise ends
+        return 0
+
+    with pytest.raises(SystemExit) as ended:
+        end_with(main)
+    assert (ended.value.code, capsys.readouterr().err) == (code, told)
 
 
 def test_revived_filters_answer_again_and_the_policy_stays_as_it_was() -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import Record, in_its_own_process, machine, store
+from benchmarks.common import Record, end_with, in_its_own_process, machine, store
 
 FOLDER = Path(__file__).parent
 STATES, GRADIENT_STEPS, BATCH, RATE = 20_480, 260, 256, 1e-3
@@ -236,4 +236,4 @@ def _spread(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.common import Record, in_its_own_process, machine, store
+from benchmarks.common import Record, end_with, in_its_own_process, machine, store
 from benchmarks.throughput.table import rates, ratios, shares_of, spread
 from benchmarks.throughput.training import FOR_EVER, windowed
 
@@ -101,4 +101,4 @@ def one(variant: str, envs: int, seed: int, seconds: float, device: str) -> Reco
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 
 import rlkd
-from benchmarks.common import Record, entries, machine, options, over_seeds, read_run, store
+from benchmarks.common import Record, end_with, entries, machine, options, over_seeds, read_run, store
 from rlkd import recipe as recipes
 from rlkd.recipe import Distill
 
@@ -95,4 +95,4 @@ def _one(teacher: Path, env: str, network: str, folder: Path, seed: int) -> Reco
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import Record, machine, options, store
+from benchmarks.common import Record, end_with, machine, options, store
 from rlkd import recipe
 from rlkd.recipe import Ppo
 from rlkd.study import compare
@@ -139,4 +139,4 @@ def line(env: str, frames: int, name: str, random: float, row: Record) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import Record, machine, options, store
+from benchmarks.common import Record, end_with, machine, options, store
 from rlkd import recipe as recipes
 from rlkd.collect import Collector
 from rlkd.distillation.lesson import Seen
@@ -101,4 +101,4 @@ def dead_units(network: PolicyNetwork, observation: Tensor) -> list[int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

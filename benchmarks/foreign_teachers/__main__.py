@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import rlkd
-from benchmarks.common import Record, entries, machine, options, over_seeds, read_run, store, verdict
+from benchmarks.common import Record, end_with, entries, machine, options, over_seeds, read_run, store, verdict
 from rlkd import recipe as recipes
 from rlkd.distillation import Baseline, measure_baseline
 from rlkd.evaluation import environment_of, stretch_of
@@ -170,4 +170,4 @@ def _rows(arm: Arm, runs: list[Record], limits: dict[str, float]) -> tuple[list[
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -10,10 +10,9 @@ cost as much as its learning. Runs are resumable, a call goes on where the last 
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-from benchmarks.common import Record, machine, store
+from benchmarks.common import Record, end_with, machine, store
 from rlkd.lineage import evolve
 from rlkd.lineage.lines import groups
 from rlkd.storage import read_json
@@ -92,4 +91,4 @@ def table(found: Record) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

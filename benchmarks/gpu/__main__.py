@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.common import Record, machine, store
+from benchmarks.common import Record, end_with, machine, store
 from benchmarks.gpu.parts import emulators, loop, ours
 
 FOLDER = Path(__file__).parent
@@ -132,4 +132,4 @@ def table(found: dict[str, Record | str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

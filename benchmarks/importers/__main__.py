@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import rlkd
-from benchmarks.common import Record, machine, store
+from benchmarks.common import Record, end_with, machine, store
 from rlkd import recipe as recipes
 from rlkd.errors import RlkdError
 from rlkd.evaluation import check
@@ -129,4 +129,4 @@ def _line(row: Record) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

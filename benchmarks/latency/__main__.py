@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.common import Record, machine, store
+from benchmarks.common import Record, end_with, machine, store
 from rlkd import recipe as recipes
 from rlkd.evaluation import noise_observation
 from rlkd.exporting.graph import onnx_bytes
@@ -165,4 +165,4 @@ def shown(estimate: Estimate, digits: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

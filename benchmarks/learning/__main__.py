@@ -29,7 +29,7 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
-from benchmarks.common import Record, in_its_own_process, machine, store
+from benchmarks.common import Record, end_with, in_its_own_process, machine, store
 from rlkd import recipe as recipes
 from rlkd.evaluation import play, play_randomly
 from rlkd.learn.dqn import train_dqn
@@ -220,4 +220,4 @@ def compared(name: str, arm: Arm, found: dict[str, list[Record]], margin: float)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

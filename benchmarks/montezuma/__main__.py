@@ -9,12 +9,11 @@ training, raw; rooms are all that were seen in episodes so far, by the console's
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import safetensors
 
-from benchmarks.common import Record, machine, store, thinned
+from benchmarks.common import Record, end_with, machine, store, thinned
 from rlkd.learn.checkpoint import FILE
 from rlkd.metrics import read_metrics
 from rlkd.storage import read_json
@@ -71,4 +70,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -16,7 +16,7 @@ from unittest import mock
 
 import numpy as np
 
-from benchmarks.common import Record, machine, options, store
+from benchmarks.common import Record, end_with, machine, options, store
 from rlkd import recipe
 from rlkd.learn import ppo
 from rlkd.learn.rollout import Rollout
@@ -95,4 +95,4 @@ def by_chance() -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

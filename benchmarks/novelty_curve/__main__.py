@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import Record, machine, options, store
+from benchmarks.common import Record, end_with, machine, options, store
 from rlkd.explore import Novelty, Steps
 from rlkd.policy.compute import add_up, one_thread_per_role
 from rlkd.recipe import Bonus
@@ -119,4 +119,4 @@ def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -12,14 +12,13 @@ Data arm: `nature_62k` on 3,000, 10,000 and 30,000 distinct teacher states, reci
 beside hard labels at the same budget.
 """
 
-import sys
 import tomllib
 from pathlib import Path
 
 import numpy as np
 
 import rlkd
-from benchmarks.common import Record, entries, machine, options, over_seeds, read_run, store, verdict
+from benchmarks.common import Record, end_with, entries, machine, options, over_seeds, read_run, store, verdict
 from rlkd import recipe as recipes
 from rlkd.distillation import Baseline, measure_baseline
 from rlkd.evaluation import environment_of
@@ -156,4 +155,4 @@ def _triple(estimate: Estimate) -> list[float]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.common import Record, machine, store
+from benchmarks.common import Record, end_with, machine, store
 from benchmarks.reliability.commands import put_recipes, put_teacher, workplace
 from benchmarks.reliability.crashes import power_lost, process_killed
 from benchmarks.reliability.curves import one_curve
@@ -170,4 +170,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -22,7 +22,7 @@ from unittest import mock
 
 import torch
 
-from benchmarks.common import Record, machine, store
+from benchmarks.common import Record, end_with, machine, store
 from rlkd import recipe as recipes
 from rlkd.collect import Collector, Round, keep_round, round_file, take_round
 from rlkd.distillation import learning, measure_baseline, playing, run_distillation
@@ -174,4 +174,4 @@ def measured(states: int, episodes: int, folder: Path) -> Record:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.common import Record, machine, store
+from benchmarks.common import Record, end_with, machine, store
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent.parent
@@ -216,4 +216,4 @@ def first_failure(copy: Path) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

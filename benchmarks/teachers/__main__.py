@@ -16,7 +16,7 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.common import Record, machine, store, thinned
+from benchmarks.common import Record, end_with, machine, store, thinned
 from rlkd import recipe
 from rlkd.evaluation import environment_of, play, play_randomly
 from rlkd.learn.training import POLICY
@@ -129,4 +129,4 @@ def ship(name: str, run: Path, told: Record) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

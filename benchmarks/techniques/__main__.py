@@ -18,7 +18,7 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.common import Record, machine, store
+from benchmarks.common import Record, end_with, machine, store
 from benchmarks.techniques.bench import KEPT, Bench, Numbers
 from benchmarks.techniques.rows import ROWS, Row
 from benchmarks.techniques.verdicts import Limits
@@ -152,4 +152,4 @@ def thresholds_commit() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import Record, in_its_own_process, machine, store
+from benchmarks.common import Record, end_with, in_its_own_process, machine, store
 from benchmarks.term_cost.reuse import STUDENT, student_of
 from benchmarks.term_cost.terms import BATCH, compared, pixels, ratios, trials, vectors
 from benchmarks.throughput.table import spread
@@ -107,4 +107,4 @@ def terms(turns: int, record: Record, *, tiny: bool) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -25,7 +25,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from benchmarks.common import Record, in_its_own_process, machine, store
+from benchmarks.common import Record, end_with, in_its_own_process, machine, store
 from benchmarks.throughput import inference, replay, stepping, training
 from benchmarks.throughput.table import tables
 
@@ -128,4 +128,4 @@ def measured(part: str, variant: str, seed: int, chosen: argparse.Namespace) -> 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)
