@@ -183,6 +183,7 @@ def test_one_line_has_intervals_over_episodes_and_no_verdict() -> None:
         ("residual", "student", (3, ""), (3, "student")),
         ("reset", "slim", (3, "slim"), (3, "")),
         ("reset", "first generation", (3, ""), (1, "")),
+        ("reset", "slim, first generation", (3, "slim"), (1, "slim")),
     ],
 )
 def test_operators_are_compared_with_what_they_leave_out(

@@ -8,7 +8,7 @@ from rlkd.lineage.step import FIRST
 from rlkd.stats import Estimate, seed_interval
 
 CONTROLS = ("longer", "ensemble", "slim")
-"""Roles that are results of their own, one policy a line; other roles are steps on the way to a generation."""
+"""Roles that are results of their own; other roles are steps on the way to a generation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

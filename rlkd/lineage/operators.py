@@ -36,7 +36,7 @@ def together(chain: Chain) -> Step:
 
 def reset(chain: Chain, *, mask: str, share: float) -> Iterator[Step]:
     """Knowledge Evolution: each student begins with its predecessor's weights, a part of them drawn anew; all learn the
-    first teacher's answers to the same states. Of `kels` the kept part is a smaller network of its own in the end.
+    first teacher's answers to the same states. Of `kels` each generation's kept part is cut out as a smaller network.
 
     Taha et al. 2021, arXiv:2103.05152.
 
@@ -51,10 +51,9 @@ def reset(chain: Chain, *, mask: str, share: float) -> Iterator[Step]:
     for number in chain.numbers:
         start = "" if number == 1 else chain.name(number - 1)
         yield chain.step(number, "distil", (FIRST,), start=start, change=kept if start else None, same_data=True)
+        if mask == "kels":
+            yield chain.step(number, "slim", (chain.name(number),), role="slim", change=kept)
     yield from directly(chain, same_data=True)
-    if mask == "kels":
-        last = chain.numbers[-1]
-        yield chain.step(last, "slim", (chain.name(last),), role="slim", change=Part(mask, {"share": share}))
 
 
 def perturb(chain: Chain, *, keep: float, noise: float) -> Iterator[Step]:

@@ -22,6 +22,7 @@ from rlkd.lineage.wording import (
     ENSEMBLE,
     EVOLVED,
     FIRST_TEACHER,
+    GROWN,
     LONGER,
     SLIM,
     Change,
@@ -120,11 +121,11 @@ def _of_the_operator(found: Sequence[Group], scale: _Scale, operator: str) -> li
         return _at_last(BRINGS, "student", ASSISTANT, main, _numbers(found, role="student"), scale)
     if operator != "reset" or not main:
         return []
-    told = _at_last(BRINGS, "slim", SLIM, _numbers(found, role="slim"), main, scale)
-    last = _fullest(main)
-    if last > 1 and 1 in main:
-        told = [*_at_last(BRINGS, "first generation", EVOLVED, main, {last: main[1]}, scale), *told]
-    return told
+    parts, told = _numbers(found, role="slim"), []
+    for comparison, words, ours in (("first generation", EVOLVED, main), ("slim, first generation", GROWN, parts)):
+        if 1 in ours and (last := _fullest(ours)) > 1:
+            told += _at_last(BRINGS, comparison, words, ours, {last: ours[1]}, scale)
+    return told + _at_last(BRINGS, "slim", SLIM, parts, main, scale)
 
 
 def _numbers(found: Sequence[Group], *, arm: str | None = None, role: str = "") -> dict[int, ByLine]:

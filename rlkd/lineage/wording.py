@@ -82,6 +82,12 @@ EVOLVED = Words(
     same="generations are not seen to be better",
     worse="generations get worse",
 )
+GROWN = Words(
+    what="The kept part of generation {}, cut out, against that of generation 1",
+    better="what the whole knows moves into the part that is kept",
+    same="the part is not seen to get better",
+    worse="the part gets worse",
+)
 SLIM = Words(
     what="The kept part of generation {}, cut out, against the whole",
     better="the part alone is better than the whole",

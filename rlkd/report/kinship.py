@@ -32,7 +32,7 @@ def tree(run: Run, everybody: Sequence[Member]) -> str:
 
 
 def arms_chart(run: Run) -> str:
-    """Scores by generation, a curve an arm; controls are single points."""
+    """Scores by generation, a curve an arm; controls are grey, most of them single points."""
     by_name: dict[str, list[Group]] = {}
     for group in groups(run.record["steps"]):
         if not group.role or group.role in CONTROLS:
