@@ -76,6 +76,16 @@ def store(folder: Path, record: Record, lines: Sequence[str]) -> None:
     write_bytes(folder / "result.md", text.encode())
 
 
+def thresholds_commit(folder: Path) -> str:
+    """The commit that last touched a benchmark's thresholds.toml; with a remark where the file was changed since."""
+    file = str(folder / "thresholds.toml")
+    commit, changed = (
+        subprocess.run(["git", *words, file], check=False, capture_output=True, text=True, cwd=folder).stdout.strip()
+        for words in (("log", "-1", "--format=%h", "--"), ("status", "--porcelain", "--"))
+    )
+    return f"{commit or 'none'}{', changed since' if changed else ''}"
+
+
 def thinned(curve: Sequence[Record], count: int) -> Sequence[Record]:
     """About so many lines at equal distances, the last one among them."""
     every = max(1, len(curve) // count)

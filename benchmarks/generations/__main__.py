@@ -1,26 +1,29 @@
-"""What `rlkd evolve` comes to on Pong and Breakout: arm by arm and generation by generation, and its verdicts.
+"""What `rlkd evolve` comes to on Atari: arm by arm and generation by generation, its verdicts, and papers' claims.
 
-    make bench NAME=generations                            # breeds what is not there yet; about ten core-hours
-    python -m benchmarks.generations --game pong --only-store   # what is there by now
+    make bench NAME=generations                             # breeds what is not there yet; about 12 core-hours
+    python -m benchmarks.generations --study pong           # one of them
+    python -m benchmarks.generations --study none           # breeds nothing, stores what is there by now
 
 Pong: born-again students of `policy:pong_dqn`, whose training was stopped while its curve rose. Three lines of descent
 that differ by their seeds, three generations with all arms and five of the main line. Breakout: the main line from
-`policy:breakout`, likewise stopped early. Everybody plays 48 of the protocol's episodes: with 100 a game of Pong would
-cost as much as its learning. Runs are resumable, a call goes on where the last one stopped.
+`policy:breakout`, likewise stopped early. There everybody plays 48 of the protocol's episodes: with 100 a game of Pong
+would cost as much as its learning. Teacher assistants, a residual assistant and Knowledge Evolution have smaller
+students of `policy:pong`, who learn and play as briefly as those of the benchmark `techniques`. Runs are resumable, a
+call goes on where the last one stopped. Limits of claims stand in thresholds.toml.
 """
 
 import argparse
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.common import Record, end_with, machine, store
-from rlkd.lineage import evolve
+from benchmarks.common import Record, end_with, machine, store, thresholds_commit
+from benchmarks.generations.claims import CLAIMS, Limits, left_beside_the_assistant
+from benchmarks.generations.studies import STUDIES, Study, breed
 from rlkd.lineage.lines import groups
 from rlkd.storage import read_json
 
 FOLDER = Path(__file__).parent
-TEACHERS = {"pong": "policy:pong_dqn", "breakout": "policy:breakout"}
-LINES, GENERATIONS, MAIN_GENERATIONS = 3, 3, 5
-EPISODES = 48
 KEPT = (
     *("name", "number", "arm", "role", "line", "parent_names", "seed", "mean", "ci95", "normalised", "normalised_ci95"),
     *("agreement", "kl_teacher_states", "kl_student_states", "gradient_steps", "parameters", "weight_bytes", "flops"),
@@ -30,40 +33,70 @@ KEPT = (
 
 
 def main() -> int:
-    """Breed, and store the table of each game that has something to show."""
+    """Breed, and store the table of claims and that of each study that has something to show."""
+    names = [study.name for study in STUDIES]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--game", action="append", choices=tuple(TEACHERS), help="of these games alone")
-    parser.add_argument("--run", type=Path, default=Path("runs"), help="folder of the run folders evolve_GAME")
-    parser.add_argument("--only-store", action="store_true", help="breed nothing")
+    parser.add_argument("--study", action="append", choices=[*names, "none"], help="of these studies alone")
+    parser.add_argument("--run", type=Path, default=Path("runs"), help="folder of the run folders evolve_STUDY")
     chosen = parser.parse_args()
-    record: Record = {"machine": machine()}
+    limits = tomllib.loads((FOLDER / "thresholds.toml").read_text())
+    record: Record = {"machine": machine(), "thresholds": limits, "claims": {}}
+    known: dict[str, Record] = {}
     lines: list[str] = []
-    for game in TEACHERS:
-        run = chosen.run / f"evolve_{game}"
-        if not chosen.only_store and game in (chosen.game or TEACHERS):
-            breed(game, run)
+    for study in STUDIES:
+        run = chosen.run / f"evolve_{study.name}"
+        if study.name in (chosen.study or names):
+            breed(study, run)
         if (run / "run.json").exists():
-            found = read_json(run / "run.json")
-            lines += ["", f"## {game}", "", *table(found)] if lines else [f"## {game}", "", *table(found)]
-            record[game] = {
+            known[study.name] = found = read_json(run / "run.json")
+            if study.name == "residual_assistant":
+                found["left"] = left_beside_the_assistant(found, run)
+            lines += ["", f"## {study.title}", "", *table(found)]
+            record[study.name] = {
                 "verdicts": found["verdicts"],
+                **({"left": found["left"]} if "left" in found else {}),
                 "versions": found["versions"],
                 "random": found["random"]["mean"],
                 "steps": [{key: step[key] for key in KEPT if key in step} for step in found["steps"]],
             }
-    if not lines:
-        raise SystemExit(f"no run in {chosen.run} has come to a first generation yet")
-    store(FOLDER, record, lines)
+    store(FOLDER, record, [*claims(known, limits, record), *lines])
     return 0
 
 
-def breed(game: str, run: Path) -> None:
-    """All lines and arms of a game; nothing finished is repeated."""
-    teacher = TEACHERS[game]
-    evolve(teacher, run=run, lines=LINES, generations=GENERATIONS, episodes=EPISODES)
-    if game == "pong":
-        evolve(teacher, run=run, lines=LINES, generations=GENERATIONS, arms=True, episodes=EPISODES)
-        evolve(teacher, run=run, lines=LINES, generations=MAIN_GENERATIONS, episodes=EPISODES)
+def claims(known: Mapping[str, Record], limits: Mapping[str, Limits], record: Record) -> list[str]:
+    """Lines of the table of what papers claim, from what is known of each study; also into the record."""
+    lines = [
+        (
+            f"Thresholds of commit {thresholds_commit(FOLDER)}. Means over lines of descent with Student's 95 % "
+            "intervals; differences are paired by line. TN is the score normalised by the first teacher's."
+        ),
+        "",
+        "| technique | paper | claim | measured | verdict |",
+        "|---|---|---|---|---|",
+    ]
+    studies = {study.name: study for study in STUDIES}
+    for claim in CLAIMS:
+        bred, limit = known.get(claim.study), limits[claim.name]
+        found = None if bred is None else claim.check(bred, limit)
+        if bred is None or found is None:
+            verdict = "not run yet"
+        elif not complete(studies[claim.study], bred):
+            verdict = "no verdict: not run to its end"
+        else:
+            verdict = "holds" if found.holds else "does not hold here"
+        measured, text = "" if found is None else found.measured, claim.text.format(**limit)
+        lines.append(f"| {studies[claim.study].title} | {claim.paper} | {text} | {measured} | {verdict} |")
+        record["claims"][claim.name] = {"claim": text, "measured": measured, "verdict": verdict}
+    return lines
+
+
+def complete(study: Study, found: Record) -> bool:
+    """Whether all lines have all generations, and the arms that are wanted."""
+    last = max(study.generations or 0, study.main_generations or 0) or found["generations"][-1]["number"]
+    at_last = [row for row in found["steps"] if (row["number"], row["arm"], row["role"]) == (last, None, "")]
+    ensembles = [row for row in found["steps"] if row["role"] == "ensemble"]
+    enough = len(at_last) == study.lines and (not study.arms or len(ensembles) == study.lines)
+    return bool(found["status"] == "done") and enough
 
 
 def table(found: Record) -> list[str]:
@@ -75,13 +108,13 @@ def table(found: Record) -> list[str]:
         f"First teacher: {score}, random play {found['random']['mean']:.1f}.",
         "Means over lines with Student's 95 % intervals; of one line over episodes.",
         "",
-        "| arm | generation | lines | score | TN to the first | agrees | KL, teacher's states | KL, own states |",
-        "|---|---|---|---|---|---|---|---|",
+        "| arm | generation | lines | parameters | score | TN to the first | agrees | KL, its states | own states |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for group in groups(found["steps"]):
-        normalised = group.normalised
-        told = f"{normalised.point:.3f} [{normalised.low:.3f}, {normalised.high:.3f}]"
-        cells = [group.name, str(group.number), str(len(group.records)), f"{group.score.point:.1f}", told]
+        size = f"{group.records[0]['parameters']:,}"
+        score, normalised = f"{group.score.point:.1f}", str(group.normalised)
+        cells = [group.name, str(group.number), str(len(group.records)), size, score, normalised]
         for key in ("agreement", "kl_teacher_states", "kl_student_states"):
             value = group.mean_of(key)
             cells.append("" if value is None else f"{value:.3f}")

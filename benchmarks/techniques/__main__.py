@@ -11,14 +11,13 @@ just prints; `--tiny` sees whether all of it runs.
 
 import argparse
 import os
-import subprocess
 import sys
 import time
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.common import Record, end_with, machine, store
+from benchmarks.common import Record, end_with, machine, store, thresholds_commit
 from benchmarks.techniques.bench import KEPT, Bench, Numbers
 from benchmarks.techniques.rows import ROWS, Row
 from benchmarks.techniques.verdicts import Limits
@@ -85,7 +84,7 @@ def table(bench: Bench, limits: dict[str, Limits], seeds: Sequence[int]) -> tupl
     count, every = len(seeds), list(seeds)
     lines = [
         (
-            f"Thresholds of commit {thresholds_commit()}. Means over seeds with Student's 95 % intervals; "
+            f"Thresholds of commit {thresholds_commit(FOLDER)}. Means over seeds with Student's 95 % intervals; "
             "differences are paired by seed. TN is the teacher-normalised score."
         ),
         "",
@@ -139,16 +138,6 @@ def arms_table(bench: Bench, seeds: Sequence[int], record: Record) -> list[str]:
             )
         record["arms"][name] = runs
     return lines
-
-
-def thresholds_commit() -> str:
-    """The commit that last touched thresholds.toml; with a remark where the file was changed since."""
-    file = str(FOLDER / "thresholds.toml")
-    commit, changed = (
-        subprocess.run(["git", *words, file], check=False, capture_output=True, text=True, cwd=FOLDER).stdout.strip()
-        for words in (("log", "-1", "--format=%h", "--"), ("status", "--porcelain", "--"))
-    )
-    return f"{commit or 'none'}{', changed since' if changed else ''}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,100 @@
+"""What is bred: a recipe of generations each, from a first teacher, over lines that differ by their seeds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlkd.lineage import evolve
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """One lineage."""
+
+    name: str
+    """Of its run folder, behind `evolve_`."""
+    title: str
+    """Of its table."""
+    teacher: str
+    """The first one."""
+    agent: str = "born_again"
+    """Generations recipe."""
+    overrides: tuple[str, ...] = ()
+    """Of it."""
+    generations: int | None = 3
+    """How many; None: the recipe's."""
+    arms: bool = False
+    """Whether all arms are bred beside the main line."""
+    main_generations: int | None = None
+    """How many the main line has in the end, where it is longer than its arms."""
+    lines: int = 3
+    """Of descent."""
+    episodes: int = 48
+    """Everybody plays."""
+
+
+# A part of techniques' protocol: 1,000 steps leave a student of 62,000 parameters below its teacher, where there is
+# something to make up for. Costs a tenth of the recipes' own 3,000 steps of the teacher's network.
+# Paths are from the project's root: an absolute one would be another recipe in every clone.
+QUICK = ('distill="benchmarks/generations/quick.toml"',)
+QUICK_MSE = ('distill="benchmarks/generations/quick_mse.toml"',)
+STUDIES = (
+    Study(
+        name="pong",
+        title="Born-again students, Pong, from a teacher stopped early",
+        teacher="policy:pong_dqn",
+        arms=True,
+        main_generations=5,
+    ),
+    Study(
+        name="breakout",
+        title="Born-again students, Breakout, from a teacher stopped early",
+        teacher="policy:breakout",
+    ),
+    Study(
+        name="teacher_assistant",
+        title="A teacher assistant, Pong",
+        teacher="policy:pong",
+        agent="teacher_assistant",
+        overrides=QUICK,
+        generations=None,
+        episodes=16,
+    ),
+    Study(
+        name="residual_assistant",
+        title="A residual assistant, Pong",
+        teacher="policy:pong",
+        agent="residual_assistant",
+        overrides=QUICK_MSE,
+        generations=None,
+        episodes=16,
+    ),
+    Study(
+        name="knowledge_evolution",
+        title="Knowledge Evolution, Pong, students of 62,000 parameters",
+        teacher="policy:pong",
+        agent="knowledge_evolution",
+        overrides=(*QUICK, 'student="nature_62k"'),
+        generations=None,
+        episodes=16,
+    ),
+)
+
+
+def breed(study: Study, run: Path) -> None:
+    """All lines and arms of a study, the main line first; nothing finished is repeated."""
+    steps = [(study.generations, False)]
+    if study.arms:
+        steps.append((study.generations, True))
+    if study.main_generations is not None:
+        steps.append((study.main_generations, False))
+    for generations, arms in steps:
+        evolve(
+            study.teacher,
+            study.agent,
+            run=run,
+            lines=study.lines,
+            generations=generations,
+            arms=arms,
+            episodes=study.episodes,
+            overrides=study.overrides,
+        )
