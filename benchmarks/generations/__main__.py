@@ -6,8 +6,8 @@
 
 Pong: born-again students of `policy:pong_dqn`, whose training was stopped while its curve rose. Three lines of descent
 that differ by their seeds, three generations with all arms and five of the main line. Breakout: the main line from
-`policy:breakout`, likewise stopped early. There everybody plays 48 of the protocol's episodes: with 100 a game of Pong
-would cost as much as its learning. Teacher assistants, a residual assistant and Knowledge Evolution have smaller
+`policy:breakout`, likewise stopped early. There everybody plays 32 of the protocol's episodes: of 100 the games of Pong
+would cost twice as much as learning. Teacher assistants, a residual assistant and Knowledge Evolution have smaller
 students of `policy:pong`, who learn and play as briefly as those of the benchmark `techniques`. Runs are resumable, a
 call goes on where the last one stopped. Limits of claims stand in thresholds.toml.
 """

@@ -28,13 +28,14 @@ class Study:
     """How many the main line has in the end, where it is longer than its arms."""
     lines: int = 3
     """Of descent."""
-    episodes: int = 48
+    episodes: int = 32
     """Everybody plays."""
 
 
 # A part of techniques' protocol: 1,000 steps leave a student of 62,000 parameters below its teacher, where there is
 # something to make up for. Costs a tenth of the recipes' own 3,000 steps of the teacher's network.
 # Paths are from the project's root: an absolute one would be another recipe in every clone.
+BORN_AGAIN = ('distill="benchmarks/generations/born_again.toml"',)
 QUICK = ('distill="benchmarks/generations/quick.toml"',)
 QUICK_MSE = ('distill="benchmarks/generations/quick_mse.toml"',)
 STUDIES = (
@@ -42,6 +43,7 @@ STUDIES = (
         name="pong",
         title="Born-again students, Pong, from a teacher stopped early",
         teacher="policy:pong_dqn",
+        overrides=BORN_AGAIN,
         arms=True,
         main_generations=5,
     ),
@@ -49,6 +51,7 @@ STUDIES = (
         name="breakout",
         title="Born-again students, Breakout, from a teacher stopped early",
         teacher="policy:breakout",
+        overrides=BORN_AGAIN,
     ),
     Study(
         name="teacher_assistant",
