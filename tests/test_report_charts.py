@@ -10,7 +10,7 @@ from hypothesis import given
 
 from rlkd.report.charts import dots, score_against_size
 from rlkd.report.record import Entry
-from rlkd.report.svg import log_ticks, spread, ticks
+from rlkd.report.svg import FONT, Labels, log_ticks, spread, ticks
 from rlkd.report.verdict import best_student, headline, verdicts
 from tests.small_run import Page
 
@@ -62,6 +62,17 @@ def test_scores_against_size_have_a_linear_and_a_logarithmic_axis() -> None:
     assert bottoms[1] - tops[1] == pytest.approx(25 * unit, abs=0.1)
     assert bottoms[2] - tops[0] == pytest.approx(90 * unit, abs=0.1)
     assert "random play" in found.text
+
+
+def test_a_line_leads_from_a_point_to_a_label_that_had_to_move_away() -> None:
+    labels = Labels(400.0, [])
+    near = Page("".join(labels.place(100, 100, f"near {k}") for k in range(6)))  # on both sides, at three heights
+    assert {tag for tag, _ in near.elements} == {"text"}
+    far = Page(labels.place(100, 100, "far"))
+    (first, leader), (second, label) = far.elements
+    assert (first, second) == ("line", "text")
+    assert (float(leader["x1"]), float(leader["y1"])) == (100, 100)
+    assert abs(float(leader["y2"]) - float(label["y"])) < FONT
 
 
 @pytest.mark.parametrize(

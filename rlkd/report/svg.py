@@ -177,14 +177,21 @@ class Labels:
     """Boxes (left, top, right, bottom) that are to stay free."""
 
     def place(self, x: float, y: float, words: str, hint: str = "") -> str:
-        """A text beside the point (x, y): right, left, above or below it, the first that is free."""
+        """A text beside the point (x, y): right, left, above or below it, the first that is free.
+
+        A line leads from the point to a text that stands far above or below: another point may be nearer to it.
+        """
         wide, high, away = len(words) * LETTER, FONT, 9
         beside = [(left, y - high / 2 + lift) for lift in LIFTS for left in (x + away, x - away - wide)]
         choices = [*beside, (x - wide / 2, y - away - high), (x - wide / 2, y + away)]
         boxes = [(left, top, left + wide, top + high) for left, top in choices]
         best = min(boxes, key=self._cost)
         self.taken.append(best)
-        return text(best[0], best[1] + 0.8 * high, words, "label", hint)
+        told = text(best[0], best[1] + 0.8 * high, words, "label", hint)
+        nearest = (min(max(x, best[0]), best[2]), min(max(y, best[1]), best[3]))
+        if abs(nearest[1] - y) <= away:
+            return told
+        return line(x, y, *nearest, "leader") + told
 
     def _cost(self, box: tuple[float, float, float, float]) -> float:
         """Hidden area, and far more for what lies outside of the drawing; ties go to the earlier choice."""
