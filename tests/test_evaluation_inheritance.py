@@ -106,6 +106,17 @@ def test_a_childs_numbers_are_those_of_the_parts(kind: Kind) -> None:
     assert found["parent"] != found["first"]
 
 
+def test_all_generations_are_compared_with_the_first_teacher_on_its_own_states() -> None:
+    child, parent, first = made(seed=1), made(seed=2), made(seed=3)
+    found = inheritance(child, parent, first, STATES, OTHERS, first_states=OTHERS[:48], seed=0)
+    directly = inheritance(child, first, first, OTHERS[:48], OTHERS, seed=0)
+    assert found["first"] == directly["first"]
+    assert found["child"]["effective_rank"] == directly["child"]["effective_rank"]
+    assert found["parent"] == inheritance(child, parent, parent, STATES, OTHERS, seed=0)["parent"]
+    with pytest.raises(ValueError, match="whole stretches"):
+        inheritance(child, parent, first, STATES, OTHERS, first_states=OTHERS[:2], seed=0)
+
+
 def test_a_q_valued_child_is_taken_at_its_own_temperature() -> None:
     child, parent = made("q", seed=1), made(seed=2)
     found = inheritance(child, parent, parent, STATES, OTHERS, seed=0)

@@ -16,6 +16,7 @@ from rlkd.distillation import run_distillation
 from rlkd.errors import MismatchError, RecipeError, Stopped, StorageError
 from rlkd.evaluation import play
 from rlkd.evaluation.agreement import agreement
+from rlkd.evaluation.inheritance import inheritance
 from rlkd.learn import ppo, train
 from rlkd.learn.ppo import begin_from
 from rlkd.lineage import evolve, verify
@@ -502,13 +503,29 @@ def test_fewer_generations_leave_the_others_in_the_record_parents_before_childre
         evolve(teacher(), rule, run=run, generations=1, episodes=2)
 
 
+def test_every_generation_is_compared_with_the_first_teacher_on_that_ones_states(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[tuple[bytes, bytes]] = []
+
+    def watched(*given: Any, **named: Any) -> Any:
+        looked.append((given[3].tobytes(), named["first_states"].tobytes()))
+        return inheritance(*given, **named)
+
+    monkeypatch.setattr("rlkd.lineage.measured.inheritance", watched)
+    evolve(teacher(), agent(tmp_path, "fresh", generations=3), run=tmp_path / "run", episodes=3)
+    parents, firsts = zip(*looked, strict=True)
+    assert (len(set(parents)), len(set(firsts))) == (3, 1)
+    assert firsts[0] == parents[0]
+
+
 def test_measures_are_taken_anew_where_siblings_are_others_now(tmp_path: Path) -> None:
     rule, run = agent(tmp_path, "fresh", generations=1), tmp_path / "run"
     record = evolve(teacher(), rule, run=run, lines=2, episodes=3)
     path = run / "generations" / "001-line1" / "measures.json"
     told = json.loads(path.read_text())
-    assert len(told["of"]) == 4  # child, parent, first teacher, sibling
-    path.write_text(json.dumps(told | {"of": ["0" * 64], "measures": {}}))
+    assert len(told["beside"]) == 4  # child, parent, first teacher, sibling
+    path.write_text(json.dumps(told | {"beside": ["0" * 64], "measures": {}}))
     again = evolve(teacher(), rule, run=run, lines=2, episodes=3)
     assert steps_of(again)["001-line1"]["measures"] == steps_of(record)["001-line1"]["measures"] != {}
 

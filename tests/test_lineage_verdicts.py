@@ -55,13 +55,15 @@ def whole() -> JsonDict:
 
 
 @pytest.mark.parametrize("arm", ["smoothed", "permuted", "confidence", "longer", "ensemble"])
-def test_arms_are_paired_by_line_at_the_last_generation(whole: JsonDict, arm: str) -> None:
+def test_arms_are_paired_by_line_at_the_first_generation_and_the_last(whole: JsonDict, arm: str) -> None:
     role = arm if arm in ("longer", "ensemble") else ""
-    ours, theirs = scores_of(whole, 3), scores_of(whole, 3, arm=None if role else arm, role=role)
-    paired = scipy.stats.ttest_rel(ours, theirs)
-    interval = paired.confidence_interval(0.95)
-    row = told(whole, arm, OUTPERFORM if role else WORKS)
-    check(row, float(np.mean(ours) - np.mean(theirs)), (interval.low, interval.high), 4)
+    for number, comparison in ((3, arm),) if role else ((1, arm), (3, f"{arm}, last generation")):
+        ours, theirs = scores_of(whole, number), scores_of(whole, number, arm=None if role else arm, role=role)
+        interval = scipy.stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+        row = told(whole, comparison, OUTPERFORM if role else WORKS)
+        check(row, float(np.mean(ours) - np.mean(theirs)), (interval.low, interval.high), 4)
+        assert f"eneration {number}" in row["sentence"]
+        assert ("its own line" in row["sentence"]) == ("last" in comparison)
 
 
 def test_what_differs_is_seen_and_what_does_not_is_not(whole: JsonDict) -> None:
@@ -217,6 +219,7 @@ def test_what_is_not_there_yet_is_not_spoken_of() -> None:
         row.pop("measures")
     record["steps"] = [row for row in kept if row["role"] != "longer"]
     rows = {row["comparison"]: row for row in verdicts(record)}
+    assert rows.pop("smoothed, last generation")["lines"] == 2
     assert rows.keys() == {
         *("smoothed", "first teacher, last generation", "first teacher, best generation", "share of lines", "score"),
     }

@@ -62,6 +62,7 @@ def inheritance(
     states: np.ndarray,
     own_states: np.ndarray,
     *,
+    first_states: np.ndarray | None = None,
     siblings: Sequence[Policy] = (),
     stretch: int = 1,
     seed: int,
@@ -76,39 +77,44 @@ def inheritance(
         child: who is measured.
         parent: whom it learnt from. The founder of a lineage is measured as its own parent and first teacher.
         first: generation 0.
-        states: [S, *observation_shape] that the teacher visits, held out from training; stretches one after the other
+        states: [S, *observation_shape] that the parent visits, held out from training; stretches one after the other
             where one of the policies is recurrent.
         own_states: the same of states that the child visits.
+        first_states: the same of states that generation 0 visits: there the child is compared with it and its rank is
+            taken, so that all generations are measured on one set of states. None: `states`, as where it is the parent.
         siblings: further children of the same parent.
         stretch: states in each stretch, as for `answers`.
         seed: of the actions that are drawn from the teachers' probabilities.
 
     Returns:
-        `child`: numbers of the child alone. `parent`, `first`: beside these two; novelty is told by their features of
-        the child's states, against those of `states`. `siblings`: of child and siblings, on `states`. What cannot be
-        said is None, and `skipped` holds the reason under `section.key`. Of continuous policies agreement (R^2), KL
-        (also by novelty), CKA, effective rank and size are said; what needs probabilities of actions is skipped.
+        `child`: numbers of the child alone. `parent`, `first`: beside these two, on the states of each and the child's;
+        novelty is told by their features of the child's states, against those of their own. `siblings`: of child and
+        siblings, on `states`. What cannot be said is None, and `skipped` holds the reason under `section.key`. Of
+        continuous policies agreement (R^2), KL (also by novelty), CKA, effective rank and size are said; what needs
+        probabilities of actions is skipped.
 
     Raises:
         MismatchError: policies with different actions.
         ValueError: fewer than four states, states that are no whole stretches, single states for a recurrent policy.
     """
     everyone = (child, parent, first, *siblings)
-    for each in (states, own_states):
+    first_states = states if first_states is None else first_states
+    for each in (states, own_states, first_states):
         _check(everyone, each, stretch)
     own, own_there = (_said(child, each, stretch) for each in (states, own_states))
-    sections: dict[str, Mapping[str, Value]] = {"child": _alone(child, own, own_there)}
-    for name, teacher in (("parent", parent), ("first", first)):
+    own_first = own if first_states is states else _said(child, first_states, stretch)
+    sections: dict[str, Mapping[str, Value]] = {"child": _alone(child, own, own_there, own_first)}
+    for name, teacher, seen, here in (("parent", parent, states, own), ("first", first, first_states, own_first)):
         if teacher is parent and "parent" in sections:
             sections[name] = sections["parent"]
             continue
-        told, told_there = (_said(teacher, each, stretch) for each in (states, own_states))
+        told, told_there = (_said(teacher, each, stretch) for each in (seen, own_states))
         generator = torch.Generator().manual_seed(seed)
         sections[name] = {
-            **_beside(own, told, own_there, told_there),
-            **_as_targets(own, told, generator),
-            "feature_cka": linear_cka(own.features, told.features),
-            "layer_cka": _layer_cka(child, teacher, states),
+            **_beside(here, told, own_there, told_there),
+            **_as_targets(here, told, generator),
+            "feature_cka": linear_cka(here.features, told.features),
+            "layer_cka": _layer_cka(child, teacher, seen),
             "novelty_quarters": _by_novelty(own_there, told_there, told),
         }
     sections["siblings"] = _among([own, *(_said(each, states, stretch) for each in siblings)])
@@ -117,14 +123,14 @@ def inheritance(
     return record | {"states": len(own.features), "own_states": len(own_there.features), "skipped": skipped}
 
 
-def _alone(child: Policy, own: _Said, own_there: _Said) -> dict[str, Value]:
+def _alone(child: Policy, own: _Said, own_there: _Said, own_first: _Said) -> dict[str, Value]:
     return {
         "temperature": TEMPERATURE[own.kind],
         "parameters": child.spec.parameters,
         "flops": child.spec.flops,
         "entropy_teacher_states": _entropy(own),
         "entropy_student_states": _entropy(own_there),
-        "effective_rank": effective_rank(own.features),
+        "effective_rank": effective_rank(own_first.features),
     }
 
 

@@ -9,8 +9,8 @@ READING = {
     "finds all alike.",
     "entropy_student_states": "The same where it plays itself; more than where its teacher plays says that it gets to "
     "places it is unsure of.",
-    "effective_rank": "How many directions its last features fill; a fall over generations says that they use less of "
-    "their room.",
+    "effective_rank": "How many directions its last features fill where the first teacher plays; a fall over "
+    "generations says that they use less of their room.",
     "disagreement": "Share of states on which two siblings prefer other actions; 0 is copies, which gain nothing from "
     "a vote.",
     "jensen_shannon": "How different the probabilities of two siblings are, in nats: 0 is equal, 0.69 (log 2) has "

@@ -46,23 +46,26 @@ def measured(
         if (other.number, other.arm, other.role) == alike and other.line != step.line and other.name in policies
     ]
     of = [each.spec.hash for each in (child, parent, policies[FIRST], *siblings)]
-    if path.exists() and (told := storage.read_json(path))["of"] == of:
+    if path.exists() and (told := storage.read_json(path)).get("beside") == of:
         known: JsonDict = told["measures"]
         return known
-    theirs, own = (seen.baseline(name, policies[name], stop).teacher for name in (before, step.name))
-    if min(len(theirs.states), len(own.states)) < LEAST_STRETCHES * seen.stretch:
+    theirs, own, firsts = (
+        seen.baseline(name, policies[name], stop).teacher.states for name in (before, step.name, FIRST)
+    )
+    if min(len(theirs), len(own), len(firsts)) < LEAST_STRETCHES * seen.stretch:
         return {"skipped": {"all": "too few states were visited in the episodes that were played"}}
     found = inheritance(
         child,
         parent,
         policies[FIRST],
-        theirs.states,
-        own.states,
+        theirs,
+        own,
+        first_states=firsts,
         siblings=siblings,
         stretch=seen.stretch,
         seed=step.seed,
     )
-    storage.write_json(path, {"of": of, "measures": found})
+    storage.write_json(path, {"beside": of, "measures": found})
     return found
 
 

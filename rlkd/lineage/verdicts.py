@@ -6,7 +6,7 @@ interval over episodes and no verdict.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -87,11 +87,15 @@ def verdicts(record: JsonDict) -> list[JsonDict]:
 
 
 def _arms(found: Sequence[Group], scale: _Scale) -> list[JsonDict]:
-    """The main line against each arm at the last generation that both have."""
+    """The main line against each arm: at generation 1, where teacher, states and first weights are the same, and at the
+    last one that both have, where each has learnt from its own line."""
     told = []
     for arm, words in ARMS.items():
         main, other = _numbers(found), _numbers(found, arm=arm)
-        told += _at_last(WORKS, arm, words, main, other, scale)
+        first, later = ({n: rows for n, rows in other.items() if (n > 1) == after} for after in (False, True))
+        apart = replace(words, what=f"{words.what}, where each has learnt from its own line")
+        told += _at_last(WORKS, arm, words, main, first, scale)
+        told += _at_last(WORKS, f"{arm}, last generation", apart, main, later, scale)
     return told
 
 

@@ -84,7 +84,7 @@ EVOLVED = Words(
 )
 GROWN = Words(
     what="The kept part of generation {}, cut out, against that of generation 1",
-    better="what the whole knows moves into the part that is kept",
+    better="it is better, by what moved into it or by training longer",
     same="the part is not seen to get better",
     worse="the part gets worse",
 )
