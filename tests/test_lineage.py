@@ -22,7 +22,7 @@ from rlkd.errors import MismatchError, PolicyFileError, RecipeError, RlkdError, 
 from rlkd.evaluation import play_randomly
 from rlkd.learn import train
 from rlkd.learn.ppo import begin_from, policy_spec
-from rlkd.lineage import evolve, lineage_table
+from rlkd.lineage import evolve, lineage_table, verify
 from rlkd.policy import Policy, load_policy
 from rlkd.policy.file import build_network
 from rlkd.recipe import Environment, Ppo
@@ -110,11 +110,13 @@ def test_each_generation_begins_with_new_weights_from_new_seeds(
             born.append(torch.cat([p.detach().flatten().clone() for p in self.network.parameters() if p.ndim > 1]))
 
     monkeypatch.setattr(distillation.games, "Student", Watched)
-    record = evolve(teacher(), agent, run=tmp_path, generations=3, episodes=2)
+    wide = ['student="mlp_16@width=8"']
+    record = evolve(teacher(), agent, run=tmp_path, generations=3, episodes=2, overrides=wide)
     assert len(born) == 3
+    assert born[0].numel() > 10_000  # of fewer weights chance alone comes near
     for k, one in enumerate(born):
         for other in born[k + 1 :]:
-            assert abs(float(torch.nn.functional.cosine_similarity(one, other, dim=0))) < 0.3
+            assert abs(float(torch.nn.functional.cosine_similarity(one, other, dim=0))) < 0.05
     assert len({entry["seed"] for entry in record["generations"]}) == 4
 
 
@@ -278,6 +280,35 @@ def test_a_lineage_that_was_begun_under_other_versions_says_so_and_goes_on(
     record = evolve(teacher(), agent, run=bred, generations=1, episodes=3)
     assert f"was begun under torch {now['torch']}, now 99.0: it goes on" in capsys.readouterr().err
     assert record["generations"][1]["versions"] == now
+
+
+def test_each_student_says_what_its_bits_depend_on_and_a_change_is_told(
+    agent: str, bred: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = evolve(teacher(), agent, run=bred, generations=1, episodes=3)
+    under = record["generations"][1]["under"]
+    assert under == storage.versions() | {key: under[key] for key in ("device", "processor", "precision", "parts")}
+    assert under["processor"] == torch.backends.cpu.get_cpu_capability()
+    capsys.readouterr()
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another")
+    record = evolve(teacher(), agent, run=bred, generations=2, episodes=3)
+    told = f"001 was made under processor {under['processor']}, now another of 002: bits may differ from one machine's"
+    assert told in capsys.readouterr().err
+    assert record["generations"][2]["under"]["processor"] == "another"
+
+
+def test_who_is_of_others_than_stand_there_is_left_out_with_a_line(
+    agent: str, bred: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evolve(teacher(), agent, run=bred, generations=2, episodes=3)
+    path = bred / "generations" / "002" / "record.json"
+    storage.write_record(path, storage.read_json(path) | {"parents": ["0" * 64]})
+    capsys.readouterr()
+    record = evolve(teacher(), agent, run=bred, generations=1, episodes=3)
+    assert [entry["name"] for entry in record["steps"]] == ["000", "001"]
+    told = f"left out, being of others than stand in {bred} now: 002; `rlkd verify {bred}` says of whom"
+    assert told in capsys.readouterr().err
+    assert any("002" in problem for problem in verify(bred)["problems"])
 
 
 def test_a_generation_whose_parent_is_another_now_is_refused(agent: str, bred: Path) -> None:

@@ -28,6 +28,7 @@ KEPT = (
     *("name", "number", "arm", "role", "line", "parent_names", "seed", "mean", "ci95", "normalised", "normalised_ci95"),
     *("agreement", "kl_teacher_states", "kl_student_states", "gradient_steps", "parameters", "weight_bytes", "flops"),
     *("decision_seconds", "seconds", "phases", "hash", "data_hash", "recipe_hash", "scores", "measures"),
+    "under",
 )
 """Of each record; the rest is the same for all."""
 

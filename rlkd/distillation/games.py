@@ -16,7 +16,7 @@ from rlkd import metrics, storage
 from rlkd.collect import Collector, Searcher
 from rlkd.data import Evaluation
 from rlkd.distillation.baseline import measure_baseline
-from rlkd.distillation.checkpoint import claim
+from rlkd.distillation.checkpoint import circumstances, claim
 from rlkd.distillation.checks import check_normalisable
 from rlkd.distillation.learning import Game, Setting, learn_rounds
 from rlkd.distillation.result import Baseline, Result, StudentResult
@@ -116,6 +116,7 @@ def run_games(
             steps=game.states.steps,
             data_hash=game.replay.digest(),
             seconds=seconds | busy,
+            under=circumstances(game.students, game.setting.precision) | {"parts": str(game.students[0].parts)},
         )
         for game, found, others, measured in zip(games, baselines, more, results, strict=True)
     ]

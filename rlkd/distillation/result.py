@@ -78,3 +78,5 @@ class Result:
     """SHA-256 over states, beginnings of episodes and rewards of the replay."""
     seconds: Mapping[str, float]
     """Wall seconds by phase, and busy seconds of the roles that overlap."""
+    under: Mapping[str, str]
+    """What its bits depend on besides the run: versions, device, processor, precision, parts of a minibatch."""

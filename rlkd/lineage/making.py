@@ -192,6 +192,7 @@ def _distil(step: Step, policies: Mapping[str, Policy], seen: Seen, stop: metric
         "kl_student_states": student.kl_student_states,
         "gradient_steps": student.gradient_steps,
         "frames": result.steps * line.environment.frame_skip,
+        "under": dict(result.under),
         "phases": {phase: round(seconds, 2) for phase, seconds in result.seconds.items()},
     }
     own, played = student.policy, student.played

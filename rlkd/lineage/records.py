@@ -24,7 +24,7 @@ DECISIONS = 100
 """Single decisions that are timed of each policy, on one thread."""
 OF_THE_CHOSEN = (
     *("recipe_hash", "data_hash", "agreement", "kl_teacher_states", "kl_student_states", "gradient_steps", "frames"),
-    "phases",
+    *("phases", "under"),
 )
 
 
@@ -84,6 +84,21 @@ def tell_versions(run: Path, record: JsonDict) -> None:
     """One line where a lineage was begun under other versions: what comes now may differ in its bits from then."""
     if changed := storage.changes(record["versions"], storage.versions()):
         metrics.say(f"{run} was begun under {changed}: it goes on, and each record says under which")
+
+
+def tell_circumstances(before: Sequence[JsonDict], record: JsonDict) -> None:
+    """One line where a student was made elsewhere than the one before it: with another processor, device, precision."""
+    last = next((each for each in reversed(before) if "under" in each), None)
+    if last is not None and "under" in record and (changed := storage.changes(last["under"], record["under"])):
+        metrics.say(f"{last['name']} was made under {changed} of {record['name']}: bits may differ from one machine's")
+
+
+def tell_left_out(run: Path, waiting: Sequence[JsonDict], everyone: Sequence[JsonDict]) -> None:
+    """One line where earlier calls made policies of others than stand in the folder now."""
+    shown = {record["name"] for record in everyone}
+    if left := [record["name"] for record in waiting if record["name"] not in shown]:
+        names = ", ".join(left)
+        metrics.say(f"left out, being of others than stand in {run} now: {names}; `rlkd verify {run}` says of whom")
 
 
 def check_parents(run: Path, step: Step, record: JsonDict, policies: dict[str, Policy]) -> None:

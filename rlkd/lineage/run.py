@@ -30,6 +30,8 @@ from rlkd.lineage.records import (
     record_founder,
     recorded,
     summary,
+    tell_circumstances,
+    tell_left_out,
     tell_versions,
 )
 from rlkd.lineage.step import FIRST, Step
@@ -124,6 +126,7 @@ def evolve(
                         "it anew"
                     ) from None
                 record = recorded(step, made, records, policies, seen, identity, started)
+                tell_circumstances(records, record)
             else:
                 check_parents(line.run, step, record, policies)
             policies[step.name] = load_policy(line.run / str(record["path"]))
@@ -133,6 +136,7 @@ def evolve(
             content = summary(line, everyone, seen.random, command, done=len(records) > len(steps))
             content["verdicts"] = verdicts(content)
             storage.write_json(line.run / "run.json", content)
+        tell_left_out(line.run, waiting, everyone)
     return content
 
 

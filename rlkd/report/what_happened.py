@@ -56,7 +56,8 @@ def time_spent(everybody: Sequence[Member]) -> str:
         return ""
     total = sum(member.seconds for member in everybody)
     caption = f"Wall time of the steps of the main line; {words.duration(total)} in all"
-    caption += ", arms and other lines included." if len(own) < len(everybody) else "."
+    caption += ", arms and other lines included" if len(own) < len(everybody) else ""
+    caption += ". Of a step that was stopped, the attempt that finished it counts."
     busy = _busy(own)
     drawn = figure(stacked(rows, "Wall time of each step by phase"), caption)
     return section("Where the time went", grid([drawn, *busy]))
