@@ -36,6 +36,8 @@ def end_with(main: Callable[[], int]) -> NoReturn:
     except RlkdError as error:
         print(f"benchmark: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except subprocess.CalledProcessError as error:  # a benchmark's process of its own, which has said why
+        sys.exit(error.returncode if error.returncode > 0 else 1)
     except KeyboardInterrupt:
         print("benchmark: interrupted; with the same command it goes on where something was kept", file=sys.stderr)
         sys.exit(Stopped.exit_code)

@@ -9,8 +9,8 @@ import numpy as np
 from rlkd.data import JsonDict
 from rlkd.lineage.operators import operator_of, plan
 from rlkd.lineage.step import FIRST, Chain, Step
-from rlkd.recipe import Arm, Generations, Part
-from tests.handmade import TINY
+from rlkd.recipe import Arm, Generations, Part, to_table
+from tests.handmade import TINY, small_distillation
 
 RANDOM, TEACHER = 20.0, 120.0
 """Means of what normalises: one TN is 100 points."""
@@ -74,6 +74,8 @@ def lineage(
         "seed": 0,
         "lines": lines,
         "operator": operator,
+        "rule": to_table(rule),
+        "recipe": to_table(small_distillation()),
         "environment": {"id": "CartPole-v1"},
         "teacher": founder,
         "random": {"mean": float(random.mean()), "scores": random.tolist()},

@@ -1,6 +1,7 @@
 """Tests of the benchmark `generations`: what is said of papers' claims, and that its recipes fit, without breeding."""
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ from benchmarks.generations.__main__ import FOLDER, claims, complete, table
 from benchmarks.generations.claims import CLAIMS, STATES, left_beside_the_assistant
 from benchmarks.generations.studies import STUDIES, Study
 from rlkd import recipe
-from rlkd.evaluation import play
+from rlkd.distillation.command import default_recipe
+from rlkd.evaluation import environment_of, play
 from rlkd.lineage import evolve
+from rlkd.lineage.line import lineage_of
 from rlkd.lineage.verdicts import verdicts
-from rlkd.policy import load_policy
+from rlkd.policy import as_policy, load_policy
 from rlkd.recipe import Arm, Distill, Generations, Part, Term
 from tests.handmade import cartpole_teacher
 from tests.made_up_lineage import lineage
@@ -28,7 +31,9 @@ ARMS: tuple[Arm, ...] = ("smoothed", "permuted", "confidence", "longer", "ensemb
 
 def finding(name: str, found: Record) -> tuple[bool, str]:
     """Whether a claim holds, and what is said."""
-    told = next(claim for claim in CLAIMS if claim.name == name).check(found, LIMITS[name])
+    told = next(claim for claim in CLAIMS if claim.name == name).check(
+        found | {"verdicts": verdicts(found)}, LIMITS[name]
+    )
     assert told is not None
     return told.holds, told.measured
 
@@ -50,9 +55,12 @@ def test_every_claim_has_limits_and_a_study_and_says_them() -> None:
 
 @pytest.mark.parametrize("study", STUDIES, ids=list(OF))
 def test_recipes_of_studies_fit_together(study: Study) -> None:
-    rule = recipe.load(study.agent, Generations, overrides=study.overrides)
-    if rule.distill is not None:
-        recipe.load(rule.distill, Distill)
+    rule, founder = recipe.load(study.agent, Generations, overrides=study.overrides), as_policy(study.teacher)
+    rule = replace(rule, generations=study.generations or rule.generations, arms=ARMS if study.arms else ())
+    distilling = recipe.load(rule.distill or default_recipe(founder), Distill)
+    game, run = environment_of(founder, None), Path("nowhere")
+    line = lineage_of(rule, founder, game, distilling, run=run, seed=0, episodes=study.episodes, device="cpu")
+    assert len(line.steps(founder, study.lines)) >= study.lines * rule.generations
 
 
 @pytest.mark.parametrize(

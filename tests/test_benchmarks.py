@@ -37,6 +37,8 @@ from rlkd.vector import as_recipe
         (None, 0, ""),
         (RecipeError("no such thing"), 2, "benchmark: no such thing\n"),
         (Stopped("saved at step 3"), 3, "benchmark: saved at step 3\n"),
+        (subprocess.CalledProcessError(2, ["python"]), 2, ""),
+        (subprocess.CalledProcessError(-9, ["python"]), 1, ""),
         (KeyboardInterrupt(), 3, "benchmark: interrupted; with the same command it goes on where something was kept\n"),
     ],
 )

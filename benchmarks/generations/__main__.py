@@ -1,6 +1,6 @@
 """What `rlkd evolve` comes to on Atari: arm by arm and generation by generation, its verdicts, and papers' claims.
 
-    make bench NAME=generations                             # breeds what is not there yet; about 12 core-hours
+    make bench NAME=generations                             # breeds what is not there yet; 12 core-hours
     python -m benchmarks.generations --study pong           # one of them
     python -m benchmarks.generations --study none           # breeds nothing, stores what is there by now
 
@@ -17,10 +17,13 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.common import Record, end_with, machine, store, thresholds_commit
-from benchmarks.generations.claims import CLAIMS, Limits, left_beside_the_assistant
+from benchmarks.generations.claims import CLAIMS, Limits, left_beside_the_assistant, own_luck
 from benchmarks.generations.studies import STUDIES, Study, breed
 from rlkd.lineage.lines import groups
+from rlkd.stats import failed_share
 from rlkd.storage import read_json
 
 FOLDER = Path(__file__).parent
@@ -101,21 +104,33 @@ def complete(study: Study, found: Record) -> bool:
 
 
 def table(found: Record) -> list[str]:
-    """Arms and generations as rows, then what each question's answer is."""
-    first = found["teacher"]
+    """What was bred, arms and generations as rows, then what each question's answer is."""
+    first, learning, source = found["teacher"], found["recipe"], found["recipe"]["source"]
     low, high = first["ci95"]
     score = f"{first['mean']:.1f} [{low:.1f}, {high:.1f}] over {first['episodes']} episodes"
     lines = [
-        f"First teacher: {score}, random play {found['random']['mean']:.1f}.",
-        "Means over lines with Student's 95 % intervals; of one line over episodes.",
+        (
+            f"First teacher: `{first['policy']}`, {score}, random play {found['random']['mean']:.1f}. Operator "
+            f"`{found['operator']}`; each student learns by `{found['rule'].get('distill')}`, "
+            f"{learning['gradient_steps']:,} steps of {learning['batch_size']} on {source['states']:,} states."
+        ),
         "",
-        "| arm | generation | lines | parameters | score | TN to the first | agrees | KL, its states | own states |",
-        "|---|---|---|---|---|---|---|---|---|",
+        (
+            "Means over lines with Student's 95 % intervals; of one line over episodes. How little the first teacher's "
+            f"own mean is known, to {own_luck(found):.3f} TN, is common to all rows and not in their intervals. "
+            "Agreement and KL are to who each has learnt from."
+        ),
+        "",
+        "| arm | generation | lines | parameters | score | TN to the first | failed | agrees | KL, its states | own |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for group in groups(found["steps"]):
         size = f"{group.records[0]['parameters']:,}"
         score, normalised = f"{group.score.point:.1f}", str(group.normalised)
-        cells = [group.name, str(group.number), str(len(group.records)), size, score, normalised]
+        failed = np.mean(
+            [failed_share(row["scores"], first["scores"], found["random"]["scores"]) for row in group.records]
+        )
+        cells = [group.name, str(group.number), str(len(group.records)), size, score, normalised, f"{failed:.0%}"]
         for key in ("agreement", "kl_teacher_states", "kl_student_states"):
             value = group.mean_of(key)
             cells.append("" if value is None else f"{value:.3f}")

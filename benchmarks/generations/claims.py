@@ -51,29 +51,40 @@ def last_of(found: Record) -> int:
     return max(int(row["number"]) for row in found["steps"])
 
 
+def own_luck(found: Record) -> float:
+    """Half the 95 % interval of the first teacher's mean, over episodes, in TN."""
+    first = found["teacher"]
+    low, high = first["ci95"]
+    return float((high - low) / 2 / (first["mean"] - found["random"]["mean"]))
+
+
 def first_students(found: Record, limits: Limits) -> Finding | None:
-    """No generation's mean is below the limit."""
+    """No generation's mean is below the limit. The teacher's own luck is common to all of them."""
     told, points = [], []
     for number in range(1, last_of(found) + 1):
         rows = scores_of(found, {"TN": (number, "")})
         if rows:
             points.append(mean(rows, "TN").point)
             told.append(f"generation {number} {mean(rows, 'TN')}")
+    told.append(f"the teacher's own mean is known to {own_luck(found):.3f}")
     return Finding(", ".join(told), min(points) >= limits["tn_at_least"]) if points else None
 
 
 def best_generation(found: Record, limits: Limits) -> Finding | None:
-    """Each line's best generation, chosen by half of its episodes, wins on the others more often than it loses."""
-    teacher, chances = found["teacher"]["scores"], []
+    """Each line's best generation, chosen by half of its episodes, is better on the others: by the verdict of the
+    lineage, whose interval counts the teacher's episodes once, and by the chance of winning against one of them."""
+    told = [row for row in found["verdicts"] if row["comparison"] == "first teacher, best generation"]
+    if not told:
+        return None
     generations = [by_line(found, number) for number in range(1, last_of(found) + 1)]
-    for line in sorted({line for rows in generations for line in rows}):
+    chances = []
+    for line in generations[0]:
         scores = [rows[line]["scores"] for rows in generations if line in rows]
         chosen = max(scores, key=lambda each: float(np.mean(each[0::2])))
-        chances.append({"chance": probability_of_improvement([chosen[1::2]], [teacher]).point})
-    if not chances:
-        return None
-    chance = mean(chances, "chance")
-    return Finding(f"chance to beat the teacher in a game {chance}", chance.low > limits["improvement_above"])
+        chances.append(probability_of_improvement([chosen[1::2]], [found["teacher"]["scores"]]).point)
+    chance, (low, high) = float(np.mean(chances)), told[0]["ci95"]
+    measured = f"chance to win {chance:.2f}, TN above the teacher {told[0]['estimate']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return Finding(measured, chance > limits["improvement_above"] and told[0]["verdict"] == "better")
 
 
 def ensemble_calibration(found: Record, limits: Limits) -> Finding | None:
@@ -153,7 +164,8 @@ def evolved_part(found: Record, limits: Limits) -> Finding | None:
         return None
     wins = sum(row[f"part at {last}"] > row["part at 1"] for row in records)
     told = more(records, limits, ours=f"part at {last}", theirs="part at 1").measured
-    holds = wins >= limits["share_of_lines_at_least"] * len(records)
+    better = difference(records, f"part at {last}", "part at 1").low > 0
+    holds = better and wins >= limits["share_of_lines_at_least"] * len(records)
     return Finding(f"{told}; more in {wins} of {len(records)} lines", holds)
 
 
@@ -161,7 +173,11 @@ def evolved_whole(found: Record, limits: Limits) -> Finding | None:
     """The whole scores no less than a student that learnt as long in one go."""
     last = last_of(found)
     records = scores_of(found, {"evolved": (last, ""), "longer": (last, "longer")})
-    return kept(records, limits, ours="evolved", theirs="longer") if records else None
+    if not records:
+        return None
+    found_here = kept(records, limits, ours="evolved", theirs="longer")
+    clear = difference(records, "evolved", "longer").low >= -limits["interval_within"]
+    return Finding(found_here.measured, found_here.holds and clear)
 
 
 FURLANELLO = "Furlanello et al. 2018, arXiv:1805.04770"
@@ -179,7 +195,8 @@ CLAIMS: Sequence[Claim] = (
         name="born_again_best",
         study="pong",
         paper=FURLANELLO,
-        text="the best generation beats the first teacher: chance above {improvement_above}, outside the interval",
+        text="the best generation beats the first teacher on average, and in a game with a chance above "
+        "{improvement_above}",
         check=best_generation,
     ),
     Claim(
@@ -223,7 +240,8 @@ CLAIMS: Sequence[Claim] = (
         name="evolution_whole",
         study="knowledge_evolution",
         paper=TAHA,
-        text="the whole scores no less than a student that learnt as long in one go",
+        text="the whole scores no less than a student that learnt as long in one go, the interval within "
+        "{interval_within}",
         check=evolved_whole,
     ),
 )

@@ -78,6 +78,7 @@ STUDIES = (
         agent="knowledge_evolution",
         overrides=(*QUICK, 'student="nature_62k"'),
         generations=None,
+        lines=5,
         episodes=16,
     ),
 )

@@ -85,8 +85,8 @@ def shrink(chain: Chain) -> Iterator[Step]:
 
 
 def sequence(chain: Chain) -> Iterator[Step]:
-    """A student of the recipe's size learns from its predecessor, which was stopped half-way; the last one goes to the
-    end. Beside it one learns from the first teacher, with as many gradient steps.
+    """A student of the recipe's size learns from its predecessor; all but the last one have half the gradient steps, and
+    a whole schedule of the learning rate in them. Beside it one learns from the first teacher, with as many gradient steps.
 
     Sequential distillation, Cho and Hariharan 2019, arXiv:1910.01348: that such chains do not help is their finding.
     """
@@ -125,8 +125,8 @@ def residual(chain: Chain, *, assistant: str) -> Iterator[Step]:
 
 
 def select(chain: Chain, *, shares: tuple[float, ...]) -> Iterator[Step]:
-    """Early-stopped selection: of each generation several students, which stop after different shares of the gradient
-    steps; that which scores best on episodes of its own teaches the next.
+    """Early-stopped selection: of each generation several students, with different shares of the gradient steps, each
+    with a whole schedule of the learning rate; that which scores best on episodes of its own teaches the next.
 
     Cho and Hariharan 2019, arXiv:1910.01348.
 

@@ -135,6 +135,6 @@ def typeset(sentence: str) -> str:
 
 
 def spoken_role(role: str) -> str:
-    """`stop050` -> `stops at 50 %`; other roles are words already."""
+    """`stop050` -> `learns for 50 %`; other roles are words already."""
     stopped = re.fullmatch(r"stop(\d+)", role)
-    return f"stops at {int(stopped[1])}{words.GAP}%" if stopped else role
+    return f"learns for {int(stopped[1])}{words.GAP}%" if stopped else role
