@@ -85,8 +85,8 @@ def shrink(chain: Chain) -> Iterator[Step]:
 
 
 def sequence(chain: Chain) -> Iterator[Step]:
-    """A student of the recipe's size learns from its predecessor; all but the last one have half the gradient steps, and
-    a whole schedule of the learning rate in them. Beside it one learns from the first teacher, with as many gradient steps.
+    """A student of the recipe's size learns from its predecessor; all but the last one have half the gradient steps,
+    and a whole schedule of the learning rate in them. Beside it one learns from the first teacher, with as many steps.
 
     Sequential distillation, Cho and Hariharan 2019, arXiv:1910.01348: that such chains do not help is their finding.
     """
