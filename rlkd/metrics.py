@@ -129,8 +129,12 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Signals that ask a run to stop: Ctrl-C, the end of a machine's time, and what batch systems send some time before."""
+
+
 class StopSignal:
-    """SIGINT and SIGTERM set a flag; the run saves at its next boundary. A second signal ends it at once."""
+    """Any of `STOPS` sets a flag; the run saves at its next boundary. A second signal ends it at once."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -150,7 +154,7 @@ class StopSignal:
 
 @contextmanager
 def stop_signal() -> Iterator[StopSignal]:
-    """Catch SIGINT and SIGTERM while the block runs; outside the main thread, signals stay as they are.
+    """Catch `STOPS` while the block runs; outside the main thread, signals stay as they are.
 
     Within another such block, what came in the one is known in the other.
     """
@@ -158,7 +162,7 @@ def stop_signal() -> Iterator[StopSignal]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in STOPS}
     around = [handler for handler in before.values() if isinstance(handler, StopSignal)]
     stop.asked = any(outer.asked for outer in around)
     try:

@@ -15,7 +15,7 @@ import pytest
 
 from rlkd import metrics
 from rlkd.errors import Stopped, StorageError
-from rlkd.metrics import Recorder, bar, read_metrics, stop_signal
+from rlkd.metrics import STOPS, Recorder, bar, read_metrics, stop_signal
 
 SCORE = "rollout/ep_rew_mean"
 
@@ -166,9 +166,9 @@ def test_on_a_terminal_a_bar_is_drawn_on_stderr(monkeypatch: pytest.MonkeyPatch,
     assert "score 3.0" in err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOPS)
 def test_a_signal_sets_a_flag_and_the_next_check_stops(number: signal.Signals) -> None:
-    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(each) for each in STOPS]
     with stop_signal() as stop:
         stop.check("nothing is lost")
         signal.raise_signal(number)
@@ -176,7 +176,7 @@ def test_a_signal_sets_a_flag_and_the_next_check_stops(number: signal.Signals) -
         with pytest.raises(Stopped, match="stopped on a signal; run 7 is saved") as caught:
             stop.check("run 7 is saved")
     assert caught.value.exit_code == 3
-    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(each) for each in STOPS] == before
 
 
 def test_a_signal_within_a_block_or_around_it_is_known_in_both() -> None:
@@ -193,10 +193,10 @@ def test_a_signal_within_a_block_or_around_it_is_known_in_both() -> None:
 
 
 def test_handlers_are_restored_after_an_error_too() -> None:
-    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(each) for each in STOPS]
     with pytest.raises(RuntimeError, match="anything"), stop_signal():
         raise RuntimeError("anything")
-    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(each) for each in STOPS] == before
 
 
 STUBBORN = """
@@ -212,7 +212,7 @@ with stop_signal() as stop:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOPS)
 def test_a_second_signal_ends_a_program_that_does_not_stop(number: signal.Signals) -> None:
     command = [sys.executable, "-c", STUBBORN]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -7,9 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.reliability import curves, full, kills, stops, versions, writers
+from benchmarks.reliability import curves, full, kills, resumes, stops, versions, writers
 from benchmarks.reliability.__main__ import QUICK, WHOLE, rows
-from benchmarks.reliability.commands import LINE, lines_of, put_recipes, put_teacher, workplace
+from benchmarks.reliability.commands import (
+    EVERY_ROUND,
+    LINE,
+    finished,
+    lines_of,
+    put_recipes,
+    put_teacher,
+    started,
+    until,
+    workplace,
+)
+from benchmarks.reliability.commands import killed as killed_process
 from benchmarks.reliability.crashes import emptied, tried
 from benchmarks.reliability.disk import Disk, Step, cuts, killed, powerless
 from benchmarks.reliability.outcome import Outcome, Trials, table, upper_bound
@@ -63,7 +74,7 @@ def test_a_row_whose_control_does_not_fail_proves_nothing() -> None:
 
 def test_larger_counts_are_counts_of_all_rows_that_draw() -> None:
     assert (QUICK.times(3).kills, QUICK.times(3).versions) == (3 * QUICK.kills, QUICK.versions)
-    assert list(rows(Path(), WHOLE, random.Random(0))) == ["1", "2", "3", "5", "10", "11", "17", "21"]
+    assert list(rows(Path(), WHOLE, random.Random(0))) == ["1", "2", "3", "4", "5", "10", "11", "17", "21"]
 
 
 def test_a_killed_process_leaves_every_prefix_of_its_steps_and_a_power_loss_what_was_not_synced_in_any_order() -> None:
@@ -163,6 +174,22 @@ def test_a_lineage_that_was_killed_comes_to_the_same_bits(work: Path, monkeypatc
     assert (found.kills, found.lost) == (1, 0)
     assert found.left == kills.left_by(work / "whole")
     assert found.left.keys() >= {"generations/001/policy.safetensors", "generations/001/distill/metrics.jsonl"}
+
+
+def test_a_distillation_that_was_killed_comes_to_the_same_bits_unless_it_forgets(memory: Path) -> None:
+    folder, draws = emptied(memory / "resumes"), random.Random(1)
+    command = resumes.put(folder, resumes.WORLDS["CartPole"])
+    finished([*command, "whole"], folder, first=EVERY_ROUND)
+    whole = resumes.end_of(folder / "whole")
+    assert whole.keys() == {"student.safetensors", "metrics.jsonl"}
+    assert resumes.cut(folder, command, 1, EVERY_ROUND, draws) == (whole, 1)
+    learnt = folder / "cut" / "metrics.jsonl"
+    process = started([*command, "other"], folder, first=EVERY_ROUND)
+    until(lambda: len(lines_of(folder / "other" / "metrics.jsonl")) == 2, process)
+    assert killed_process(process)
+    finished([*command, "other"], folder, first=EVERY_ROUND + resumes.FORGETFUL)
+    assert resumes.end_of(folder / "other") != whole
+    assert len(lines_of(learnt)) == resumes.ROUNDS
 
 
 def test_a_signal_loses_no_line(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from benchmarks.reliability.curves import one_curve
 from benchmarks.reliability.full import disk_full
 from benchmarks.reliability.kills import generations_killed
 from benchmarks.reliability.outcome import Outcome, table
+from benchmarks.reliability.resumes import resumed
 from benchmarks.reliability.stops import signals_heard
 from benchmarks.reliability.versions import versions_told
 from benchmarks.reliability.writers import one_writer
@@ -43,6 +44,10 @@ class Counts:
     """Of the save loop."""
     reorderings: int
     """Of the sectors of a write that power loss hits."""
+    cuts: int
+    """Of `rlkd distill` in each world."""
+    control_cuts: int
+    """Of runs that forget their random streams, in each world."""
     versions: int
     """Packages of which there is another version."""
     points: int
@@ -76,6 +81,8 @@ QUICK = Counts(
     kills=3,
     control_kills=3,
     reorderings=2,
+    cuts=2,
+    control_cuts=1,
     versions=1,
     points=10,
     signals=3,
@@ -90,6 +97,8 @@ WHOLE = Counts(
     kills=25,
     control_kills=15,
     reorderings=20,
+    cuts=20,
+    control_cuts=3,
     versions=3,
     points=50,
     signals=20,
@@ -109,6 +118,7 @@ def rows(work: Path, counts: Counts, draws: random.Random) -> dict[str, Callable
         "1": lambda: generations_killed(work, kills=counts.kills, control_kills=counts.control_kills, draws=draws),
         "2": lambda: [process_killed(work)],
         "3": lambda: [power_lost(work, reorderings=counts.reorderings, draws=draws)],
+        "4": lambda: [resumed(work, cuts=counts.cuts, control_cuts=counts.control_cuts, draws=draws)],
         "5": lambda: [versions_told(work, packages=PACKAGES[: counts.versions])],
         "10": lambda: [disk_full(work, points=counts.points)],
         "11": lambda: [

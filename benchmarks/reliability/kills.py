@@ -147,14 +147,19 @@ def generations(run: Path) -> dict[str, bytes]:
 
 
 def left_by(run: Path) -> Record:
-    """Policies of all generations as they are on the disk, and their curves without the time of day."""
-    left = policies_of(generations(run))
+    """Policies of all generations as they are on the disk, and their curves."""
+    return policies_of(generations(run)) | curves_of(run)
+
+
+def curves_of(run: Path) -> Record:
+    """All metrics below a folder, without the time of day."""
+    found = {}
     for path in run.rglob("metrics.jsonl"):
         curve = [json.loads(line) for line in lines_of(path)]
-        left[str(path.relative_to(run))] = [
+        found[str(path.relative_to(run))] = [
             {tag: value for tag, value in each.items() if tag != "time"} for each in curve
         ]
-    return left
+    return found
 
 
 def policies_of(left: Record) -> Record:

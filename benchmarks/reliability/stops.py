@@ -11,9 +11,9 @@ from pathlib import Path
 from benchmarks.reliability.commands import SMALL, TEACHER, ended, lines_of, started, until
 from benchmarks.reliability.crashes import emptied
 from benchmarks.reliability.outcome import Outcome, Trials, added
+from rlkd.metrics import STOPS
 
 RUN = "stopped"
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOPPED = 3
 """Exit code of a command that was stopped by a signal."""
 PROMPT = 5.0
@@ -65,12 +65,12 @@ def signals_heard(work: Path, *, signals: int, controls: int, seconds: int, draw
             deaf[verb].append(stopped(work, verb, 1, draws, first=DEAF))
     parts = [counted(f"stops of {verb}", runs) for verb, runs in found.items()]
     slowest = max((each.slowest for runs in found.values() for each in runs), default=0.0)
-    twice = Trials("two signals", seconds, sum(not ends_at_once(work, SIGNALS[k % 2]) for k in range(seconds)))
+    twice = Trials("two signals", seconds, sum(not ends_at_once(work, STOPS[k % len(STOPS)]) for k in range(seconds)))
     return Outcome(
         row="11",
         promise=(
-            "SIGINT or SIGTERM: saved within 5 s, exit code 3, no acknowledged line lost, the same command goes on; "
-            "a second one ends it at once"
+            "SIGINT, SIGTERM or SIGUSR1: saved within 5 s, exit code 3, no acknowledged line lost, the same command "
+            "goes on; a second one ends it at once"
         ),
         trials=added("signals", [*parts, twice]),
         controls=tuple(counted(f"default handlers, lines of {verb} lost", runs) for verb, runs in deaf.items()),
@@ -103,7 +103,7 @@ def stopped(work: Path, verb: str, most: int, draws: random.Random, *, first: st
             raise RuntimeError(f"`rlkd {verb}` ended early: {ended(process)}")
         promised.append(set(lines_of(metrics)))
         time.sleep(JITTER * draws.random())
-        process.send_signal(draws.choice(SIGNALS))
+        process.send_signal(draws.choice(STOPS))
         sent = time.monotonic()
         code, said = ended(process)
         found.signals += 1

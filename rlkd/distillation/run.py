@@ -73,7 +73,7 @@ def run_distillation(
         MemoryBudgetError: the replay cannot fit.
         StorageError: the folder holds another run, is in use or full; a round that students have learnt from is
             damaged or gone; the environment does not give what it gave.
-        Stopped: on SIGINT or SIGTERM, after saving.
+        Stopped: on SIGINT, SIGTERM or SIGUSR1, after saving.
     """
     environment = environment_of(teacher, environment)
     if environment != teacher.spec.environment:

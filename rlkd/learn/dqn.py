@@ -66,7 +66,7 @@ def train_dqn(
 
     Raises:
         MismatchError: `teacher` and recipe do not fit.
-        Stopped: on SIGINT or SIGTERM, after a checkpoint.
+        Stopped: on SIGINT, SIGTERM or SIGUSR1, after a checkpoint.
         NotFiniteError: NaN or infinity in observations, rewards, losses, gradients or weights.
         MemoryBudgetError: the memory does not fit.
         StorageError: the folder is in use, full, or holds another run.

@@ -64,7 +64,7 @@ def train_ppo(
         origin: the command, for the policy's record.
 
     Raises:
-        Stopped: on SIGINT or SIGTERM, after a checkpoint.
+        Stopped: on SIGINT, SIGTERM or SIGUSR1, after a checkpoint.
         NotFiniteError: NaN or infinity in observations, rewards, losses, gradients or weights.
         StorageError: the folder is in use, full, or holds another run.
         MismatchError: `start` is another kind of policy, or `teacher` and recipe do not fit.

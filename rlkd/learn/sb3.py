@@ -54,7 +54,7 @@ def train_sb3(
         origin: the command, for the policy's record.
 
     Raises:
-        Stopped: on SIGINT or SIGTERM, after saving model and policy.
+        Stopped: on SIGINT, SIGTERM or SIGUSR1, after saving model and policy.
         RecipeError: hyperparameters that the algorithm does not take.
         StorageError: the folder is in use, full, or holds another or an unfinished run.
     """

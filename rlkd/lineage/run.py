@@ -80,7 +80,7 @@ def evolve(
         RecipeError: an unknown operator, or recipes that do not belong together.
         StorageError: the folder holds another lineage, or a finished step was altered.
         MismatchError: the first teacher plays as random play does: nothing to normalise by.
-        Stopped: on SIGINT or SIGTERM, after saving.
+        Stopped: on SIGINT, SIGTERM or SIGUSR1, after saving.
     """
     check_request(seed, episodes)
     if lines < 1:

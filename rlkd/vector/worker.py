@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium
 
 from rlkd.errors import RecipeError
+from rlkd.metrics import STOPS
 from rlkd.vector.making import make
 from rlkd.vector.shared import NO_ROOM, NOWHERE, RESET, STAY, UNSEEDED, Block, Failure, Task
 
@@ -27,8 +28,8 @@ def main(commands: int, lifeline: int, memory: int) -> None:
         memory: file descriptor of the shared memory.
     """
     # The parent decides when to stop: a signal to all processes must cost no episode that is being saved.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
     _die_with_parent(lifeline)
     for descriptor in (commands, lifeline, memory):
         os.set_inheritable(descriptor, False)
