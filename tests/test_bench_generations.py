@@ -115,7 +115,7 @@ def test_all_together_have_to_be_better_calibrated_than_each_in_every_line() -> 
 
 def test_what_is_not_there_or_not_done_has_no_verdict() -> None:
     record: Record = {"claims": {}}
-    assert all(row.endswith("| not run yet |") for row in claims({}, LIMITS, record)[4:])
+    assert all("| not run " in row for row in claims({}, LIMITS, record)[4:])
     whole = lineage("shrink", lines=3, generations=2)
     assert complete(OF["teacher_assistant"], whole)
     short = lineage("shrink", lines=2, generations=2)

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import Record, end_with, machine, store, thresholds_commit
-from benchmarks.generations.claims import CLAIMS, Limits, left_beside_the_assistant, own_luck
+from benchmarks.generations.claims import CLAIMS, NOT_RUN, Limits, left_beside_the_assistant, own_luck
 from benchmarks.generations.studies import STUDIES, Study, breed
 from rlkd.lineage.lines import groups
 from rlkd.stats import failed_share
@@ -91,6 +91,8 @@ def claims(known: Mapping[str, Record], limits: Mapping[str, Limits], record: Re
         measured, text = "" if found is None else found.measured, claim.text.format(**limit)
         lines.append(f"| {studies[claim.study].title} | {claim.paper} | {text} | {measured} | {verdict} |")
         record["claims"][claim.name] = {"claim": text, "measured": measured, "verdict": verdict}
+    for technique, paper, text, hours in NOT_RUN:
+        lines.append(f"| {technique} | {paper} | {text} |  | not run (needs {hours:g} core-hours) |")
     return lines
 
 

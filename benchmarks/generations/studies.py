@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlkd.lineage import evolve
+from rlkd.report import write_report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +86,7 @@ STUDIES = (
 
 
 def breed(study: Study, run: Path) -> None:
-    """All lines and arms of a study, the main line first; nothing finished is repeated."""
+    """All lines and arms of a study, the main line first, and its report; nothing finished is repeated."""
     steps = [(study.generations, False)]
     if study.arms:
         steps.append((study.generations, True))
@@ -102,3 +103,4 @@ def breed(study: Study, run: Path) -> None:
             episodes=study.episodes,
             overrides=study.overrides,
         )
+    write_report(run)
