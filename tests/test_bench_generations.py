@@ -95,6 +95,11 @@ def test_a_part_has_to_get_better_in_most_lines() -> None:
     holds, told = finding("evolution_slim", found)
     assert holds
     assert "difference 0.500 [0.500, 0.500]; more in 3 of 3 lines" in told
+    unmet = next(claim for claim in CLAIMS if claim.name == "evolution_slim").check(
+        found, {"share_of_lines_at_least": 1.1}
+    )
+    assert unmet is not None
+    assert not unmet.holds
     worse = next(row for row in found["steps"] if (row["name"], row["role"]) == ("005-slim-line1", "slim"))
     worse["normalised"] = 0.1
     holds, told = finding("evolution_slim", found)

@@ -15,9 +15,10 @@ import pytest
 
 from rlkd import metrics
 from rlkd.errors import Stopped, StorageError
-from rlkd.metrics import STOPS, Recorder, bar, read_metrics, stop_signal
+from rlkd.metrics import Recorder, bar, read_metrics, stop_signal
 
 SCORE = "rollout/ep_rew_mean"
+STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
 
 
 def disk_full(*_: object) -> None:

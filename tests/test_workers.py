@@ -22,7 +22,6 @@ from rlkd.collect import Collector
 from rlkd.data import Step
 from rlkd.errors import RecipeError, StorageError, WorkerError
 from rlkd.evaluation import play
-from rlkd.metrics import STOPS
 from rlkd.recipe import Environment, Network, Source
 from rlkd.replay import Replay
 from rlkd.vector import Stepper, WorkerVectorEnv, make_vec, making, replay_fault, replaying
@@ -459,7 +458,7 @@ def test_a_script_that_ends_leaves_neither_processes_nor_complaints(end: str, tm
     wait_until(lambda: not any(alive(int(pid)) for pid in done.stdout.split()[:2]), 5)
 
 
-@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_workers_ignore_the_signals_that_their_parent_decides_about(number: signal.Signals) -> None:
     env = four(counting())
     stepper = Stepper(env)
