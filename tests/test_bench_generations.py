@@ -1,5 +1,6 @@
 """Tests of the benchmark `generations`: what is said of papers' claims, and that its recipes fit, without breeding."""
 
+import json
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.common import Record
-from benchmarks.generations.__main__ import FOLDER, claims, complete, table
+from benchmarks.generations.__main__ import FOLDER, claims, complete, kept, table
 from benchmarks.generations.claims import CLAIMS, STATES, left_beside_the_assistant
 from benchmarks.generations.studies import STUDIES, Study
 from rlkd import recipe
@@ -130,6 +131,16 @@ def test_what_is_not_there_or_not_done_has_no_verdict() -> None:
     assert record["claims"]["teacher_assistant"]["verdict"] == "no verdict: not run to its end"
     assert record["claims"]["evolution_slim"]["verdict"] == "not run yet"
     assert len(table(whole | {"verdicts": verdicts(whole)})) > 8
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=list(OF))
+def test_what_is_stored_of_a_study_says_what_its_run_folder_does(study: Study) -> None:
+    name = next(claim.name for claim in CLAIMS if claim.study == study.name) if study.name != "breakout" else ""
+    found = made_up(name) if name else lineage(lines=3)
+    found |= {"verdicts": verdicts(found)}
+    stored: Record = json.loads(json.dumps(kept(found)))
+    assert table(stored) == table(found)
+    assert claims({study.name: stored}, LIMITS, {"claims": {}}) == claims({study.name: found}, LIMITS, {"claims": {}})
 
 
 def test_what_an_assistant_leaves_is_measured_on_states_of_the_student(tmp_path: Path) -> None:

@@ -2,18 +2,21 @@
 
 import math
 import tomllib
+from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks.techniques import verdicts
-from benchmarks.techniques.__main__ import FOLDER, outcome
+from benchmarks.techniques.__main__ import FOLDER, measured, outcome, table, unpack
 from benchmarks.techniques.arms import ARMS, Arm
+from benchmarks.techniques.bench import Bench
 from benchmarks.techniques.parts import MISLABELLED, NEVER_FIRST, wrong_labels
 from benchmarks.techniques.rows import ROWS
 from benchmarks.term_cost.terms import BESIDE_REWARDS, compared, trials, vectors
 from rlkd import recipe
 from rlkd.recipe import Distill, Ppo
+from rlkd.storage import read_json
 from rlkd.terms import DIVERGENCES, TARGETS, TEACHERS, WEIGHTS, Objective
 
 LIMITS = tomllib.loads((FOLDER / "thresholds.toml").read_text())
@@ -70,6 +73,19 @@ def test_seeds_are_won_against_every_other() -> None:
     found = verdicts.beats_in_seeds(records, {"share_of_seeds_at_least": 0.8}, ours="a", others=("b", "c"))
     assert found.holds
     assert "lowest in 4 of 5 seeds" in found.measured
+
+
+def test_what_is_stored_is_not_run_again(tmp_path: Path) -> None:
+    stored = read_json(FOLDER / "result.json")
+    bench = Bench(tmp_path, LIMITS["budget"])
+    unpack(stored, bench)
+    lines, record = table(bench, LIMITS, range(5))
+    run = {name: row for name, row in stored["rows"].items() if row["seeds"]}
+    assert {name: record["rows"][name] for name in run} == run
+    assert record["arms"] == stored["arms"]
+    assert sum(line.count(" holds |") for line in lines) >= 3
+    top_k = next(row for row in ROWS if row.name == "top_k")
+    assert measured(top_k, bench, 4) == stored["rows"]["top_k"]["seeds"][4]["numbers"]
 
 
 def test_what_is_not_run_says_why() -> None:

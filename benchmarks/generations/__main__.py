@@ -4,6 +4,8 @@
     python -m benchmarks.generations --study pong           # one of them
     python -m benchmarks.generations --study none           # breeds nothing, stores what is there by now
 
+A study that is in no run folder here is taken from result.json, if it is stored there.
+
 Pong: born-again students of `policy:pong_dqn`, whose training was stopped while its curve rose. Three lines of descent
 that differ by their seeds, three generations with all arms and five of the main line. Breakout: the main line from
 `policy:breakout`, likewise stopped early. There everybody plays 32 of the protocol's episodes: of 100 the games of Pong
@@ -20,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import Record, end_with, machine, store, thresholds_commit
-from benchmarks.generations.claims import CLAIMS, NOT_RUN, Limits, left_beside_the_assistant, own_luck
+from benchmarks.generations.claims import CLAIMS, NOT_RUN, Limits, last_of, left_beside_the_assistant, own_luck
 from benchmarks.generations.studies import STUDIES, Study, breed
 from rlkd.lineage.lines import groups
 from rlkd.stats import failed_share
@@ -34,6 +36,8 @@ KEPT = (
     "under",
 )
 """Of each record; the rest is the same for all."""
+TOLD = ("status", "operator", "rule", "recipe", "teacher", "random", "steps", "verdicts", "versions")
+"""Of each lineage: all that claims and tables read, so that studies need not be bred in one run folder."""
 
 
 def main() -> int:
@@ -45,6 +49,7 @@ def main() -> int:
     chosen = parser.parse_args()
     limits = tomllib.loads((FOLDER / "thresholds.toml").read_text())
     record: Record = {"machine": machine(), "thresholds": limits, "claims": {}}
+    stored = read_json(FOLDER / "result.json") if (FOLDER / "result.json").exists() else {}
     known: dict[str, Record] = {}
     lines: list[str] = []
     for study in STUDIES:
@@ -52,19 +57,23 @@ def main() -> int:
         if study.name in (chosen.study or names):
             breed(study, run)
         if (run / "run.json").exists():
-            known[study.name] = found = read_json(run / "run.json")
+            bred = read_json(run / "run.json")
+            known[study.name] = kept(bred)
             if study.name == "residual_assistant":
-                found["left"] = left_beside_the_assistant(found, run)
-            lines += ["", f"## {study.title}", "", *table(found)]
-            record[study.name] = {
-                "verdicts": found["verdicts"],
-                **({"left": found["left"]} if "left" in found else {}),
-                "versions": found["versions"],
-                "random": found["random"]["mean"],
-                "steps": [{key: step[key] for key in KEPT if key in step} for step in found["steps"]],
-            }
+                known[study.name]["left"] = left_beside_the_assistant(bred, run)
+        elif study.name in stored:
+            known[study.name] = stored[study.name]
+        if study.name in known:
+            record[study.name] = known[study.name]
+            lines += ["", f"## {study.title}", "", *table(known[study.name])]
     store(FOLDER, record, [*claims(known, limits, record), *lines])
     return 0
+
+
+def kept(found: Record) -> Record:
+    """What is stored of a lineage."""
+    steps = [{key: step[key] for key in KEPT if key in step} for step in found["steps"]]
+    return {key: found[key] for key in TOLD} | {"steps": steps}
 
 
 def claims(known: Mapping[str, Record], limits: Mapping[str, Limits], record: Record) -> list[str]:
@@ -98,7 +107,7 @@ def claims(known: Mapping[str, Record], limits: Mapping[str, Limits], record: Re
 
 def complete(study: Study, found: Record) -> bool:
     """Whether all lines have all generations, and the arms that are wanted."""
-    last = max(study.generations or 0, study.main_generations or 0) or found["generations"][-1]["number"]
+    last = max(study.generations or 0, study.main_generations or 0) or last_of(found)
     at_last = [row for row in found["steps"] if (row["number"], row["arm"], row["role"]) == (last, None, "")]
     ensembles = [row for row in found["steps"] if row["role"] == "ensemble"]
     enough = len(at_last) == study.lines and (not study.arms or len(ensembles) == study.lines)

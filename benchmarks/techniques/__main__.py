@@ -3,10 +3,10 @@
     make bench NAME=techniques
 
 Limits and estimates of cost stand in thresholds.toml, committed before the first run; the table names the commit. All
-arms of a seed learn from the same states, kept in the run folder, which grows to some 6 GB; what is finished there is
-not repeated, and rows that are not run yet say so, so that the table can be stored at any time. Some rows need
-RLKD_TEACHERS or a policy that has to ship. `--row NAME`, several times if need be, runs some of the rows, `--row none`
-just prints; `--tiny` sees whether all of it runs.
+arms of a seed learn from the same states, kept in the run folder, which grows to some 6 GB. What is finished there or
+stored in result.json is not repeated (delete that file to begin anew), and rows that are not run yet say so, so that
+the table can be stored at any time. Some rows need RLKD_TEACHERS or a policy that has to ship. `--row NAME`, several
+times if need be, runs some of the rows, `--row none` just prints; `--tiny` sees whether all of it runs.
 """
 
 import argparse
@@ -41,6 +41,8 @@ def main() -> int:
     chosen = parser.parse_args()
     limits = tomllib.loads((FOLDER / "thresholds.toml").read_text())
     bench = Bench(chosen.run / "tiny" if chosen.tiny else chosen.run, limits["budget"], tiny=chosen.tiny)
+    if not chosen.tiny and (FOLDER / "result.json").exists():
+        unpack(read_json(FOLDER / "result.json"), bench)
     for row in ROWS:
         if row.name in (chosen.row or names) and row.measure is not None and not missing(row):
             for seed in [100] if chosen.tiny else range(row.seeds or chosen.seeds):
@@ -52,6 +54,22 @@ def main() -> int:
     else:
         store(FOLDER, record, lines)
     return 0
+
+
+def unpack(stored: Record, bench: Bench) -> None:
+    """Put what was measured in other run folders into this one, where it is not there yet."""
+    for row in ROWS:
+        for told in stored["rows"].get(row.name, {"seeds": []})["seeds"]:
+            _keep(piece(row, bench, told["seed"]), told)
+    for name, runs in stored["arms"].items():
+        for told in runs:
+            _keep(bench.file(name, told["seed"]), told)
+
+
+def _keep(path: Path, told: Record) -> None:
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, told)
 
 
 def missing(row: Row) -> bool:
@@ -94,7 +112,8 @@ def table(bench: Bench, limits: dict[str, Limits], seeds: Sequence[int]) -> tupl
     record: Record = {"machine": machine(), "thresholds": limits, "rows": {}, "arms": {}}
     for row in ROWS:
         wanted = every if row.seeds is None or bench.tiny else list(range(row.seeds))
-        records = [read_json(path) for path in (piece(row, bench, seed) for seed in wanted) if path.exists()]
+        paths = {seed: piece(row, bench, seed) for seed in wanted}
+        records = [read_json(path) | {"seed": seed} for seed, path in paths.items() if path.exists()]
         shown, verdict = outcome(row, [each["numbers"] for each in records], limits[row.name], len(wanted))
         claim = row.claim.format(**limits[row.name])
         lines.append(
@@ -128,7 +147,8 @@ def arms_table(bench: Bench, seeds: Sequence[int], record: Record) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(arm for row in ROWS for arm in row.arms):
-        runs = [run for run in (bench.told(name, seed) for seed in seeds) if run is not None]
+        told = {seed: bench.told(name, seed) for seed in seeds}
+        runs = [run | {"seed": seed} for seed, run in told.items() if run is not None]
         for who in runs[0]["numbers"] if runs else ():
             over = {key: seed_interval([run["numbers"][who][key] for run in runs]) for key in KEPT}
             lines.append(

@@ -83,7 +83,7 @@ class Bench:
 
     def numbers(self, name: str, seed: int) -> dict[str, Numbers]:
         """KEPT of an arm's student and of its controls, by name; the arm is run where it was not yet."""
-        arm, path = ARMS[name], self._folder(name, seed) / NUMBERS
+        arm, path = ARMS[name], self.file(name, seed)
         cpu, wall = time.process_time(), time.perf_counter()
         record = self._distilled(name, arm, seed) if isinstance(arm, Arm) else self._rewarded(name, arm, seed)
         entries = {"student": record["students"][0]} | {entry["name"]: entry for entry in record["controls"]}
@@ -93,9 +93,13 @@ class Bench:
             write_json(path, {"numbers": found, **spent})
         return found
 
+    def file(self, name: str, seed: int) -> Path:
+        """Where `numbers` keeps what it gave."""
+        return self._folder(name, seed) / NUMBERS
+
     def told(self, name: str, seed: int) -> Record | None:
         """What `numbers` gave, and the seconds that it took; None where the arm has not been run."""
-        path = self._folder(name, seed) / NUMBERS
+        path = self.file(name, seed)
         return read_json(path) if path.exists() else None
 
     def policy(self, name: str, seed: int) -> Policy:
