@@ -10,6 +10,7 @@ import torch
 from benchmarks.common import Record
 from benchmarks.techniques.verdicts import Finding, difference, kept, mean, more
 from rlkd.evaluation import play
+from rlkd.lineage.verdicts import chosen_of, counted
 from rlkd.policy import Policy, load_policy
 from rlkd.stats import probability_of_improvement
 
@@ -76,12 +77,9 @@ def best_generation(found: Record, limits: Limits) -> Finding | None:
     told = [row for row in found["verdicts"] if row["comparison"] == "first teacher, best generation"]
     if not told:
         return None
-    generations = [by_line(found, number) for number in range(1, last_of(found) + 1)]
-    chances = []
-    for line in generations[0]:
-        scores = [rows[line]["scores"] for rows in generations if line in rows]
-        chosen = max(scores, key=lambda each: float(np.mean(each[0::2])))
-        chances.append(probability_of_improvement([chosen[1::2]], [found["teacher"]["scores"]]).point)
+    chosen = chosen_of({number: by_line(found, number) for number in range(1, last_of(found) + 1)})
+    first = found["teacher"]["scores"]
+    chances = [probability_of_improvement([counted(row)], [first]).point for row in chosen.values()]
     chance, (low, high) = float(np.mean(chances)), told[0]["ci95"]
     measured = f"chance to win {chance:.2f}, TN above the teacher {told[0]['estimate']:+.3f} [{low:+.3f}, {high:+.3f}]"
     return Finding(measured, chance > limits["improvement_above"] and told[0]["verdict"] == "better")

@@ -4,7 +4,8 @@ import json
 import random
 import shutil
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.common import Record
@@ -46,15 +47,15 @@ while True:
 """A learner of Stable-Baselines3 that does nothing but save, about 17 MB and 21 MB."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Lineage:
     """What became of one that was killed again and again."""
 
-    kills: int = 0
+    kills: int
     """How often."""
-    lost: int = 0
+    lost: int
     """Kills after which something that a finished generation had left was missing, or other than before."""
-    left: Record = field(default_factory=dict)
+    left: Record
     """Policies and curves in the end."""
 
 
@@ -103,33 +104,55 @@ def command(line: str, run: str) -> list[str]:
 
 
 def killed_lineage(work: Path, line: str, most: int, draws: random.Random) -> Lineage:
-    """Start a lineage, kill it at a random event, start it again, until it is finished."""
-    run, found = emptied(work / "killed"), Lineage()
-    promised: list[dict[str, bytes]] = []
+    """Kill a lineage again and again until it is finished."""
+    run = emptied(work / "killed")
+    promised = interrupted(command(line, run.name), run, most=most, events_apart=EVENTS, draws=draws)
+    there = generations(run)
+    lost = sum(any(there.get(name) != content for name, content in each.items()) for each in promised)
+    return Lineage(len(promised), lost, left_by(run))
+
+
+def interrupted(
+    arguments: Sequence[str],
+    run: Path,
+    *,
+    most: int,
+    events_apart: int,
+    draws: random.Random,
+    first: str = EVERY_ROUND,
+) -> list[dict[str, bytes]]:
+    """Start a command, kill it just after a random event, start it again, until it ends by itself.
+
+    Args:
+        arguments: of `rlkd`, started in the folder that the run is in.
+        run: its folder.
+        most: kills, after which it is left alone.
+        events_apart: at most so many events lie between a start and its kill, any number as likely.
+        draws: decides when.
+        first: Python that runs before.
+
+    Returns:
+        Of each kill that hit a command at work, what finished generations, if any, had left before it.
+    """
+    found: list[dict[str, bytes]] = []
     while True:
-        process = started(command(line, run.name), work, first=EVERY_ROUND)
-        wanted, seen = draws.randint(1, EVENTS), events(run)
+        process = started(arguments, run.parent, first=first)
+        wanted, seen = draws.randint(1, events_apart), events(run)
         wanted += len(seen)
 
         def enough(seen: set[str] = seen, wanted: int = wanted) -> bool:
             seen |= events(run)
             return len(seen) >= wanted
 
-        if found.kills == most or not until(enough, process):
+        if len(found) == most or not until(enough, process):
             code, said = ended(process)
             if code:
-                raise RuntimeError(f"a lineage that was killed {found.kills} times ended with {code}: {said}")
-            break
-        acknowledged = generations(run)
+                raise RuntimeError(f"{run.name}, killed {len(found)} times, ended with {code}: {said}")
+            return found
+        there = generations(run)
         time.sleep(JITTER * draws.random())
-        if not killed(process) or over(run):
-            continue  # too late: the next attempt finds all of it done
-        found.kills += 1
-        promised.append(acknowledged)
-    there = generations(run)
-    found.lost = sum(any(there.get(name) != content for name, content in each.items()) for each in promised)
-    found.left = left_by(run)
-    return found
+        if killed(process) and not over(run):  # else too late: the next attempt finds all of it done
+            found.append(there)
 
 
 def over(run: Path) -> bool:

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import Record
-from benchmarks.reliability.commands import EVERY_ROUND, ended, events, finished, killed, started, until
+from benchmarks.reliability.commands import EVERY_ROUND, finished
 from benchmarks.reliability.crashes import emptied
-from benchmarks.reliability.kills import curves_of, over
+from benchmarks.reliability.kills import curves_of, interrupted
 from benchmarks.reliability.outcome import Outcome, Trials, added
 from rlkd import recipe, storage
 from rlkd.learn.ppo import policy_spec
@@ -126,23 +126,10 @@ def put(folder: Path, world: World) -> list[str]:
 
 
 def cut(folder: Path, command: Sequence[str], most: int, first: str, draws: random.Random) -> tuple[Record, int]:
-    """Start a run, kill it at a random event, start it again, until it is finished: its end, and how often."""
-    run, times = emptied(folder / "cut"), 0
-    while True:
-        process = started([*command, run.name], folder, first=first)
-        seen = events(run)
-        wanted = len(seen) + draws.randint(1, EVENTS)
-
-        def enough(seen: set[str] = seen, wanted: int = wanted) -> bool:
-            seen |= events(run)
-            return len(seen) >= wanted
-
-        if times == most or not until(enough, process):
-            code, said = ended(process)
-            if code:
-                raise RuntimeError(f"a run that was killed {times} times ended with {code}: {said}")
-            return end_of(run), times
-        times += killed(process) and not over(run)
+    """Kill a run again and again until it is finished: its end, and how often."""
+    run = emptied(folder / "cut")
+    told = interrupted([*command, run.name], run, most=most, events_apart=EVENTS, draws=draws, first=first)
+    return end_of(run), len(told)
 
 
 def end_of(run: Path) -> Record:

@@ -193,14 +193,27 @@ def _against_first(
 
 
 def _best(main: Mapping[int, ByLine], scale: _Scale) -> JsonDict:
-    """Each line's best generation. Whoever is chosen by a score looks too good by it: half of the episodes choose, the
-    other half is what counts. That one of several seeds is a lucky one remains, and is said."""
+    """Each line's best generation. That one of several seeds is a lucky one remains, and is said."""
+    who = f"The best of {len(main)} generations of each line (half of the episodes choose it, the other half count)"
+    return _against_first("best generation", BEST, who, chosen_of(main), scale, counted)
+
+
+def chosen_of(main: Mapping[int, ByLine]) -> dict[int, JsonDict]:
+    """Of each line the generation with the best mean score over half of its episodes; `main` is by number and line.
+
+    Whoever is chosen by a score looks too good by it: only those that have not chosen are `counted`.
+    """
     chosen: dict[int, JsonDict] = {}
     for line in main[_fullest(main)]:
         rows = [rows[line] for _, rows in sorted(main.items()) if line in rows]
         chosen[line] = max(rows, key=lambda row: float(np.mean(row["scores"][0::2])))
-    who = f"The best of {len(main)} generations of each line (half of the episodes choose it, the other half count)"
-    return _against_first("best generation", BEST, who, chosen, scale, lambda row: row["scores"][1::2])
+    return chosen
+
+
+def counted(row: JsonDict) -> Sequence[float]:
+    """Scores of the episodes that have not chosen."""
+    scores: Sequence[float] = row["scores"][1::2]
+    return scores
 
 
 def _all(row: JsonDict) -> Sequence[float]:
