@@ -16,6 +16,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,10 +111,14 @@ WHOLE = Counts(
     control_resumes=4,
 )
 PACKAGES = ("torch", "numpy", "gymnasium")
+ROWS = ("1", "2", "3", "4", "5", "10", "11", "17", "21")
+BY_TWOS = ("4", "1", "11", "5")
+"""Rows whose work is in processes of one thread each, longest first: two rows at a time. Others change what this
+process does with files, and have it to themselves."""
 
 
 def rows(work: Path, counts: Counts, draws: random.Random) -> dict[str, Callable[[], Sequence[Outcome]]]:
-    """What tries the promises of each row."""
+    """What tries the promises of each row, in a folder of its own."""
     return {
         "1": lambda: generations_killed(work, kills=counts.kills, control_kills=counts.control_kills, draws=draws),
         "2": lambda: [process_killed(work)],
@@ -137,28 +142,39 @@ def rows(work: Path, counts: Counts, draws: random.Random) -> dict[str, Callable
     }
 
 
+def tried(row: str, work: Path, counts: Counts, seed: int) -> list[Outcome]:
+    """Try the promises of a row, and say what came of it."""
+    place, start = work / f"row{row}", time.monotonic()
+    place.mkdir()
+    put_teacher(place)
+    put_recipes(place)
+    found = rows(place, counts, random.Random(f"{seed} {row}"))[row]()
+    for each in found:
+        print(f"row {each.row}: {each.trials}; {each.verdict}", file=sys.stderr, flush=True)
+    return [dataclasses.replace(each, seconds=time.monotonic() - start) for each in found]
+
+
 def main() -> int:
     """Try all rows, and store the table; 1 where a promise was broken or nothing was proved."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few minutes")
     parser.add_argument("--times", type=int, default=1, help="so many times the trials")
     parser.add_argument("--seed", type=int, default=0, help="of moments and bytes that are drawn")
-    parser.add_argument("--rows", nargs="+", help="only these; nothing is stored")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, help="only these; nothing is stored")
     chosen = parser.parse_args()
     counts = (QUICK if chosen.quick else WHOLE).times(chosen.times)
     begun = time.monotonic()
-    outcomes: list[Outcome] = []
+    names = [row for row in ROWS if row in (chosen.rows or ROWS)]
+    done: dict[str, list[Outcome]] = {}
     with workplace() as work:
-        put_teacher(work)
-        put_recipes(work)
-        for row, tried in rows(work, counts, random.Random(chosen.seed)).items():
-            if chosen.rows and row not in chosen.rows:
-                continue
-            start = time.monotonic()
-            found = tried()
-            outcomes += [dataclasses.replace(each, seconds=time.monotonic() - start) for each in found]
-            for each in found:
-                print(f"row {each.row}: {each.trials}; {each.verdict}", file=sys.stderr, flush=True)
+        with ThreadPoolExecutor(2) as pool:
+            abreast = [row for row in BY_TWOS if row in names]
+            tell = pool.map(lambda row: tried(row, work, counts, chosen.seed), abreast)
+            done |= dict(zip(abreast, tell, strict=True))
+        for row in names:
+            if row not in done:
+                done[row] = tried(row, work, counts, chosen.seed)
+    outcomes = [each for row in names for each in done[row]]
     minutes = (time.monotonic() - begun) / 60
     size = f"{'Quick' if chosen.quick else 'Whole'} sizes x {chosen.times}, seed {chosen.seed}, {minutes:.1f} minutes"
     load = f"load average at the end {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
