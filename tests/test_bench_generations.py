@@ -12,7 +12,7 @@ import torch
 from benchmarks.common import Record
 from benchmarks.generations.__main__ import FOLDER, claims, complete, kept, table
 from benchmarks.generations.claims import CLAIMS, STATES, left_beside_the_assistant
-from benchmarks.generations.studies import STUDIES, Study
+from benchmarks.generations.studies import EPISODES, STUDIES, Study
 from rlkd import recipe
 from rlkd.distillation.command import default_recipe
 from rlkd.evaluation import environment_of, play
@@ -43,7 +43,7 @@ def made_up(name: str, **changes: float) -> Record:
     """A lineage as the claim's study breeds it, with effects in TN by role."""
     study = OF[next(claim.study for claim in CLAIMS if claim.name == name)]
     rule = recipe.load(study.agent, Generations)
-    arms, generations = ARMS if study.arms else (), study.generations or rule.generations
+    arms, generations = ARMS if study.arms else (), study.generations
     return lineage(rule.operator.name, lines=3, generations=generations, arms=arms, effects=changes, noise=2.0)
 
 
@@ -57,10 +57,10 @@ def test_every_claim_has_limits_and_a_study_and_says_them() -> None:
 @pytest.mark.parametrize("study", STUDIES, ids=list(OF))
 def test_recipes_of_studies_fit_together(study: Study) -> None:
     rule, founder = recipe.load(study.agent, Generations, overrides=study.overrides), as_policy(study.teacher)
-    rule = replace(rule, generations=study.generations or rule.generations, arms=ARMS if study.arms else ())
+    rule = replace(rule, generations=study.generations, arms=ARMS if study.arms else ())
     distilling = recipe.load(rule.distill or default_recipe(founder), Distill)
     game, run = environment_of(founder, None), Path("nowhere")
-    line = lineage_of(rule, founder, game, distilling, run=run, seed=0, episodes=study.episodes, device="cpu")
+    line = lineage_of(rule, founder, game, distilling, run=run, seed=0, episodes=EPISODES, device="cpu")
     assert len(line.steps(founder, study.lines)) >= study.lines * rule.generations
 
 

@@ -1,17 +1,16 @@
 """What `rlkd evolve` comes to on Atari: arm by arm and generation by generation, its verdicts, and papers' claims.
 
-    make bench NAME=generations                             # breeds what is not there yet; 12 core-hours
+    make bench NAME=generations                             # breeds what is not there yet; 6 core-hours
     python -m benchmarks.generations --study pong           # one of them
     python -m benchmarks.generations --study none           # breeds nothing, stores what is there by now
 
 A study that is in no run folder here is taken from result.json, if it is stored there.
 
-Pong: born-again students of `policy:pong_dqn`, whose training was stopped while its curve rose. Three lines of descent
-that differ by their seeds, three generations with all arms and five of the main line. Breakout: the main line from
-`policy:breakout`, likewise stopped early. There everybody plays 32 of the protocol's episodes: of 100 the games of Pong
-would cost twice as much as learning. Teacher assistants, a residual assistant and Knowledge Evolution have smaller
-students of `policy:pong`, who learn and play as briefly as those of the benchmark `techniques`. Runs are resumable, a
-call goes on where the last one stopped. Limits of claims stand in thresholds.toml.
+Pong: born-again students of `policy:pong_early`, whose training was stopped while its curve rose; three lines of
+descent that differ by their seeds, three generations with all arms and five of the main line. Breakout: the main line
+from `policy:breakout`, likewise stopped early. A teacher assistant, a residual assistant and Knowledge Evolution have
+smaller students of `policy:pong`. Everybody learns and plays as briefly as quick.toml and studies.py say. Runs are
+resumable, a call goes on where the last one stopped. Limits of claims stand in thresholds.toml.
 """
 
 import argparse
@@ -22,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import Record, end_with, machine, store, thresholds_commit
-from benchmarks.generations.claims import CLAIMS, NOT_RUN, Limits, last_of, left_beside_the_assistant, own_luck
+from benchmarks.generations.claims import CLAIMS, NOT_RUN, Limits, left_beside_the_assistant, own_luck
 from benchmarks.generations.studies import STUDIES, Study, breed
 from rlkd.lineage.lines import groups
 from rlkd.stats import failed_share
@@ -107,7 +106,7 @@ def claims(known: Mapping[str, Record], limits: Mapping[str, Limits], record: Re
 
 def complete(study: Study, found: Record) -> bool:
     """Whether all lines have all generations, and the arms that are wanted."""
-    last = max(study.generations or 0, study.main_generations or 0) or last_of(found)
+    last = max(study.generations, study.main_generations or 0)
     at_last = [row for row in found["steps"] if (row["number"], row["arm"], row["role"]) == (last, None, "")]
     ensembles = [row for row in found["steps"] if row["role"] == "ensemble"]
     enough = len(at_last) == study.lines and (not study.arms or len(ensembles) == study.lines)

@@ -21,30 +21,26 @@ class Study:
     """Generations recipe."""
     overrides: tuple[str, ...] = ()
     """Of it."""
-    generations: int | None = 3
-    """How many; None: the recipe's."""
+    generations: int
+    """How many."""
     arms: bool = False
     """Whether all arms are bred beside the main line."""
     main_generations: int | None = None
     """How many the main line has in the end, where it is longer than its arms."""
     lines: int = 3
     """Of descent."""
-    episodes: int = 32
-    """Everybody plays."""
 
 
-# A part of techniques' protocol: 1,000 steps leave a student of 62,000 parameters below its teacher, where there is
-# something to make up for. Costs a tenth of the recipes' own 3,000 steps of the teacher's network.
 # Paths are from the project's root: an absolute one would be another recipe in every clone.
-BORN_AGAIN = ('distill="benchmarks/generations/born_again.toml"',)
 QUICK = ('distill="benchmarks/generations/quick.toml"',)
 QUICK_MSE = ('distill="benchmarks/generations/quick_mse.toml"',)
 STUDIES = (
     Study(
         name="pong",
         title="Born-again students, Pong, from a teacher stopped early",
-        teacher="policy:pong_dqn",
-        overrides=BORN_AGAIN,
+        teacher="policy:pong_early",
+        overrides=QUICK,
+        generations=3,
         arms=True,
         main_generations=5,
     ),
@@ -52,7 +48,8 @@ STUDIES = (
         name="breakout",
         title="Born-again students, Breakout, from a teacher stopped early",
         teacher="policy:breakout",
-        overrides=BORN_AGAIN,
+        overrides=QUICK,
+        generations=3,
     ),
     Study(
         name="teacher_assistant",
@@ -60,8 +57,7 @@ STUDIES = (
         teacher="policy:pong",
         agent="teacher_assistant",
         overrides=QUICK,
-        generations=None,
-        episodes=16,
+        generations=2,
     ),
     Study(
         name="residual_assistant",
@@ -69,8 +65,7 @@ STUDIES = (
         teacher="policy:pong",
         agent="residual_assistant",
         overrides=QUICK_MSE,
-        generations=None,
-        episodes=16,
+        generations=1,
     ),
     Study(
         name="knowledge_evolution",
@@ -78,11 +73,12 @@ STUDIES = (
         teacher="policy:pong",
         agent="knowledge_evolution",
         overrides=(*QUICK, 'student="nature_62k"'),
-        generations=None,
+        generations=3,
         lines=5,
-        episodes=16,
     ),
 )
+EPISODES = 16
+"""Everybody plays: of the protocol's 100 the games of Pong would cost five times as much as learning."""
 
 
 def breed(study: Study, run: Path) -> None:
@@ -100,7 +96,7 @@ def breed(study: Study, run: Path) -> None:
             lines=study.lines,
             generations=generations,
             arms=arms,
-            episodes=study.episodes,
+            episodes=EPISODES,
             overrides=study.overrides,
         )
     write_report(run)
