@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.common import Record
-from benchmarks.generations.__main__ import FOLDER, claims, complete, kept, table
+from benchmarks.generations.__main__ import FOLDER, claims, complete, kept, table, told_of
 from benchmarks.generations.claims import CLAIMS, STATES, left_beside_the_assistant
 from benchmarks.generations.studies import EPISODES, STUDIES, Study
 from rlkd import recipe
@@ -138,7 +138,8 @@ def test_what_is_stored_of_a_study_says_what_its_run_folder_does(study: Study) -
     name = next(claim.name for claim in CLAIMS if claim.study == study.name) if study.name != "breakout" else ""
     found = made_up(name) if name else lineage(lines=3)
     found |= {"verdicts": verdicts(found)}
-    stored: Record = json.loads(json.dumps(kept(found)))
+    stored: Record = json.loads(json.dumps(kept(found, study)))
+    assert stored["study"] == told_of(study)
     assert table(stored) == table(found)
     assert claims({study.name: stored}, LIMITS, {"claims": {}}) == claims({study.name: found}, LIMITS, {"claims": {}})
 

@@ -16,6 +16,7 @@ resumable, a call goes on where the last one stopped. Limits of claims stand in 
 import argparse
 import tomllib
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -57,10 +58,10 @@ def main() -> int:
             breed(study, run)
         if (run / "run.json").exists():
             bred = read_json(run / "run.json")
-            known[study.name] = kept(bred)
+            known[study.name] = kept(bred, study)
             if study.name == "residual_assistant":
                 known[study.name]["left"] = left_beside_the_assistant(bred, run)
-        elif study.name in stored:
+        elif study.name in stored and stored[study.name]["study"] == told_of(study):
             known[study.name] = stored[study.name]
         if study.name in known:
             record[study.name] = known[study.name]
@@ -69,10 +70,15 @@ def main() -> int:
     return 0
 
 
-def kept(found: Record) -> Record:
+def kept(found: Record, study: Study) -> Record:
     """What is stored of a lineage."""
     steps = [{key: step[key] for key in KEPT if key in step} for step in found["steps"]]
-    return {key: found[key] for key in TOLD} | {"steps": steps}
+    return {key: found[key] for key in TOLD} | {"steps": steps, "study": told_of(study)}
+
+
+def told_of(study: Study) -> Record:
+    """A study as JSON has it: what is stored of another one by the same name is not this one's."""
+    return asdict(study) | {"overrides": list(study.overrides)}
 
 
 def claims(known: Mapping[str, Record], limits: Mapping[str, Limits], record: Record) -> list[str]:
