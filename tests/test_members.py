@@ -207,7 +207,7 @@ def test_a_recipe_of_members_is_written_read_and_shown(tmp_path: Path, capsys: C
 def test_a_network_without_members_has_the_table_and_hash_that_it_had() -> None:
     assert not {"members", "combine"} & recipe.to_table(TINY).keys()
     assert recipe.recipe_hash(recipe.load("nature", Network)) == NATURE_HASH
-    for name in ("pong", "breakout", "pong_dqn"):
+    for name in ("pong", "breakout", "pong_dqn", "pong_early"):
         load_policy(f"policy:{name}")  # refused unless its record still has the hash in the file
 
 
