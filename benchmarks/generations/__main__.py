@@ -4,7 +4,7 @@
     python -m benchmarks.generations --study pong           # one of them
     python -m benchmarks.generations --study none           # breeds nothing, stores what is there by now
 
-A study that is in no run folder here is taken from result.json, if it is stored there.
+A study that result.json has to its end is not bred again; delete that file to begin anew.
 
 Pong: born-again students of `policy:pong_early`, whose training was stopped while its curve rose; three lines of
 descent that differ by their seeds, three generations with all arms and five of the main line. Breakout: the main line
@@ -53,16 +53,18 @@ def main() -> int:
     known: dict[str, Record] = {}
     lines: list[str] = []
     for study in STUDIES:
-        run = chosen.run / f"evolve_{study.name}"
-        if study.name in (chosen.study or names):
+        run, before = chosen.run / f"evolve_{study.name}", stored.get(study.name)
+        if before is not None and before["study"] != told_of(study):
+            before = None
+        if study.name in (chosen.study or names) and (before is None or not complete(study, before)):
             breed(study, run)
         if (run / "run.json").exists():
             bred = read_json(run / "run.json")
             known[study.name] = kept(bred, study)
             if study.name == "residual_assistant":
                 known[study.name]["left"] = left_beside_the_assistant(bred, run)
-        elif study.name in stored and stored[study.name]["study"] == told_of(study):
-            known[study.name] = stored[study.name]
+        elif before is not None:
+            known[study.name] = before
         if study.name in known:
             record[study.name] = known[study.name]
             lines += ["", f"## {study.title}", "", *table(known[study.name])]
