@@ -24,7 +24,7 @@ READING = {
     "kl_student_states": "The same where the child plays itself.",
     "nll": "Surprise of the child, in nats, at what the teacher does; the least it can be is the teacher's own "
     "entropy.",
-    "nll_sampled": "The same for one action drawn from the teacher in each state; it differs from `nll` by luck alone.",
+    "nll_sampled": "The same for one action drawn from the teacher in each state; it differs from NLL by luck alone.",
     "calibration_error": "How far the child's confidence is from how often the teacher would do the same; 0 is honest, "
     "0.1 is ten points off.",
     "calibration_error_sampled": "The same for one drawn action in each state; seldom 0, since luck does not "
