@@ -15,7 +15,7 @@ import numpy as np
 from rlkd.errors import RlkdError, Stopped
 from rlkd.recipe import Distill, recipe_hash
 from rlkd.stats import Estimate, failed_share, normalised_score
-from rlkd.storage import write_bytes, write_json
+from rlkd.storage import read_json, write_bytes, write_json
 
 Record = dict[str, Any]
 
@@ -76,6 +76,12 @@ def store(folder: Path, record: Record, lines: Sequence[str]) -> None:
     print(text, end="")
     write_json(folder / "result.json", record)
     write_bytes(folder / "result.md", text.encode())
+
+
+def stored(folder: Path) -> Record:
+    """What `store` has kept in a benchmark's folder; empty where there is nothing yet."""
+    path = folder / "result.json"
+    return read_json(path) if path.exists() else {}
 
 
 def thresholds_commit(folder: Path) -> str:

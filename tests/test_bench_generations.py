@@ -10,17 +10,16 @@ import pytest
 import torch
 
 from benchmarks.common import Record
-from benchmarks.generations.__main__ import FOLDER, claims, complete, kept, table, told_of
+from benchmarks.generations import __main__ as main
+from benchmarks.generations.__main__ import FOLDER, claims, complete, kept, result_of, table
 from benchmarks.generations.claims import CLAIMS, STATES, left_beside_the_assistant
-from benchmarks.generations.studies import EPISODES, STUDIES, Study
-from rlkd import recipe
-from rlkd.distillation.command import default_recipe
-from rlkd.evaluation import environment_of, play
+from benchmarks.generations.studies import STUDIES, Study, identity, planned
+from rlkd import recipe, storage
+from rlkd.evaluation import play
 from rlkd.lineage import evolve
-from rlkd.lineage.line import lineage_of
 from rlkd.lineage.verdicts import verdicts
-from rlkd.policy import as_policy, load_policy
-from rlkd.recipe import Arm, Distill, Generations, Part, Term
+from rlkd.policy import load_policy
+from rlkd.recipe import Arm, Generations, Part, Term
 from tests.handmade import cartpole_teacher
 from tests.made_up_lineage import lineage
 from tests.test_lineage_operators import agent
@@ -56,12 +55,8 @@ def test_every_claim_has_limits_and_a_study_and_says_them() -> None:
 
 @pytest.mark.parametrize("study", STUDIES, ids=list(OF))
 def test_recipes_of_studies_fit_together(study: Study) -> None:
-    rule, founder = recipe.load(study.agent, Generations, overrides=study.overrides), as_policy(study.teacher)
-    rule = replace(rule, generations=study.generations, arms=ARMS if study.arms else ())
-    distilling = recipe.load(rule.distill or default_recipe(founder), Distill)
-    game, run = environment_of(founder, None), Path("nowhere")
-    line = lineage_of(rule, founder, game, distilling, run=run, seed=0, episodes=EPISODES, device="cpu")
-    assert len(line.steps(founder, study.lines)) >= study.lines * rule.generations
+    founder, line = planned(study)
+    assert len(line.steps(founder, study.lines)) >= study.lines * study.generations
 
 
 @pytest.mark.parametrize(
@@ -138,10 +133,37 @@ def test_what_is_stored_of_a_study_says_what_its_run_folder_does(study: Study) -
     name = next(claim.name for claim in CLAIMS if claim.study == study.name) if study.name != "breakout" else ""
     found = made_up(name) if name else lineage(lines=3)
     found |= {"verdicts": verdicts(found)}
-    stored: Record = json.loads(json.dumps(kept(found, study)))
-    assert stored["study"] == told_of(study)
+    stored: Record = json.loads(json.dumps(kept(found)))
     assert table(stored) == table(found)
     assert claims({study.name: stored}, LIMITS, {"claims": {}}) == claims({study.name: found}, LIMITS, {"claims": {}})
+
+
+def test_a_study_that_is_stored_to_its_end_is_neither_bred_nor_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, bred = OF["breakout"], lineage(lines=2) | {"verdicts": []}
+    whole = kept(lineage(lines=3) | {"verdicts": []})
+    whole["teacher"]["identity"] = identity(study)
+    asked_for: list[str] = []
+    monkeypatch.setattr(main, "breed", lambda study, run: asked_for.append(study.name))
+    assert result_of(study, None, tmp_path, asked=False) is None
+    storage.write_json(tmp_path / "run.json", bred)
+    assert result_of(study, whole, tmp_path, asked=True) == whole
+    assert asked_for == []
+    other = whole | {"teacher": whole["teacher"] | {"identity": "of another quick.toml"}}
+    short = whole | {"steps": [step for step in whole["steps"] if step["line"] < 2]}
+    for stored in (other, short):
+        assert result_of(study, stored, tmp_path, asked=True) == json.loads(json.dumps(kept(bred)))
+    assert asked_for == [study.name] * 2
+    assert result_of(study, short, tmp_path / "nowhere", asked=False) == short
+    assert result_of(study, other, tmp_path / "nowhere", asked=False) is None
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=list(OF))
+def test_whose_lineage_a_study_is_changes_with_what_it_is_made_of(study: Study) -> None:
+    others = [replace(study, teacher="policy:pong_dqn"), replace(study, overrides=('student="nature_113k"',))]
+    assert len({identity(each) for each in (study, *others)}) == 3
+    assert identity(replace(study, lines=9, arms=not study.arms and study.agent == "born_again")) == identity(study)
 
 
 def test_what_an_assistant_leaves_is_measured_on_states_of_the_student(tmp_path: Path) -> None:

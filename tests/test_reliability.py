@@ -74,7 +74,7 @@ def test_a_row_whose_control_does_not_fail_proves_nothing() -> None:
 
 def test_larger_counts_are_counts_of_all_rows_that_draw() -> None:
     assert (QUICK.times(3).kills, QUICK.times(3).versions) == (3 * QUICK.kills, QUICK.versions)
-    assert tuple(rows(Path(), WHOLE, random.Random(0))) == ROWS
+    assert list(rows(Path(), WHOLE, random.Random(0))) == ["1", "2", "3", "4", "5", "10", "11", "17", "21"]
     assert set(BY_TWOS) < set(ROWS)
 
 

@@ -16,14 +16,13 @@ resumable, a call goes on where the last one stopped. Limits of claims stand in 
 import argparse
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import Record, end_with, machine, store, thresholds_commit
+from benchmarks.common import Record, end_with, machine, store, stored, thresholds_commit
 from benchmarks.generations.claims import CLAIMS, NOT_RUN, Limits, left_beside_the_assistant, own_luck
-from benchmarks.generations.studies import STUDIES, Study, breed
+from benchmarks.generations.studies import STUDIES, Study, breed, identity
 from rlkd.lineage.lines import groups
 from rlkd.stats import failed_share
 from rlkd.storage import read_json
@@ -49,38 +48,45 @@ def main() -> int:
     chosen = parser.parse_args()
     limits = tomllib.loads((FOLDER / "thresholds.toml").read_text())
     record: Record = {"machine": machine(), "thresholds": limits, "claims": {}}
-    stored = read_json(FOLDER / "result.json") if (FOLDER / "result.json").exists() else {}
-    known: dict[str, Record] = {}
+    before, known = stored(FOLDER), {}
     lines: list[str] = []
     for study in STUDIES:
-        run, before = chosen.run / f"evolve_{study.name}", stored.get(study.name)
-        if before is not None and before["study"] != told_of(study):
-            before = None
-        if study.name in (chosen.study or names) and (before is None or not complete(study, before)):
-            breed(study, run)
-        if (run / "run.json").exists():
-            bred = read_json(run / "run.json")
-            known[study.name] = kept(bred, study)
-            if study.name == "residual_assistant":
-                known[study.name]["left"] = left_beside_the_assistant(bred, run)
-        elif before is not None:
-            known[study.name] = before
-        if study.name in known:
-            record[study.name] = known[study.name]
-            lines += ["", f"## {study.title}", "", *table(known[study.name])]
-    store(FOLDER, record, [*claims(known, limits, record), *lines])
+        asked, run = study.name in (chosen.study or names), chosen.run / f"evolve_{study.name}"
+        found = result_of(study, before.get(study.name), run, asked=asked)
+        if found is not None:
+            known[study.name] = found
+            lines += ["", f"## {study.title}", "", *table(found)]
+    lines = [*claims(known, limits, record), *lines]
+    store(FOLDER, record | known, lines)
     return 0
 
 
-def kept(found: Record, study: Study) -> Record:
+def result_of(study: Study, before: Record | None, run: Path, *, asked: bool) -> Record | None:
+    """What there is of a study's lineage: stored to its end, else in the run folder, else stored so far.
+
+    Args:
+        study: which one.
+        before: what is stored under its name, be it of other recipes.
+        run: its run folder.
+        asked: whether to breed what is not stored to its end.
+    """
+    if before is not None and before["teacher"]["identity"] != identity(study):
+        before = None
+    if before is not None and complete(study, before):
+        return before
+    if asked:
+        breed(study, run)
+    if not (run / "run.json").exists():
+        return before
+    bred = read_json(run / "run.json")
+    left = {"left": left_beside_the_assistant(bred, run)} if study.name == "residual_assistant" else {}
+    return kept(bred) | left
+
+
+def kept(found: Record) -> Record:
     """What is stored of a lineage."""
     steps = [{key: step[key] for key in KEPT if key in step} for step in found["steps"]]
-    return {key: found[key] for key in TOLD} | {"steps": steps, "study": told_of(study)}
-
-
-def told_of(study: Study) -> Record:
-    """A study as JSON has it: what is stored of another one by the same name is not this one's."""
-    return asdict(study) | {"overrides": list(study.overrides)}
+    return {key: found[key] for key in TOLD} | {"steps": steps}
 
 
 def claims(known: Mapping[str, Record], limits: Mapping[str, Limits], record: Record) -> list[str]:

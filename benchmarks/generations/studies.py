@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlkd.lineage import evolve
+from rlkd.lineage.line import Lineage
+from rlkd.lineage.run import prepared
+from rlkd.policy import Policy
 from rlkd.report import write_report
 
 
@@ -79,6 +82,28 @@ STUDIES = (
 )
 EPISODES = 16
 """Everybody plays: of the protocol's 100 the games of Pong would cost five times as much as learning."""
+
+
+def planned(study: Study) -> tuple[Policy, Lineage]:
+    """The first teacher, and what is bred from it before the main line goes on."""
+    return prepared(
+        study.teacher,
+        study.agent,
+        run=study.name,
+        generations=study.generations,
+        arms=study.arms,
+        env=None,
+        seed=0,
+        episodes=EPISODES,
+        device="auto",
+        overrides=study.overrides,
+    )
+
+
+def identity(study: Study) -> str:
+    """What all records of the study's lineage bear: of its recipes, first teacher and episodes."""
+    founder, line = planned(study)
+    return line.identity(founder)
 
 
 def breed(study: Study, run: Path) -> None:

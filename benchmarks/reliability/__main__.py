@@ -111,7 +111,6 @@ WHOLE = Counts(
     control_resumes=4,
 )
 PACKAGES = ("torch", "numpy", "gymnasium")
-ROWS = ("1", "2", "3", "4", "5", "10", "11", "17", "21")
 BY_TWOS = ("4", "1", "11", "5")
 """Rows whose work is in processes of one thread each, longest first: two rows at a time. Others change what this
 process does with files, and have it to themselves."""
@@ -142,6 +141,9 @@ def rows(work: Path, counts: Counts, draws: random.Random) -> dict[str, Callable
     }
 
 
+ROWS = tuple(rows(Path(), WHOLE, random.Random()))
+
+
 def tried(row: str, work: Path, counts: Counts, seed: int) -> list[Outcome]:
     """Try the promises of a row, and say what came of it."""
     place, start = work / f"row{row}", time.monotonic()
@@ -169,8 +171,8 @@ def main() -> int:
     with workplace() as work:
         with ThreadPoolExecutor(2) as pool:
             abreast = [row for row in BY_TWOS if row in names]
-            tell = pool.map(lambda row: tried(row, work, counts, chosen.seed), abreast)
-            done |= dict(zip(abreast, tell, strict=True))
+            found = pool.map(lambda row: tried(row, work, counts, chosen.seed), abreast)
+            done |= dict(zip(abreast, found, strict=True))
         for row in names:
             if row not in done:
                 done[row] = tried(row, work, counts, chosen.seed)

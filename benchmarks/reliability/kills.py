@@ -137,8 +137,8 @@ def interrupted(
     found: list[dict[str, bytes]] = []
     while True:
         process = started(arguments, run.parent, first=first)
-        wanted, seen = draws.randint(1, events_apart), events(run)
-        wanted += len(seen)
+        seen = events(run)
+        wanted = len(seen) + draws.randint(1, events_apart)
 
         def enough(seen: set[str] = seen, wanted: int = wanted) -> bool:
             seen |= events(run)

@@ -16,7 +16,7 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.common import Record, end_with, machine, store, thinned
+from benchmarks.common import Record, end_with, machine, store, stored, thinned
 from rlkd import recipe
 from rlkd.evaluation import environment_of, play, play_randomly
 from rlkd.learn.training import POLICY
@@ -24,7 +24,7 @@ from rlkd.metrics import read_metrics
 from rlkd.policy import Policy, load_policy, parse_rule
 from rlkd.recipe import Environment, data_root
 from rlkd.stats import mean_interval
-from rlkd.storage import read_json, write_bytes
+from rlkd.storage import write_bytes
 
 FOLDER = Path(__file__).parent
 SHIPPED = data_root() / "agents" / "policies"
@@ -52,10 +52,10 @@ def main() -> int:
         "|---|---|---|---|---|---|---|---|",
     ]
     record: Record = {"machine": machine()}
-    stored: Record = read_json(FOLDER / "result.json") if (FOLDER / "result.json").exists() else {}
+    before = stored(FOLDER)
     games = []
     for name, told in made.items():
-        line, record[name] = scored(name, told, stored)
+        line, record[name] = scored(name, told, before.get(name))
         lines.append(line)
         games.append(record[name]["environment"])
     lines.append("")
@@ -75,12 +75,12 @@ def main() -> int:
     return 0
 
 
-def scored(name: str, told: Record, stored: Record) -> tuple[str, Record]:
+def scored(name: str, told: Record, before: Record | None) -> tuple[str, Record]:
     """A line of the table, and what it says; a policy that was scored before is not played again."""
     policy = load_policy(f"policy:{name}")
     environment = environment_of(policy, None)
-    if name in stored and stored[name]["hash"] == policy.spec.hash:
-        scores, random = stored[name]["scores"], stored[name]["random"]
+    if before is not None and before["hash"] == policy.spec.hash:
+        scores, random = before["scores"], before["random"]
     else:
         scores, random = play(policy, environment).evaluation.scores, play_randomly(environment).mean
     estimate, size = mean_interval(scores), (SHIPPED / f"{name}.safetensors").stat().st_size

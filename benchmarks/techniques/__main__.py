@@ -17,7 +17,7 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.common import Record, end_with, machine, store, thresholds_commit
+from benchmarks.common import Record, end_with, machine, store, stored, thresholds_commit
 from benchmarks.techniques.bench import KEPT, Bench, Numbers
 from benchmarks.techniques.rows import ROWS, Row
 from benchmarks.techniques.verdicts import Limits
@@ -41,8 +41,8 @@ def main() -> int:
     chosen = parser.parse_args()
     limits = tomllib.loads((FOLDER / "thresholds.toml").read_text())
     bench = Bench(chosen.run / "tiny" if chosen.tiny else chosen.run, limits["budget"], tiny=chosen.tiny)
-    if not chosen.tiny and (FOLDER / "result.json").exists():
-        unpack(read_json(FOLDER / "result.json"), bench)
+    if not chosen.tiny:
+        unpack(stored(FOLDER), bench)
     for row in ROWS:
         if row.name in (chosen.row or names) and row.measure is not None and not missing(row):
             for seed in [100] if chosen.tiny else range(row.seeds or chosen.seeds):
@@ -56,20 +56,16 @@ def main() -> int:
     return 0
 
 
-def unpack(stored: Record, bench: Bench) -> None:
+def unpack(record: Record, bench: Bench) -> None:
     """Put what was measured in other run folders into this one, where it is not there yet."""
-    for row in ROWS:
-        for told in stored["rows"].get(row.name, {"seeds": []})["seeds"]:
-            _keep(piece(row, bench, told["seed"]), told)
-    for name, runs in stored["arms"].items():
-        for told in runs:
-            _keep(bench.file(name, told["seed"]), told)
-
-
-def _keep(path: Path, told: Record) -> None:
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, told)
+    rows = record.get("rows", {})
+    found = {
+        piece(row, bench, told["seed"]): told for row in ROWS if row.name in rows for told in rows[row.name]["seeds"]
+    }
+    found |= {bench.file(arm, told["seed"]): told for arm, runs in record.get("arms", {}).items() for told in runs}
+    for path, told in found.items():
+        if not path.exists():
+            write_json(path, told)
 
 
 def missing(row: Row) -> bool:

@@ -82,20 +82,19 @@ def evolve(
         MismatchError: the first teacher plays as random play does: nothing to normalise by.
         Stopped: on SIGINT, SIGTERM or SIGUSR1, after saving.
     """
-    check_request(seed, episodes)
     if lines < 1:
         raise ValueError(f"lines must be at least 1, got {lines}")
-    rule = recipe.load(agent, Generations, overrides=overrides)
-    if generations is not None:
-        rule = replace(rule, generations=generations)
-    founder = as_policy(teacher, env=None if env is None else as_recipe(env))
-    if arms:
-        rule = replace(rule, arms=tuple(arm for arm in ARMS if arm != "permuted" or founder.spec.actions > 2))
-    environment = environment_of(founder, None)
-    # Controls are a matter for `rlkd distill`: a lineage compares its generations with each other.
-    distilling = replace(recipe.load(rule.distill or default_recipe(founder), Distill), controls=())
-    line = lineage_of(
-        rule, founder, environment, distilling, run=Path(run), seed=seed, episodes=episodes, device=device
+    founder, line = prepared(
+        teacher,
+        agent,
+        run=run,
+        generations=generations,
+        arms=arms,
+        env=env,
+        seed=seed,
+        episodes=episodes,
+        device=device,
+        overrides=overrides,
     )
     steps = line.steps(founder, lines)
     identity = line.identity(founder)
@@ -112,7 +111,8 @@ def evolve(
             if record is not None and record["plan"] != step.key:
                 raise StorageError(
                     f"{folder_of(line.run, step.name)} was made by another plan than this: operator "
-                    f"'{rule.operator.name}' plans otherwise for {rule.generations} generations; name another --run"
+                    f"'{line.rule.operator.name}' plans otherwise for {line.rule.generations} generations; name "
+                    "another --run"
                 )
             if record is None:
                 started = time.monotonic()
@@ -138,6 +138,36 @@ def evolve(
             storage.write_json(line.run / "run.json", content)
         tell_left_out(line.run, waiting, everyone)
     return content
+
+
+def prepared(
+    teacher: Policy | str | Path,
+    agent: str,
+    *,
+    run: str | Path,
+    generations: int | None,
+    arms: bool,
+    env: Environment | str | None,
+    seed: int,
+    episodes: int | None,
+    device: str,
+    overrides: Sequence[str],
+) -> tuple[Policy, Lineage]:
+    """The first teacher, and what `evolve` would breed from it; arguments and errors are those of `evolve`."""
+    check_request(seed, episodes)
+    rule = recipe.load(agent, Generations, overrides=overrides)
+    if generations is not None:
+        rule = replace(rule, generations=generations)
+    founder = as_policy(teacher, env=None if env is None else as_recipe(env))
+    if arms:
+        rule = replace(rule, arms=tuple(arm for arm in ARMS if arm != "permuted" or founder.spec.actions > 2))
+    environment = environment_of(founder, None)
+    # Controls are a matter for `rlkd distill`: a lineage compares its generations with each other.
+    distilling = replace(recipe.load(rule.distill or default_recipe(founder), Distill), controls=())
+    line = lineage_of(
+        rule, founder, environment, distilling, run=Path(run), seed=seed, episodes=episodes, device=device
+    )
+    return founder, line
 
 
 DONE_BY = {
