@@ -13,13 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.common import Record, end_with, thinned
+from benchmarks.common import Record, end_with, store, stored, thinned
 from benchmarks.exploration import __main__ as exploration
 from benchmarks.first_weights.__main__ import dead_units
 from benchmarks.gpu.__main__ import table as gpu_table
 from benchmarks.noisy_tv import __main__ as noisy_tv
 from benchmarks.novelty_curve import __main__ as novelty_curve
 from benchmarks.rnd_mutations import __main__ as rnd_mutations
+from benchmarks.teachers import __main__ as teachers
 from benchmarks.teachers.revive import answers, revive
 from benchmarks.throughput.__main__ import FOLDER, PARTS
 from benchmarks.throughput.measure import Shares, Window, tree_cpu_seconds
@@ -29,6 +30,30 @@ from rlkd.errors import RecipeError, Stopped
 from rlkd.policy import PolicyNetwork
 from rlkd.recipe import Network, Ppo, recipe_hash
 from rlkd.vector import as_recipe
+
+
+def test_what_is_stored_is_read_again(tmp_path: Path) -> None:
+    assert stored(tmp_path) == {}
+    store(tmp_path, {"rows": [1.5]}, ["a line"])
+    assert stored(tmp_path) == {"rows": [1.5]}
+
+
+def test_a_policy_with_stored_scores_is_not_played(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, made = stored(teachers.FOLDER), tomllib.loads((teachers.FOLDER / "teachers.toml").read_text())
+    monkeypatch.setattr(teachers, "play", played_anew)
+    table = (teachers.FOLDER / "result.md").read_text().splitlines()
+    for name, told in made.items():
+        line, record = teachers.scored(name, told, before[name])
+        assert line in table
+        assert record == before[name]
+        for other in (None, before[name] | {"hash": "of other weights"}):
+            with pytest.raises(RuntimeError, match="played"):
+                teachers.scored(name, told, other)
+
+
+def played_anew(*_: object) -> None:
+    """Instead of a hundred games."""
+    raise RuntimeError("played")
 
 
 @pytest.mark.parametrize(
