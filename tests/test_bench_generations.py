@@ -83,6 +83,15 @@ def test_scores_decide(name: str, effects: dict[str, float], holds: bool) -> Non
         assert not finding(name, found)[0]  # as large as the next network
 
 
+def test_games_that_choose_a_generation_do_not_count_for_its_chance_to_win() -> None:
+    found = made_up("born_again_best")
+    for row in found["steps"]:
+        row["scores"] = [100.0] * len(row["scores"])
+    for row in found["steps"][1:]:
+        row["scores"] = [200.0 if game % 2 == 0 else 100.0 for game in range(len(row["scores"]))]
+    assert "chance to win 0.50" in finding("born_again_best", found)[1]
+
+
 def test_a_part_has_to_get_better_in_most_lines() -> None:
     found = made_up("evolution_slim")
     for row in found["steps"]:

@@ -171,10 +171,28 @@ def work(memory: Path) -> Path:
 def test_a_lineage_that_was_killed_comes_to_the_same_bits(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(work)
     evolve("teacher.safetensors", LINE, run="whole", episodes=4)
+    promised: list[dict[str, bytes]] = []
+    there, interrupted = kills.generations, kills.interrupted
+    monkeypatch.setattr(kills, "generations", lambda run: there(run) | {"a file": b"of a generation"})
+    monkeypatch.setattr(kills, "interrupted", lambda *words, **named: noted(promised, interrupted(*words, **named)))
     found = kills.killed_lineage(work, LINE, 1, random.Random(1))
     assert (found.kills, found.lost) == (1, 0)
+    assert [each.get("a file") for each in promised] == [b"of a generation"]  # else nothing could be lost
     assert found.left == kills.left_by(work / "whole")
     assert found.left.keys() >= {"generations/001/policy.safetensors", "generations/001/distill/metrics.jsonl"}
+
+
+def noted(into: list[dict[str, bytes]], found: list[dict[str, bytes]]) -> list[dict[str, bytes]]:
+    into += found
+    return found
+
+
+def test_what_is_missing_or_other_after_a_kill_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [{}, {"a": b"1"}, {"a": b"1", "b": b"2"}, {"a": b"0"}, {"c": b"3"}]
+    monkeypatch.setattr(kills, "interrupted", lambda *_, **__: before)
+    monkeypatch.setattr(kills, "generations", lambda _: {"a": b"1", "b": b"2"})
+    found = kills.killed_lineage(tmp_path, LINE, 5, random.Random(0))
+    assert (found.kills, found.lost) == (5, 2)
 
 
 def test_a_distillation_that_was_killed_comes_to_the_same_bits_unless_it_forgets(memory: Path) -> None:
