@@ -121,8 +121,9 @@ def test_a_memory_on_the_device_holds_what_one_on_the_cpu_does(name: str) -> Non
         spec = value_spec(environment, agent, origin="")
         memory, generator = make_memory(spec, agent, device), np.random.default_rng(0)
         steppers = make_halves(environment, agent.num_envs, np.random.default_rng(0))
-        acting = build_network(spec).to(device)
+        acting = build_network(spec)
         acting.initialise(torch.Generator().manual_seed(0), for_rl=True)
+        acting.to(device)
         sampler = ChunkSampler(
             steppers, environment, dataclasses.replace(agent, epsilon_end=1.0), acting,
             steps=0, total=10**6, generator=np.random.default_rng(1), precision="float32",

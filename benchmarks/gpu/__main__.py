@@ -6,13 +6,17 @@ For a machine with a CUDA device and many cores; without one it says so and exit
 thing after the other, each bounded in seconds: the tests that need such a device; ale-py's C++ environment alone, on
 all cores; our PPO with 128 and 512 environments, float32 and bfloat16, kernel by kernel and as CUDA graphs; a loop as
 people write it (`loop`), with the same network and the same number of gradient steps on the same number of samples.
-Every variant runs in a process of its own, once. A variant that fails or is not done in time gets a line that says so.
+Every variant runs in a process of its own, once. A variant that fails or is not done in time gets a line that says so,
+and the stacks of its threads on stderr.
 
-It was written on a machine without such a device and has not been run there: no result is stored beside it yet.
+No result is stored beside it yet. In the one attempt so far, cut to four minutes of an NVIDIA H100 with 16 cores, the
+emulators of 128 environments alone made 12,748 agent steps a second, and PPO as CUDA graphs was not done in 100 s,
+set-up included; why is not known.
 """
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -96,16 +100,18 @@ def tested() -> str:
 
 
 def in_its_own_process(variant: str, seconds: float, left: float) -> Record | str:
-    """What `run` returns there, or why it did not."""
-    command = [sys.executable, "-m", "benchmarks.gpu", "--variant", variant, "--seconds", str(seconds)]
+    """What `run` returns there, or why it did not; what hangs says where all its threads are."""
+    command = [sys.executable, "-X", "faulthandler", "-m", "benchmarks.gpu", "--variant", variant]
     limit = min(left, SET_UP + 2 * seconds)
-    try:
-        found = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, timeout=limit)
-    except subprocess.TimeoutExpired:
-        return f"not done in {limit:.0f} s"
-    if found.returncode:
-        return f"failed with exit code {found.returncode}"
-    record: Record = json.loads(found.stdout.strip().splitlines()[-1])
+    with subprocess.Popen([*command, "--seconds", str(seconds)], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            told, _ = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)
+            return f"not done in {limit:.0f} s"
+    if process.returncode:
+        return f"failed with exit code {process.returncode}"
+    record: Record = json.loads(told.strip().splitlines()[-1])
     return record
 
 
