@@ -360,6 +360,8 @@ def test_curves_of_arms_and_lines_do_not_mix_with_those_of_the_main_line(whole: 
     curves = [attributes for tag, attributes in found.elements if attributes.get("class", "").startswith("curve")]
     # Arms by generation; agreement and KL of 001 alone; both of three generations in quarters, beside two teachers.
     assert len(curves) == 4 + 2 + 2 * 3 * 2
+    for told in ("What changed from one to the next", "the same preferred action", "on held-out teacher states"):
+        assert f"{told}, line 0" in found.text
 
 
 def test_names_and_sentences_from_files_stay_text(tmp_path: Path) -> None:

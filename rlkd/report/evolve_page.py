@@ -30,7 +30,7 @@ def evolve_page(run: Run) -> str:
         ]
         return document(run, f"{run.name}, unfinished", body, script=False)
     first, last = line[0], line[-1]
-    several = any(member.line for member in everybody)
+    several = bool(_shown(everybody))
     plain = not several and all(member.arm is None for member in everybody)
     above = f"generations on {first.environment} · {first.protocol} · {first.episodes} episodes a score"
     sentence = (several and against_the_first(run.record)) or _headline(first, last)
@@ -45,13 +45,18 @@ def evolve_page(run: Run) -> str:
         section("Score and learning", grid([drawn, *_learning(run, everybody)], "three" if plain else "pair")),
         tree(run, everybody),
         "" if plain and all(not member.role for member in everybody) else arms_table(run),
-        section("What changed from one to the next", _table(run, line, everybody)),
+        section(f"What changed from one to the next{_shown(everybody)}", _table(run, line, everybody)),
         what_happened(everybody),
         time_spent(everybody),
         _duel(run, first, last),
         provenance(run, [(f"generation {entry.number}", entry) for entry in line], _known(run)),
     ]
     return document(run, sentence, body, script=True)
+
+
+def _shown(everybody: Sequence[Member]) -> str:
+    """What titles add where there are several lines of descent, and the first of them is told of."""
+    return ", line 0" if any(member.line for member in everybody) else ""
 
 
 def _known(run: Run) -> list[tuple[str, object]]:
@@ -177,14 +182,14 @@ def _learning(run: Run, everybody: Sequence[Member]) -> list[str]:
     agreement = chart(
         lines["agreement"],
         "agreement with its teacher",
-        "Share of held-out teacher states with the same preferred action.",
+        f"Share of held-out teacher states with the same preferred action{_shown(everybody)}.",
         x_title="gradient steps",
         percent=True,
     )
     kl = chart(
         lines["kl"],
         "KL from its teacher, nats",
-        "Mean KL(teacher ‖ student) on held-out teacher states.",
+        f"Mean KL(teacher ‖ student) on held-out teacher states{_shown(everybody)}.",
         x_title="gradient steps",
         wide=True,
     )
