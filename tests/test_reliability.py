@@ -1,8 +1,11 @@
 """Tests of the benchmark `reliability`: a few cases of each row, each beside the control that must fail."""
 
 import random
+import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from benchmarks.reliability.__main__ import BY_TWOS, QUICK, ROWS, WHOLE, rows
 from benchmarks.reliability.commands import (
     EVERY_ROUND,
     LINE,
+    events,
     finished,
     lines_of,
     put_recipes,
@@ -223,3 +227,23 @@ def test_a_version_counts_as_told_where_it_or_its_package_is_named() -> None:
     assert versions.names("another version, 0.0.1", "torch")
     assert not versions.names("pytorch_thing: 12 of 20 steps", "torch")
     assert not versions.names("", "torch")
+
+
+def test_events_of_a_run_are_seen_while_folders_of_it_are_removed(tmp_path: Path) -> None:
+    kept, passing = tmp_path / "metrics.jsonl", tmp_path / "a" / "replay"
+    kept.write_text('{"step": 1}\n')
+    over = threading.Event()
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            passing.mkdir(parents=True)
+            (passing / "policy.safetensors").touch()
+            shutil.rmtree(tmp_path / "a")
+
+    with ThreadPoolExecutor(1) as pool:
+        going = pool.submit(come_and_go)
+        try:
+            assert all('metrics.jsonl {"step": 1}' in events(tmp_path) for _ in range(2000))
+        finally:
+            over.set()
+        going.result()

@@ -131,7 +131,7 @@ def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> bool
 def events(run: Path) -> set[str]:
     """What a run has acknowledged so far: lines of metrics, records and policies, each version of a checkpoint."""
     found = set()
-    for path in run.rglob("*"):
+    for path in files_below(run):
         name = str(path.relative_to(run))
         if path.name == "metrics.jsonl":
             found |= {f"{name} {line}" for line in lines_of(path)}
@@ -143,8 +143,15 @@ def events(run: Path) -> set[str]:
     return found
 
 
+def files_below(run: Path) -> Iterator[Path]:
+    """All files of a run; folders that are removed meanwhile are left out, where `rglob` would raise."""
+    for folder, _, names in os.walk(run):
+        yield from (Path(folder, name) for name in names)
+
+
 def lines_of(path: Path) -> list[str]:
     """Its whole lines; a line without an end is none yet."""
-    if not path.exists():
+    try:
+        return [line for line in path.read_text(encoding="utf-8").split("\n")[:-1] if line]
+    except FileNotFoundError:
         return []
-    return [line for line in path.read_text(encoding="utf-8").split("\n")[:-1] if line]

@@ -5,7 +5,7 @@ import shutil
 import signal
 from pathlib import Path
 
-from benchmarks.reliability.commands import LINE, TEACHER, ended, lines_of, started, until
+from benchmarks.reliability.commands import LINE, TEACHER, ended, files_below, lines_of, started, until
 from benchmarks.reliability.crashes import emptied
 from benchmarks.reliability.outcome import Outcome, Trials, added
 from benchmarks.reliability.stops import COMMANDS, RUN
@@ -46,7 +46,7 @@ def stop(work: Path, verb: str) -> None:
     """A run that was stopped after its first line of metrics."""
     run = emptied(work / RUN)
     process = started(VERBS[verb], work)
-    if not until(lambda: any(lines_of(path) for path in run.rglob("metrics.jsonl")), process):
+    if not until(lambda: any(lines_of(path) for path in files_below(run) if path.name == "metrics.jsonl"), process):
         raise RuntimeError(f"`rlkd {verb}` ended early: {ended(process)}")
     process.send_signal(signal.SIGINT)
     code, said = ended(process)
