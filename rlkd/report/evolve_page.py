@@ -23,14 +23,15 @@ COLUMNS = (
 def evolve_page(run: Run) -> str:
     """The whole page."""
     line, random, everybody = run.generations, run.random_mean, members(run)
+    several = any(member.line for member in everybody)
+    whose = ", line 0" if several else ""  # of several lines of descent, the first is told of
     if len(line) < 2 or random is None:
         body = [
             header(run, "generations", "A lineage whose first student has not finished"),
-            section("Learning", grid(_learning(run, everybody))),
+            section("Learning", grid(_learning(run, everybody, whose))),
         ]
         return document(run, f"{run.name}, unfinished", body, script=False)
     first, last = line[0], line[-1]
-    several = bool(_shown(everybody))
     plain = not several and all(member.arm is None for member in everybody)
     above = f"generations on {first.environment} · {first.protocol} · {first.episodes} episodes a score"
     sentence = (several and against_the_first(run.record)) or _headline(first, last)
@@ -42,21 +43,16 @@ def evolve_page(run: Run) -> str:
     body = [
         header(run, above, sentence, _verdicts(line) if plain else _warning(line)),
         *(f'<h3 class="question">{escape(question)}</h3>{listed(told)}' for question, told in answers(run).items()),
-        section("Score and learning", grid([drawn, *_learning(run, everybody)], "three" if plain else "pair")),
+        section("Score and learning", grid([drawn, *_learning(run, everybody, whose)], "three" if plain else "pair")),
         tree(run, everybody),
         "" if plain and all(not member.role for member in everybody) else arms_table(run),
-        section(f"What changed from one to the next{_shown(everybody)}", _table(run, line, everybody)),
+        section(f"What changed from one to the next{whose}", _table(run, line, everybody)),
         what_happened(everybody),
         time_spent(everybody),
         _duel(run, first, last),
         provenance(run, [(f"generation {entry.number}", entry) for entry in line], _known(run)),
     ]
     return document(run, sentence, body, script=True)
-
-
-def _shown(everybody: Sequence[Member]) -> str:
-    """What titles add where there are several lines of descent, and the first of them is told of."""
-    return ", line 0" if any(member.line for member in everybody) else ""
 
 
 def _known(run: Run) -> list[tuple[str, object]]:
@@ -166,7 +162,7 @@ def _duel(run: Run, first: Entry, last: Entry) -> str:
     return side_by_side((files[0], files[1]), (first, last), (where, where), names=("", ""), roles=roles)
 
 
-def _learning(run: Run, everybody: Sequence[Member]) -> list[str]:
+def _learning(run: Run, everybody: Sequence[Member], whose: str) -> list[str]:
     """Agreement and KL of every generation with its own teacher, from the distillation runs inside the folder."""
     lines: dict[str, list[Series | None]] = {"agreement": [], "kl": []}
     names = {folder.parent.name: folder for folder in sorted((run.folder / "generations").glob("[0-9]*/distill"))}
@@ -182,14 +178,14 @@ def _learning(run: Run, everybody: Sequence[Member]) -> list[str]:
     agreement = chart(
         lines["agreement"],
         "agreement with its teacher",
-        f"Share of held-out teacher states with the same preferred action{_shown(everybody)}.",
+        f"Share of held-out teacher states with the same preferred action{whose}.",
         x_title="gradient steps",
         percent=True,
     )
     kl = chart(
         lines["kl"],
         "KL from its teacher, nats",
-        f"Mean KL(teacher ‖ student) on held-out teacher states{_shown(everybody)}.",
+        f"Mean KL(teacher ‖ student) on held-out teacher states{whose}.",
         x_title="gradient steps",
         wide=True,
     )
