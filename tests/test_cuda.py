@@ -1,6 +1,7 @@
 """Tests that need a CUDA device: what is captured as a graph does what the same lines do one by one."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from rlkd import recipe as recipes
 from rlkd.learn.chunks import ChunkSampler
 from rlkd.learn.dqn import make_memory, train_dqn
+from rlkd.learn.graphs import Captured
 from rlkd.learn.learner import Learner
 from rlkd.learn.ppo import policy_spec, train_ppo
 from rlkd.learn.q_learning import make_learner, update
@@ -100,6 +102,28 @@ def test_captured_gradient_steps_are_those_taken_one_by_one(monkeypatch: pytest.
             learner.learn(samples, order, rate=1e-3, where="here")
         weights.append(list(network.state_dict().values()))
     assert alike(weights[0], weights[1], list(made(PONG, "cuda").state_dict().values()))
+
+
+def test_graphs_that_run_side_by_side_write_into_no_common_memory() -> None:
+    pairs, worst = [], torch.zeros(2, device="cuda")
+    for k in range(2):  # long sums for few results: parts of them are added up in cuBLAS's workspace
+        draws = torch.Generator("cuda").manual_seed(k)
+        left, right = (torch.randn(64, 32768, device="cuda", dtype=torch.bfloat16, generator=draws) for _ in "lr")
+        pairs.append((left, right, left @ right.T))
+
+    def difference(k: int) -> None:
+        left, right, expected = pairs[k]
+        worst[k] = torch.maximum(worst[k], (left @ right.T - expected).abs().max())
+
+    graphs = [Captured(partial(difference, k), changes=[worst]) for k in range(2)]
+    streams = [torch.cuda.Stream() for _ in graphs]  # type: ignore[no-untyped-call]  # torch does not annotate it
+    for _ in range(500):
+        for captured, stream in zip(graphs, streams, strict=True):
+            with torch.cuda.stream(stream):
+                captured()
+    torch.cuda.synchronize()
+    assert pairs[0][2].abs().max() > 100  # what other sums would differ by
+    assert worst.max() <= 4, worst  # bfloat16 rounds numbers of this size to 4
 
 
 def test_a_run_on_the_gpu_is_saved_and_goes_on(tmp_path: Path) -> None:
