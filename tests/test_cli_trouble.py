@@ -124,7 +124,7 @@ def test_a_full_disk_is_found_without_one_too(work: Path, monkeypatch: pytest.Mo
 
 
 def test_ctrl_c_stops_training_and_the_same_command_goes_on(work: Path, capfd: Capture) -> None:
-    arguments = ["train", "cartpole", "--frames", "60000", "--run", "made", "--json"]
+    arguments = ["train", "cartpole", "--frames", "24000", "--run", "made", "--json"]
     process = started(arguments, work)
     wait_for(lambda: bool(metrics.read_metrics(work / "made")), process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
