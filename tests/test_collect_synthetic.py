@@ -93,6 +93,7 @@ def test_made_up_states_stand_beside_the_visited_ones_and_are_answered_by_the_te
     assert replay.begins(rows[160:]).all()
 
 
+@pytest.mark.slow
 def test_students_that_learn_from_more_made_up_states_are_nearer_on_visited_ones(tmp_path: Path) -> None:
     where = environment("lunarlander", frame_cap=100)
     teacher = policy(where, "categorical", Network(encoder="mlp", hidden=(16,)), seed=4)

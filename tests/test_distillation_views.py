@@ -193,7 +193,7 @@ def test_pictures_are_learnt_from_a_teacher_of_memory_by_name_and_the_report_sho
         run=tmp_path / "run",
         student_env="pong",  # whose pictures choose the recipe, not the teacher's numbers
         episodes=1,
-        overrides=("source.states=320", "source.num_envs=8", "gradient_steps=4", "held_out_states=64", "controls=[]"),
+        overrides=("source.states=160", "source.num_envs=4", "gradient_steps=4", "held_out_states=64", "controls=[]"),
     )
     assert record["environment"]["views"]["pixels"]["stack"] == 4
     assert record["teacher_environment"]["observation"] == "memory"

@@ -45,8 +45,10 @@ def score(policy: Policy, env: str = "CartPole-v1", episodes: int = 10) -> float
 
 @pytest.mark.parametrize(
     ("learner", "theirs"),
-    [(agent("ppo", "frames=16_000"), PPO), (agent("dqn", "frames=12_000", *FASTER), DQN)],
-    ids=["ppo", "dqn"],
+    [
+        pytest.param(agent("ppo", "frames=16_000"), PPO, id="ppo"),
+        pytest.param(agent("dqn", "frames=12_000", *FASTER), DQN, id="dqn", marks=pytest.mark.slow),
+    ],
 )
 def test_a_short_run_leaves_a_policy_that_plays(learner: Sb3, theirs: Any, tmp_path: Path) -> None:
     policy = train_sb3(CARTPOLE, learner, run=tmp_path, seed=1, device="cpu", origin="rlkd train cartpole")

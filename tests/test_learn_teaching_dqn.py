@@ -181,8 +181,8 @@ def test_who_is_taught_plays_like_its_teacher_after_steps_that_teach_a_value_lea
         agent = replace(
             AGENT,
             terms=terms,
-            teacher_steps=2_000 if terms else None,
-            frames=4_000,
+            teacher_steps=1_500 if terms else None,
+            frames=3_000,
             train_every=1,
             batch=64,
             states=8_000,

@@ -161,7 +161,7 @@ def begun(run: Path, *options: str) -> tuple["subprocess.Popen[str]", Path]:
 
 @pytest.mark.parametrize("agent", ["rl/ppo_classic", "sb3/ppo"])
 def test_a_stopped_study_goes_on_with_the_same_command(agent: str, tmp_path: Path) -> None:
-    options = ("--agent", agent, "--frames", "24000")
+    options = ("--agent", agent, "--frames", "16000")
     process, cell = begun(tmp_path, *options)
     with process:
         process.send_signal(signal.SIGINT)
@@ -170,7 +170,7 @@ def test_a_stopped_study_goes_on_with_the_same_command(agent: str, tmp_path: Pat
     assert "what ran is saved" in told
     assert not (cell / "score.json").exists()
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "running"
-    record = compare(("cartpole",), (agent,), seeds=1, run=tmp_path, frames=24_000, episodes=2)
+    record = compare(("cartpole",), (agent,), seeds=1, run=tmp_path, frames=16_000, episodes=2)
     assert len(record["cells"][0]["scores"]) == 2
     if agent == "rl/ppo_classic":  # one curve, where the learner can go on
         steps = [line["step"] for line in read_metrics(cell)]
