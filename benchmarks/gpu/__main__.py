@@ -10,8 +10,8 @@ Every variant runs in a process of its own, once. A variant that fails or is not
 and the stacks of its threads on stderr.
 
 The result beside it is of one pass that was cut to eight minutes, tests with `--durations=20 --timeout=60`. In it PPO
-in bfloat16 as CUDA graphs ended with an illegal memory access: graphs of acting and of learning shared one workspace of
-cuBLAS. Since then each is captured on a stream of its own, with a test; that has not run on a device yet.
+in bfloat16 as CUDA graphs ended with an illegal memory access, most likely because graphs of acting and of learning
+shared one workspace of cuBLAS. Since then each is captured on a stream of its own, with a test; not run on a device.
 """
 
 import argparse
