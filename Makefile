@@ -21,7 +21,7 @@ help:
 	@echo "make install              set up $(VENV)/"
 	@echo "make demo                 compress the shipped Pong policy and write a report"
 	@echo "make test                 the tests"
-	@echo "make test-slow            the tests that take minutes: a thousand damaged files of each format"
+	@echo "make test-slow            what takes longer: trainings, a thousand damaged files of each format"
 	@echo "make check                format, lint, types"
 	@echo "make bench NAME=...       one benchmark"
 	@echo "make clean                remove $(VENV)/ and what building and testing left; runs/ stays"

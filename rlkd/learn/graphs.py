@@ -28,17 +28,17 @@ class Captured(Generic[T]):
         before = [tensor.detach().clone() for tensor in changes]
         # Not the stream that torch would take for all: it keeps one workspace of cuBLAS for a thread and a stream, so
         # that graphs which are replayed side by side would write into the same one (pytorch/pytorch#193402).
-        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch does not annotate it
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
                 function()
-        torch.cuda.current_stream().wait_stream(self._stream)
+        torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
         for generator in generators:
             self._graph.register_generator_state(generator)
         # Another thread goes on launching its own work meanwhile.
-        with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
             self._result = function()
         with torch.no_grad():
             for tensor, value in zip(changes, before, strict=True):
